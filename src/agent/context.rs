@@ -9,7 +9,7 @@ use crate::api::SharedPersistentVolume;
 use crate::cluster::{self, Events, WorkQueue};
 use crate::host::{self, Host, VolumeUid};
 use crate::nri::Connected;
-use crate::telemetry::{self, Metrics};
+use crate::telemetry::Metrics;
 
 use super::disk_names::DiskNames;
 use super::held_targets::HeldTargets;
@@ -74,7 +74,7 @@ pub(super) enum NodeError {
     /// The state of the disk or the mount is unknown until the next attempt.
     #[error("the agent panicked in the middle of its work on the disk: see its log; the work is repeated")]
     Panicked,
-    #[error("{}", telemetry::chain(.0))]
+    #[error("{}", .0.report())]
     Cluster(cluster::Error),
 }
 

@@ -16,7 +16,6 @@ use crate::plan::disk_identity::{
     without_key,
 };
 use crate::plan::disk_key;
-use crate::telemetry;
 
 use super::config::DiskEntry;
 use super::context::{Context, NodeError};
@@ -107,7 +106,7 @@ impl DiskIdentities {
                 }
                 // A disk without a NodeDisk is not served at all. The next report tries again.
                 Err(error) => {
-                    expected.push((disk, None, Some(telemetry::chain(&error))));
+                    expected.push((disk, None, Some(error.to_string())));
                     failed = Err(error);
                 }
             }
@@ -141,7 +140,7 @@ impl DiskIdentities {
         match cluster::merge(api, &node_disk, &json!({"spec": {"takeOver": request}})).await {
             Ok(()) => Ok(Err(format!("the controller was asked to move NodeDisk {node_disk} to this node"))),
             Err(error) if error.is_forbidden() => {
-                let why = telemetry::chain(&error);
+                let why = error.report();
                 if self.refused.get(&disk) != Some(&why) {
                     let message = copy_refused(&self.ctx.node, &why);
                     self.ctx.warn(found, "Report", reason::DISK_REFUSED, &message).await;

@@ -11,7 +11,7 @@ use crate::api::{AccessMode, SharedPersistentVolume};
 use crate::cluster;
 use crate::csi::{self, Error, PublishRequest, Stats, Usage, VolumeHandle, Volumes};
 use crate::host::{self, Host, Pod, Publish, VolumeUid};
-use crate::plan::publish::{Permit, Refusal, Request, authorise};
+use crate::plan::publish::{Permit, Refusal, Request, authorise, disk_not_served};
 use crate::plan::seal;
 use crate::telemetry::Metrics;
 
@@ -97,7 +97,13 @@ impl Volumes for Node {
                 volume.as_ref().and_then(|volume| volume.status.as_ref()).map(|status| &*status.users);
             held::report_waiting(&uid, &pod, users.unwrap_or_default(), ctx).await;
         }
-        published.map_err(|error| failed(&error, error.of_volume(&uid, name, ctx)))
+        let on = volume.as_ref().and_then(|volume| volume.status.as_ref()?.node_disk.as_deref());
+        published.map_err(|error| match (&error, on) {
+            (NodeError::Host(host::Error::NotFound(_)), Some(on)) if ctx.disk_names.disk_of(on).is_none() => {
+                failed(&error, disk_not_served(name, on, &ctx.node))
+            }
+            _ => failed(&error, error.of_volume(&uid, name, ctx)),
+        })
     }
 
     async fn unpublish(&self, handle: &VolumeHandle, target: &Path) -> Result<(), Error> {
@@ -215,6 +221,14 @@ mod tests {
     fn t4_a_busy_volume_is_known_by_its_words() {
         let busy = crate::host::Error::Busy { what: "ext4".into() }.to_string();
         assert!(busy.ends_with(crate::plan::resize::BUSY), "{busy}");
+    }
+
+    /// T4: the same for a size that is too small.
+    #[test]
+    fn t4_the_least_size_of_a_volume_is_known_by_its_words() {
+        let small = host::Error::TooSmall { uid: UID.parse().unwrap(), needed: 89948160, wanted: 16777216 };
+        assert_eq!(crate::plan::resize::least_size(&small.to_string()), Some(89948160));
+        assert_eq!(crate::plan::resize::least_size("ext4 is busy"), None);
     }
 
     /// A node without disks, with kubelet directory `dir`. No API server answers the node.

@@ -7,7 +7,6 @@ use tokio::sync::OnceCell;
 use crate::api::{AGENT_MANAGER, DiskReservation};
 use crate::cluster;
 use crate::plan::static_reservations::Changes;
-use crate::telemetry;
 
 /// The reservations on a NodeDisk.
 pub(super) async fn on_disk(client: &Client, disk: &str) -> Result<Vec<DiskReservation>, cluster::Error> {
@@ -38,7 +37,7 @@ pub(super) async fn apply(
         match made.await {
             Ok(_) => tracing::info!(reservation, size, "made a static reservation as configured"),
             Err(error) => {
-                let error = telemetry::chain(&error);
+                let error = error.report();
                 tracing::error!(reservation, size, error, "failed to make a static reservation");
                 failures.push((reservation, error));
             }
@@ -49,7 +48,7 @@ pub(super) async fn apply(
         match cluster::delete(&api, &reservation, old.uid()).await {
             Ok(()) => tracing::info!(reservation, "deleted a static reservation without configuration"),
             Err(error) => {
-                let error = telemetry::chain(&error);
+                let error = error.report();
                 tracing::error!(reservation, error, "failed to delete a static reservation");
                 failures.push((reservation, error));
             }

@@ -52,7 +52,7 @@ pub mod reason {
         /// mounts, and new ones wait (D8).
         /// Next: look at the agent's pod on that node, and at its log.
         pub const AGENT_SILENT: &str = "AgentSilent";
-        /// Disk: its node is not Ready, or has no Node object. Nothing is released because of that (D4).
+        /// Disk, volume: its node is not Ready, or has no Node object. Nothing is released because of that (D4).
         /// Next: bring the node back; the disk is served as before then. Only if the node is lost for good, declare its
         /// disks gone, which gives their data up and cannot be undone.
         pub const NODE_UNREACHABLE: &str = "NodeUnreachable";
@@ -160,6 +160,10 @@ pub mod reason {
         /// again.
         /// Next: put the disk with the data back; else delete the volume and create it anew.
         pub const BACKING_LOST: &str = "BackingLost";
+        /// Volume: its disk is not ready although its node is, or its NodeDisk is not there; the message has the cause. The data
+        /// stays on the disk.
+        /// Next: look at the condition of the NodeDisk.
+        pub const DISK_NOT_READY: &str = "DiskNotReady";
         /// Volume: its disk was declared gone, and the data is lost with the disk (D4).
         /// Next: delete the volume, and create it anew on another disk.
         pub const VOLUME_GONE: &str = "VolumeGone";
@@ -255,6 +259,10 @@ pub mod reason {
         /// yet.
         /// Next: wait a few seconds.
         pub const BINDING: &str = "Binding";
+        /// Claim: its PersistentVolumeClaim is being deleted, and pods use it still, so no new pod may. It is made anew when they
+        /// are gone (C7).
+        /// Next: end these pods; to end the use for good, delete the claim.
+        pub const TERMINATING: &str = "Terminating";
         /// Claim, subscription: the API server refuses an object that Reservoir makes for it, by a ResourceQuota, a
         /// LimitRange or an admission policy of others; the message has its words (F3).
         /// Next: have that object allowed; Reservoir tries again by itself, with growing pauses.

@@ -423,6 +423,10 @@ pub struct Destroy {
     /// S11).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tombstone: Option<Time>,
+    /// True if the disk was given up, by a person or with its node (D4, D7): the agent erases nothing, also if the disk is there
+    /// after all. Once set, it stays.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub disk_gone: bool,
     /// The data is kept until then, by the clock of the controller (X8). Set together with the tombstone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept_until: Option<Time>,

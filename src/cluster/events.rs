@@ -42,6 +42,8 @@ struct Published {
     topic: &'static str,
     /// The hash of the message without its sizes.
     words: u64,
+    /// The hash of the message.
+    text: u64,
     at: Instant,
 }
 
@@ -56,6 +58,9 @@ struct Waiting {
 const QUEUED: usize = 1000;
 /// The time after which a warning that lasts is published again: the API server keeps an event for an hour by default.
 const REPEAT: Duration = Duration::from_secs(45 * 60);
+/// The time after which a warning is published again with other sizes. Of many objects that wait, each change of free space
+/// would else be a write for each.
+const NEW_SIZES: Duration = Duration::from_secs(5 * 60);
 /// The most objects whose published warnings are in memory. At this number, all are dropped.
 const WARNED: usize = 10_000;
 /// The most events that are published at once.
@@ -127,10 +132,13 @@ impl Publisher {
         self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// True if the warning was published recently, with these or other sizes.
+    /// True if the warning was published recently, or with other sizes a moment ago.
     fn has_published(&self, uid: &str, topic: &str, warning: &Event) -> bool {
-        let words = words(warning);
-        let is_same = |old: &Published| old.topic == topic && old.words == words && old.at.elapsed() < REPEAT;
+        let (words, text) = (words(warning), text(warning));
+        let is_same = |old: &Published| {
+            let lasts = if old.text == text { REPEAT } else { NEW_SIZES };
+            old.topic == topic && old.words == words && old.at.elapsed() < lasts
+        };
         self.published().get(uid).is_some_and(|all| all.iter().any(is_same))
     }
 
@@ -140,8 +148,10 @@ impl Publisher {
             published.clear();
         }
         let all = published.entry(uid.to_owned()).or_default();
-        all.retain(|old| old.at.elapsed() < REPEAT);
-        all.push(Published { topic, words: words(warning), at: Instant::now() });
+        let (words, text) = (words(warning), text(warning));
+        // Of the messages that differ in their sizes, the last one counts.
+        all.retain(|old| old.at.elapsed() < REPEAT && (old.topic != topic || old.words != words));
+        all.push(Published { topic, words, text, at: Instant::now() });
     }
 
     fn recorder(&self, event: &Event, object: &ObjectReference) -> Recorder {
@@ -196,6 +206,11 @@ impl Publisher {
     }
 }
 
+/// The hash of the message of an event.
+fn text(event: &Event) -> u64 {
+    stable_hash(event.note.as_deref().unwrap_or_default())
+}
+
 /// The hash of the message of an event without its sizes and counts, which change while the reason stays the same.
 fn words(event: &Event) -> u64 {
     let is_size = |word: &&str| {
@@ -237,7 +252,7 @@ impl Events {
 
     /// Publishes a warning about `object` after that time, unless [`Self::settle`] is called before. A further warning of
     /// the topic replaces the one that waits, and does not begin the time anew. A warning that was published and has not
-    /// ended is published again only when its event expires, whatever sizes its message has by then.
+    /// ended is published again when its event expires, or after five minutes if its message has other sizes by then.
     pub fn warn_if_it_lasts<K: Resource<DynamicType = ()>>(
         &self,
         object: &K,
@@ -356,6 +371,26 @@ fn of_condition(is: &Condition, ok: bool) -> Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// F2: numbers of five minutes ago are told anew, and others less often than each change of free space.
+    #[tokio::test(start_paused = true)]
+    async fn f2_a_warning_is_published_again_with_new_sizes() {
+        let no_answer = tower::service_fn(async |_: http::Request<kube::client::Body>| {
+            Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("there is no API server"))
+        });
+        let events = Events::new(Client::new(no_answer, "default"), "test", "n1");
+        let of = |size: &str| event(false, "Provision", "F", &format!("eng has {size} left"), None);
+        let has = |size: &str| events.publisher.has_published("u", "F", &of(size));
+        assert!(!has("0"));
+        events.publisher.note("u", "F", &of("0"));
+        assert!(has("0") && has("1Gi"));
+        tokio::time::advance(NEW_SIZES).await;
+        assert!(has("0") && !has("1Gi"), "the event says 0");
+        events.publisher.note("u", "F", &of("1Gi"));
+        assert!(has("1Gi") && has("0"));
+        tokio::time::advance(REPEAT).await;
+        assert!(!has("1Gi"));
+    }
 
     /// F2: free space changes with each volume of others.
     #[test]

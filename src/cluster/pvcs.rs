@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
@@ -16,7 +17,6 @@ pub struct Pvc {
     uid: Box<str>,
     /// UID of the VolumeClaim behind a made PersistentVolumeClaim, or name of the volume for a provisioned one.
     made_for: Box<str>,
-    deleting: bool,
     /// True if Kubernetes has yet to bind the PersistentVolumeClaim.
     pending: bool,
     /// The StorageClass, as long as the PersistentVolumeClaim names no provisioner: with WaitForFirstConsumer Kubernetes
@@ -30,6 +30,8 @@ pub struct Pvc {
 pub struct SeenPvc {
     /// True if the PersistentVolumeClaim is bound.
     pub bound: bool,
+    /// The time of the DELETE, if somebody deletes the PersistentVolumeClaim.
+    pub deleted_at: Option<Timestamp>,
     /// The capacity in the status, in bytes; `None`: Kubernetes has not written the capacity yet.
     pub capacity: Option<u64>,
     /// The requested bytes, rounded up; `None`: no volume can have the requested size.
@@ -84,15 +86,15 @@ impl Pvc {
         };
         let seen = SeenPvc {
             bound: phase == Some("Bound"),
+            deleted_at: pvc.metadata.deletion_timestamp.as_ref().map(|time| time.0),
             capacity: bytes(status.and_then(|s| s.capacity.as_ref())),
             requested: bytes(spec.and_then(|s| s.resources.as_ref()?.requests.as_ref())),
             allocated: bytes(status.and_then(|s| s.allocated_resources.as_ref())),
             resizing: status.is_some_and(|s| s.allocated_resource_statuses.is_some()),
             attributes_class: spec.is_some_and(|s| s.volume_attributes_class_name.is_some()),
         };
-        let deleting = pvc.metadata.deletion_timestamp.is_some();
-        let pending = !deleting && phase.is_none_or(|phase| phase == "Pending");
-        Some(Self { uid: uid.into(), made_for: made_for.into(), deleting, pending, undecided, seen })
+        let pending = seen.deleted_at.is_none() && phase.is_none_or(|phase| phase == "Pending");
+        Some(Self { uid: uid.into(), made_for: made_for.into(), pending, undecided, seen })
     }
 
     fn is_provisioned(&self) -> bool {
@@ -107,7 +109,7 @@ impl Pvc {
     /// True if a change needs a reconcile. Fields outside the cache matter only while the PersistentVolumeClaim is
     /// being deleted or waits for its volume.
     pub fn matters(change: &Change<Self>) -> bool {
-        let waits = |pvc: &Self| pvc.deleting || (pvc.is_provisioned() && !pvc.seen.bound);
+        let waits = |pvc: &Self| pvc.seen.deleted_at.is_some() || (pvc.is_provisioned() && !pvc.seen.bound);
         change.before != change.now || change.now.is_some_and(waits)
     }
 }

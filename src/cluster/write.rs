@@ -84,7 +84,7 @@ impl Error {
     }
 
     /// The failed request with the API server's message, or else with the causes.
-    pub(super) fn report(&self) -> String {
+    pub fn report(&self) -> String {
         self.status().map_or_else(|| telemetry::chain(self), |status| format!("{self}: {}", status.message))
     }
 

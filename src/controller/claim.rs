@@ -134,7 +134,7 @@ async fn volume(claim: &VolumeClaim, ctx: &Context) -> Result<Option<Arc<SharedP
 fn cached_pvc(claim: &VolumeClaim, ctx: &Context) -> Option<pv_binding::Pvc> {
     let (namespace, uid) = (claim.namespace().unwrap_or_default(), claim.uid().unwrap_or_default());
     let pvc = ctx.stores.pvcs.made_for(&namespace, &claim.name_any(), &uid)?;
-    Some(pv_binding::Pvc { bound: pvc.bound, capacity: pvc.capacity })
+    Some(pv_binding::Pvc { bound: pvc.bound, capacity: pvc.capacity, deleted_at: pvc.deleted_at })
 }
 
 fn offers(claim: &VolumeClaim, ctx: &Context) -> Offers {

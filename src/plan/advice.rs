@@ -57,6 +57,9 @@ advice! {
     lower_guarantee(vrole) =
         "kubectl reservoir why vrole/{vrole}   # wait for free space, or have an administrator lower spec.quota.guarantee of \
          VolumeRole {vrole}";
+    fit_unguaranteed(object, size, vrole) =
+        "kubectl reservoir resize {object} {size}   # what is guaranteed to nobody else; or wait for free space, or have an \
+         administrator lower spec.quota.guarantee of VolumeRole {vrole}";
     see_guarantees() = "kubectl get volumeroles   # wait for free space, or lower another role's guarantee";
     fit_guarantee(vrole, size) =
         "kubectl patch vrole {vrole} --type=merge -p '{{\"spec\":{{\"quota\":{{\"guarantee\":\"{size}\"}}}}}}'   # the most that can be \
@@ -107,6 +110,10 @@ advice! {
     use_less_of_role(role) = "kubectl reservoir tree --role {role}   # delete what is not needed of the role";
     raise_limit(role) = "kubectl reservoir tree --role {role}   # delete reservations, or raise spec.quota.limit";
 
+    edit_anew(object, name) =
+        "kubectl get {object} -o yaml > {name}.yaml && kubectl delete {object} && kubectl create --edit -f {name}.yaml   # correct what the \
+         message names, and keep the other fields";
+
     // Volumes.
     create_in_near_reservation(anew, reservation) = "{anew}   # if reservation {reservation} is meant";
     create_in_any_reservation(anew, role) = "{anew}   # in any reservation of role {role} or an ancestor";
@@ -135,6 +142,12 @@ advice! {
     end_users_to_grow(pod, namespace) =
         "kubectl describe pod {pod} -n {namespace}   # the volume grows while no pod has it mounted: end its pods, as by scaling \
          to 0, wait for the size, and start them again";
+    ask_for_content(volume, size) =
+        "kubectl reservoir resize spv/{volume} {size}   # the least for its files and its file system; or remove files";
+    adopt_in_size(anew) = "{anew}   # in the size of what is in the directory, which stays";
+    await_users_to_settle(pod, namespace) =
+        "kubectl describe pod {pod} -n {namespace}   # nothing is to be done: the growth that was taken back ends when no pod has the \
+         volume mounted";
     make_both_anew(class, pvc, namespace) =
         "kubectl get storageclass {class} -o yaml   # delete it and PersistentVolumeClaim {pvc} of namespace {namespace}, and make \
          both anew: only the class can say something else";
@@ -268,6 +281,15 @@ advice! {
         "kubectl reservoir tree -n {namespace}   # it is made anew by itself, once its pods have ended; to end the use for good: kubectl \
          reservoir unclaim {claim} -n {namespace}";
     end_pods_of_pvc(namespace) = "kubectl reservoir tree -n {namespace}   # end the pods that use it";
+    free_name(claim, namespace) =
+        "kubectl reservoir unclaim {claim} -n {namespace}   # the VolumeClaim of this name is another's, and its data stays; or make the \
+         PersistentVolumeClaim and its pods anew under another name";
+    have_pod_scheduled(pod, namespace) =
+        "kubectl describe pod {pod} -n {namespace}   # its volume is made on the node that it is placed on, and no node was chosen: \
+         nodeSelector, requests, tolerations, schedulerName";
+    grant_to_namespace(role, kind, name) =
+        "have an administrator run: kubectl reservoir grant {role} --verbs create,use,resize --to {kind} {name}";
+    follow_event() = "do what the message says; Reservoir tries again by itself";
     read_events(pvc, namespace) =
         "kubectl describe pvc {pvc} -n {namespace}   # its events name what Reservoir waits for";
     make_pvc_as_said(pvc, namespace) =
@@ -286,8 +308,14 @@ advice! {
         "kubectl describe pvc {pvc} -n {namespace}   # its StorageClass is not Reservoir's";
     read_unknown_events(pvc, namespace) =
         "kubectl describe pvc {pvc} -n {namespace}   # you may not see StorageClasses, so its class may be Reservoir's";
+    force_pod(pod, namespace, disk) =
+        "kubectl delete pod {pod} -n {namespace} --force --grace-period=0   # disk {disk} was declared gone, so its node unmounts nothing \
+         of it any more, and its data is given up";
     await_end(pod, namespace) =
         "kubectl describe pod {pod} -n {namespace}   # it is ending; its events name what it waits for";
+    leave_to_writer(pod, namespace, claim) =
+        "kubectl describe pod {pod} -n {namespace}   # claim {claim} is read-only, so nothing can be made in it: have a writer make the \
+         directory, or leave subPath and mounts inside of it out";
     read_own_crash_log(pod, namespace, container) =
         "kubectl logs {pod} -n {namespace} -c {container} --previous --tail=50   # its volumes are mounted: the container ends by \
          itself";
@@ -305,6 +333,12 @@ advice! {
     unclaim(claim, namespace) =
         "there is nothing to do; to end the claim after its pods, with the data kept: kubectl reservoir unclaim \
          {claim} -n {namespace}";
+    unclaim_retiring(claim, namespace, volume) =
+        "there is nothing to do; to end the claim after its pods: kubectl reservoir unclaim {claim} -n {namespace}   # volume \
+         {volume} is destroyed after its last use: copy first what is needed, or keep it: kubectl reservoir unretire {volume}";
+    unclaim_ending(claim, namespace, volume) =
+        "copy what is needed, then end the claim: kubectl reservoir unclaim {claim} -n {namespace}   # volume {volume} was deleted, \
+         and serves the claims that it has until they are gone";
 
     // Refusals and results of other commands.
     delete_with_kubectl(object) = "it is not Reservoir's: kubectl delete {object}";
@@ -315,9 +349,11 @@ advice! {
         "kubectl patch rolesubscription {subscription} -n {namespace} --type=merge -p '{patch}'";
     end_claims_of_role(role, namespace) =
         "kubectl reservoir unclaim --role {role} -n {namespace}   # ends them after their pods";
-    end_claims_of_receiver(role, receiver, namespace) =
-        "kubectl reservoir revoke {role} --from {receiver} --end-claims -n {namespace}";
+    end_claims_of_receiver(role, receiver, verbs, namespace) =
+        "kubectl reservoir revoke {role} --from {receiver}{verbs} --end-claims -n {namespace}";
     bring_back(volume) = "kubectl reservoir undelete {volume}";
+    end_unlisted(uid) =
+        "kubectl reservoir erase {uid}   # ends it; or has it back: kubectl reservoir undelete {uid}";
     see_kept() = "kubectl reservoir kept   # lists all of it";
     undelete(uid, name) = "kubectl reservoir undelete {uid} --name {name}";
     claim_again(claim, role, volume, namespace) =

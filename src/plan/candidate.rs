@@ -149,7 +149,8 @@ pub fn no_such_disk(reservation: &DiskReservation, candidates: &[Candidate]) -> 
     let cordoned: Vec<&str> = cordoned.map(|candidate| &*candidate.disk.spec.node_name).collect();
     if let Some(first) = cordoned.first() {
         let message = format!(
-            "only cordoned nodes have a disk for it ({}): kubectl uncordon {first}, or set spec.nodeName",
+            "only cordoned nodes have a disk for it ({}): kubectl uncordon {first}, or make the reservation anew with \
+             spec.nodeName",
             names(&cordoned, cordoned.len())
         );
         return Verdict::no(reason::NODE_CORDONED, message);
@@ -280,7 +281,8 @@ mod tests {
             (reason.as_str(), said.as_str()),
             (
                 "NodeCordoned",
-                "only cordoned nodes have a disk for it (n1): kubectl uncordon n1, or set spec.nodeName"
+                "only cordoned nodes have a disk for it (n1): kubectl uncordon n1, or make the reservation anew with \
+                 spec.nodeName"
             )
         );
         wanted.spec.node_name = Some("n1".into());

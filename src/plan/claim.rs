@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use crate::api::condition::{self, READY, Verdict, reason};
@@ -113,7 +114,7 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
                 ));
             }
             // The binding depends on PersistentVolumes, which have no watch.
-            let again = (!verdict.ok).then_some(RETRY);
+            let again = (verdict.reason == reason::BINDING).then_some(RETRY);
             report(claim, status, verdict, again, seen)
         }
         Err(why) => report(claim, status, why, Some(RETRY), seen),
@@ -215,7 +216,13 @@ fn report(
     seen: &Seen,
 ) -> Step {
     let since = claim.metadata.creation_timestamp.as_ref();
-    let is_passing = why.reason == reason::BINDING && debounce::is_passing(since, seen.now);
+    // Without a pod, Kubernetes removes the PersistentVolumeClaim within moments.
+    let deleted_at = seen.binding.cached.and_then(|pvc| pvc.deleted_at).map(Time);
+    let is_passing = match why.reason {
+        reason::BINDING => debounce::is_passing(since, seen.now),
+        reason::TERMINATING => debounce::is_passing(deleted_at.as_ref(), seen.now),
+        _ => false,
+    };
     if is_passing {
         return Step::Debounce;
     }

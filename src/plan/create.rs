@@ -170,7 +170,7 @@ pub fn choose<'a>(
     let (cordoned, suited): (Vec<_>, Vec<_>) =
         suited.into_iter().partition(|r| volume.spec.recover.is_none() && is_cordoned(r));
     if suited.is_empty() && !cordoned.is_empty() {
-        return Err(Verdict::no(reason::NODE_CORDONED, node_cordoned(&cordoned)));
+        return Err(Verdict::no(reason::NODE_CORDONED, node_cordoned(volume, &cordoned)));
     }
     let (full, suited): (Vec<_>, Vec<_>) = suited.into_iter().partition(|r| is_full(volume, r).is_some());
     if let (Some(r), true) = (full.first(), suited.is_empty())
@@ -186,29 +186,31 @@ pub fn choose<'a>(
             .collect();
         // Caches have no order. A message in varying order would cause a write each time.
         left.sort();
-        Verdict::no(
-            reason::RESERVATION_FULL,
-            format!(
-                "{} asked for, {}; reserve more for role {} or destroy a volume in it",
-                volume.spec.size,
-                names(&left, left.len()),
-                wanted.role
-            ),
-        )
+        // A volume with a reservation of its own choice gets no other.
+        let more = match &volume.spec.reservation {
+            Some(own) => format!("make DiskReservation {own} larger"),
+            None => format!("reserve more for role {}", wanted.role),
+        };
+        let why = format!(
+            "{} asked for, {}; {more} or destroy a volume in it",
+            volume.spec.size,
+            names(&left, left.len())
+        );
+        Verdict::no(reason::RESERVATION_FULL, why)
     })
 }
 
 /// Why no volume is made in these reservations: their nodes are cordoned.
-fn node_cordoned(reservations: &[&DiskReservation]) -> String {
+fn node_cordoned(volume: &SharedPersistentVolume, reservations: &[&DiskReservation]) -> String {
     let node_of = |r: &DiskReservation| r.status.as_ref().and_then(|status| status.node_name.clone());
     let places: Vec<(String, String)> =
         reservations.iter().filter_map(|r| Some((r.name_any(), node_of(r)?))).collect();
     let listed: Vec<String> = places.iter().map(|(name, node)| format!("{name} on {node}")).collect();
     let first = places.first().map_or("?", |(_, node)| node);
-    format!(
-        "only cordoned nodes have space for it ({}): kubectl uncordon {first}, or reserve on another node",
-        names(&listed, listed.len())
-    )
+    // A volume with a reservation of its own choice gets no other.
+    let or = if volume.spec.reservation.is_some() { "" } else { ", or reserve on another node" };
+    let listed = names(&listed, listed.len());
+    format!("only cordoned nodes have space for it ({listed}): kubectl uncordon {first}{or}")
 }
 
 /// Why the reservation lists no further volume of the volume's tenant (A8). A volume that recovers data replaces the

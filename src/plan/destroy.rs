@@ -24,7 +24,7 @@ use crate::api::{
 
 use super::kept::Left;
 use super::volume::count_users;
-use super::{debounce, foreign_finalizer, held_by, kept, names};
+use super::{debounce, foreign_finalizer, held_by, kept, names, node_lifetime};
 
 /// The state around a volume's object.
 #[derive(Debug)]
@@ -150,6 +150,7 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     let counted = SharedPersistentVolume { status: Some(status.clone()), ..volume.clone() };
     let mut destroy = status.destroy.clone().unwrap_or_default();
     let was_in_use = destroy.in_use;
+    destroy.disk_gone = is_disk_gone(volume, seen);
     let stage = match stage(&counted, seen) {
         Ok(stage) => stage,
         Err(step) => match left_to_others(volume).filter(|_| matches!(step, Step::End { .. })) {
@@ -175,7 +176,8 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
             // write fail.
             destroy.tombstone = Some(condition::stored(seen.now));
             let is_made = status.node.as_ref().is_some_and(|node| node.backing == BackingState::Made);
-            destroy.kept_until = kept::until(volume, seen.now).filter(|_| is_made && !seen.disk_gone);
+            destroy.kept_until =
+                kept::until(volume, seen.now).filter(|_| is_made && !is_disk_gone(volume, seen));
             status.phase = VolumePhase::Destroyed;
             why
         }
@@ -193,6 +195,20 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     let verdict = Verdict::no(reason::DESTROYING, destroying(volume, &why));
     condition::set(&mut status.conditions, READY, verdict, volume.metadata.generation, seen.now);
     Step::Report { status: Box::new(status), refused }
+}
+
+/// True if the destruction waits for the users of the volume, whom it serves meanwhile (X2).
+pub fn serves_users(volume: &SharedPersistentVolume) -> bool {
+    let destroy = volume.status.as_ref().and_then(|status| status.destroy.as_ref());
+    volume.metadata.deletion_timestamp.is_some()
+        && destroy.is_some_and(|destroy| destroy.in_use && destroy.tombstone.is_none())
+}
+
+/// True if the volume's disk was given up. The volume says so itself once that is known: a cache may be older, and the agent
+/// of a node that is there after all must erase nothing (D7).
+fn is_disk_gone(volume: &SharedPersistentVolume, seen: &Seen) -> bool {
+    let destroy = volume.status.as_ref().and_then(|status| status.destroy.as_ref());
+    seen.disk_gone || destroy.is_some_and(|destroy| destroy.disk_gone) || node_lifetime::has_ended(volume)
 }
 
 /// True if the node has not answered the DELETE yet.
@@ -226,7 +242,9 @@ fn end(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
         false => reservations.first().and_then(|first| first.uid()),
     };
     let left = match is_placed {
-        true => kept::left(volume).filter(|_| node.backing == BackingState::Kept && !seen.disk_gone),
+        true => {
+            kept::left(volume).filter(|_| node.backing == BackingState::Kept && !is_disk_gone(volume, seen))
+        }
         false => kept::left_unplaced(volume, seen.has_heir, seen.now),
     };
     let left = of.zip(left.map(Box::new));
@@ -253,7 +271,7 @@ fn end(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
             ),
         ),
         (Some(adopt), _) => ("LetGo", format!("it was adopted from {}; its data stays there", adopt.path)),
-        (None, _) if erased.is_none() && seen.disk_gone => {
+        (None, _) if erased.is_none() && is_disk_gone(volume, seen) => {
             ("DiskGone", "its bytes were not erased, because its disk was declared gone".to_owned())
         }
         (None, _) if erased.is_none() && node.backing == BackingState::Erased => {
@@ -280,7 +298,9 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
     let destroy = status.destroy.clone().unwrap_or_default();
     let node = status.node.clone().unwrap_or_default();
     let keeps = destroy.kept_until.is_some()
-        || kept::until(volume, seen.now).is_some() && node.backing == BackingState::Made && !seen.disk_gone;
+        || kept::until(volume, seen.now).is_some()
+            && node.backing == BackingState::Made
+            && !is_disk_gone(volume, seen);
     let ending = match (&volume.spec.adopt, keeps) {
         (Some(_), _) => LETTING_GO,
         (None, true) => KEEPING,
@@ -295,7 +315,7 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
     if destroy.tombstone.is_some() || status.node_name.is_none() {
         // A volume without a node was never made by an agent, so the disk has nothing to erase.
         let nothing_to_erase = status.node_name.is_none()
-            || seen.disk_gone
+            || is_disk_gone(volume, seen)
             || matches!(node.backing, BackingState::Erased | BackingState::Kept);
         return if nothing_to_erase { Err(end(volume, seen)) } else { Ok(Stage::Wait(name(ending))) };
     }
@@ -318,7 +338,7 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
         BackingState::Erased => Some(Err(end(volume, seen))),
         _ => Some(Err(Step::Orphan(orphan(volume, &status)))),
     };
-    if seen.disk_gone {
+    if is_disk_gone(volume, seen) {
         // Nothing is erased here, so a process that still has the volume mounted loses nothing.
         let Some(live) = &seen.live else { return Err(Step::LookForUsers) };
         let tombstone = || Ok(Stage::Tombstone("its disk was declared gone".to_owned()));

@@ -124,13 +124,23 @@ pub fn with_failures(
             0 => String::new(),
             n => format!(", and {n} more like it"),
         };
-        let message = format!("; static reservation {reservation} is not as configured{others}: {why}");
+        let message = format!("; {STATIC}{reservation} is not as configured{others}: {why}");
         if !healthy.message.ends_with(&message) {
             healthy.message.push_str(&message);
             healthy.observed_generation = generation;
         }
     }
     status
+}
+
+/// The begin of the words about a static reservation that the API server refused.
+const STATIC: &str = "static reservation ";
+
+/// The part of the agent's report about static reservations that are not as configured.
+pub fn not_as_configured(disk: &NodeDisk) -> Option<&str> {
+    let healthy = condition::get(&disk.status.as_ref()?.conditions, DISK_HEALTHY)?;
+    let (before, _) = healthy.message.split_once(&format!("; {STATIC}"))?;
+    healthy.message.get(before.len() + 2..)
 }
 
 /// The refusal of a disk whose ID differs from the ID of its NodeDisk.

@@ -35,7 +35,7 @@ pub enum Step {
 const SOON: Duration = Duration::from_secs(1);
 
 /// True if a missing Node ends the disk. Without the UID of its Node nothing shows which Node is missing.
-fn may_end(disk: &NodeDisk) -> bool {
+pub(super) fn may_end(disk: &NodeDisk) -> bool {
     let spec = &disk.spec;
     spec.lifetime == Lifetime::Node
         && !spec.gone

@@ -140,6 +140,10 @@ pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
             _ => Task::Make,
         };
     }
+    // Nobody asked for the end of this data.
+    if destroy.disk_gone {
+        return Task::Rest;
+    }
     // The deletion counts for the data, too, and its bytes are in the volume's ledger entry.
     if on_disk == OnDisk::NotInherited && !is_made && destroy.tombstone.is_none() {
         return Task::Make;

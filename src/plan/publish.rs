@@ -102,6 +102,14 @@ pub enum Refusal {
     OtherMount(String),
 }
 
+/// Why a volume that the node has no record of cannot be mounted: the agent serves its disk no more (D8).
+pub fn disk_not_served(volume: &str, node_disk: &str, node: &str) -> String {
+    format!(
+        "volume {volume} is on NodeDisk {node_disk}, which the agent of node {node} does not serve: it is not in its configuration, or \
+         not opened yet; the data stays there"
+    )
+}
+
 /// Permits the mount or refuses it. The live read includes a claim that was bound a moment ago, and no claim that is
 /// gone.
 pub fn authorise(volume: Option<&SharedPersistentVolume>, request: Request<'_>) -> Result<Permit, Refusal> {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
@@ -42,6 +43,8 @@ pub struct Pvc {
     pub bound: bool,
     /// Capacity in the status, in bytes.
     pub capacity: Option<u64>,
+    /// The time of the DELETE, if somebody deletes the PersistentVolumeClaim.
+    pub deleted_at: Option<Timestamp>,
 }
 
 /// The next step.
@@ -232,9 +235,17 @@ pub fn refused(step: &Step, claim: &VolumeClaim, words: &str) -> Option<Verdict>
 /// The condition of a claim that has both objects.
 pub fn report(claim: &VolumeClaim, seen: &Seen) -> Verdict {
     let name = claim.name_any();
-    match seen.cached.is_some_and(|pvc| pvc.bound) {
-        true => Verdict::yes(reason::BOUND, format!("pods may use PersistentVolumeClaim {name}")),
-        false => Verdict::no(reason::BINDING, format!("PersistentVolumeClaim {name} is being bound")),
+    let cached = seen.cached.filter(|pvc| pvc.bound);
+    match cached.map(|pvc| pvc.deleted_at) {
+        Some(None) => Verdict::yes(reason::BOUND, format!("pods may use PersistentVolumeClaim {name}")),
+        Some(Some(_)) => Verdict::no(
+            reason::TERMINATING,
+            format!(
+                "PersistentVolumeClaim {name} is being deleted, so no new pod may use it; it is made anew when the pods that use \
+                 it are gone"
+            ),
+        ),
+        None => Verdict::no(reason::BINDING, format!("PersistentVolumeClaim {name} is being bound")),
     }
 }
 
@@ -282,7 +293,8 @@ mod tests {
         // One that exists is finished.
         seen.pvc = Some(persistent_volume_claim(&claim, &volume));
         assert!(matches!(next(&claim, &volume, &seen), Step::CreatePv(_)));
-        assert!(!waits_its_turn(&claim, Some(Pvc { bound: false, capacity: None }), MOST_PENDING));
+        let unbound = Pvc { bound: false, capacity: None, deleted_at: None };
+        assert!(!waits_its_turn(&claim, Some(unbound), MOST_PENDING));
         // That of a StorageClass exists already.
         claim.labels_mut().insert(crate::api::LABEL_PVC_UID.into(), "uid".into());
         assert!(!waits_its_turn(&claim, None, MOST_PENDING));
@@ -294,7 +306,7 @@ mod tests {
         let (claim, volume) = (claim("ns", "c", "v"), ready_volume("v", "eng", true));
         let mut pvc = persistent_volume_claim(&claim, &volume);
         pvc.metadata.uid = Some("second".into());
-        let unbound = Some(Pvc { bound: false, capacity: None });
+        let unbound = Some(Pvc { bound: false, capacity: None, deleted_at: None });
         let mut seen = Seen { cached: unbound, pvc: Some(pvc), ..Default::default() };
         assert!(!is_made(&claim, &volume, seen.cached), "so both are read live");
         assert!(matches!(next(&claim, &volume, &seen), Step::CreatePv(_)));
@@ -309,7 +321,7 @@ mod tests {
         going.metadata.deletion_timestamp = some_time();
         seen.pv = Some(going);
         assert!(matches!(next(&claim, &volume, &seen), Step::Wait(_)), "Kubernetes binds none that goes");
-        seen.cached = Some(Pvc { bound: true, capacity: None });
+        seen.cached = Some(Pvc { bound: true, capacity: None, deleted_at: None });
         assert_eq!(next(&claim, &volume, &seen), Step::Done);
     }
 }

@@ -71,8 +71,8 @@ pub fn documents<'a>(
     for (disk, orphan) in kept {
         let (name, uid, on) = (&orphan.name, &orphan.uid, disk.name_any());
         documents.push(Document::Refused(format!(
-            "data {uid} on NodeDisk {on} is that of volume {name}, which was destroyed; it is kept for an undo: \
-             kubectl reservoir undelete {name}, or without its reservation: kubectl reservoir recover {uid}"
+            "volume {name} on NodeDisk {on} was destroyed, and its data is kept for an undo: kubectl reservoir undelete {uid}, or \
+             without its reservation: kubectl reservoir recover {uid}"
         )));
     }
     for &(disk, orphan) in &orphans {
@@ -84,7 +84,8 @@ pub fn documents<'a>(
             Ok((volume, note)) => documents.push(Document::Volume(Box::new(volume), note)),
             Err(why) => {
                 let on = disk.name_any();
-                documents.push(Document::Refused(format!("data {} on NodeDisk {on} {why}", orphan.uid)));
+                let of = called_in_words(orphan);
+                documents.push(Document::Refused(format!("{of} on NodeDisk {on} {why}")));
                 continue;
             }
         }
@@ -101,6 +102,14 @@ pub fn documents<'a>(
         }
     }
     Ok(wanted.into_values().map(Wanted::document).chain(documents).collect())
+}
+
+/// `the data of volume a (UID)`; a record that cannot be read has no name.
+fn called_in_words(orphan: &Orphan) -> String {
+    match orphan.name.as_str() {
+        "" => format!("the data of a volume without a name ({})", orphan.uid),
+        name => format!("the data of volume {name} ({})", orphan.uid),
+    }
 }
 
 /// Writes into each manifest the user who applies it. An API server without MutatingAdmissionPolicy wants that (R5, A3).
@@ -397,7 +406,7 @@ mod tests {
                 "ml eng/ml 4Gi in eng",
                 "a of uid-of-a",
                 "b of uid-of-b",
-                "data dark on NodeDisk n1.a cannot be recovered, and stays: it is damaged",
+                "the data of a volume without a name (dark) on NodeDisk n1.a cannot be recovered, and stays: it is damaged",
             ]
         );
         // Existing objects get no manifest.

@@ -20,6 +20,12 @@ use super::{names, seal, undivided};
 /// The words of the agent about a volume that cannot be resized while it is mounted.
 pub const BUSY: &str = "is busy: wait until the last process that uses it is gone";
 
+/// The least size that the agent says a volume needs, in its words about a size that is too small.
+pub fn least_size(said: &str) -> Option<u64> {
+    let (before, _) = said.split_once(" bytes at least for what is in it")?;
+    before.rsplit(' ').next()?.parse().ok()
+}
+
 /// The controller's next step.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
@@ -144,12 +150,18 @@ fn report(
         condition::get(&status.conditions, RESIZED)?;
         return Some(match &sizes.node.growing {
             // The node has not reacted to the change of the spec yet, or ends what it has begun.
-            Some(growing) => Verdict::no(
-                reason::RESIZING,
-                format!(
-                    "it has {now}, and node {on_node} is ending a growth to {growing} that was taken back"
-                ),
-            ),
+            Some(growing) => {
+                let waits = match &sizes.node.resize_failed {
+                    Some(why) => format!(", as soon as it can: {why}; the volume is of full use meanwhile"),
+                    None => String::new(),
+                };
+                Verdict::no(
+                    reason::RESIZING,
+                    format!(
+                        "it has {now}, and node {on_node} is ending a growth to {growing} that was taken back{waits}"
+                    ),
+                )
+            }
             None => Verdict::yes(reason::RESIZED, format!("it has {now}")),
         });
     }
@@ -360,8 +372,14 @@ mod tests {
         let (reason, message) = said(step(&v, 3, 0));
         assert_eq!(
             (reason, &*message),
-            ("Resizing", "it has 1Gi, and node n1 is ending a growth to 3Gi that was taken back")
+            (
+                "Resizing",
+                "it has 1Gi, and node n1 is ending a growth to 3Gi that was taken back, as soon as it can: 12 bytes are free; the \
+                 volume is of full use meanwhile"
+            )
         );
+        v.status.as_mut().unwrap().node.as_mut().unwrap().resize_failed = None;
+        assert!(said(step(&v, 3, 0)).1.ends_with("that was taken back"));
         v.status.as_mut().unwrap().node.as_mut().unwrap().growing = None;
         assert_eq!(step(&v, 3, 0), Step::Lower(1 << 30));
         v.status.as_mut().unwrap().size = Some(gi(1));

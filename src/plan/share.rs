@@ -322,9 +322,6 @@ impl<'a> Sharing<'a> {
 
     /// The final reason for the wait of the request.
     fn refusal(&self, request: &Request, why: Option<Verdict>) -> Verdict {
-        if let Some(why) = why {
-            return why;
-        }
         let may: Vec<&DiskSpace> = self.may_serve(request).into_iter().map(|i| &self.disks[i]).collect();
         let (mut refusals, full): (Vec<String>, Vec<Option<Full>>) =
             may.iter().map(|d| d.refusal(request)).unzip();
@@ -337,10 +334,17 @@ impl<'a> Sharing<'a> {
         let full = full.into_iter().flatten().next();
         let is_possible =
             may.iter().any(|disk| !disk.ready || candidate::holds_all_of(disk.disk, request.target));
+        // Without any guarantee there would not be enough either.
+        if let Some(why) = why.filter(|why| is_possible || why.reason != reason::GUARANTEED) {
+            return why;
+        }
         let outlook = match is_possible {
             true if may.iter().all(|disk| !disk.ready) => "it is served when the disk is Ready",
             true => "it is served when space is free",
-            false if request.reservation.status.as_ref().is_some_and(|status| status.node_disk.is_some()) => {
+            false
+                if request.reservation.spec.node_disk.is_some()
+                    || request.reservation.status.as_ref().is_some_and(|s| s.node_disk.is_some()) =>
+            {
                 "that is more than its disk has, which it does not leave: ask for less"
             }
             false => "that is more than such a disk has: reserve less, or add a larger disk",

@@ -107,7 +107,13 @@ fn disk_status(seen: &DiskSeen) -> NodeDiskStatus {
     let mut status = disk.with_entries(disk.ledger().into_entries());
     status.cordoned = seen.cordoned;
     status.missing_node = node_lifetime::missing_node(disk, seen.missing, seen.now);
-    let verdict = disk_condition(disk, &status.conditions, seen.node_ready, seen.silent, seen.missing);
+    let mut verdict = disk_condition(disk, &status.conditions, seen.node_ready, seen.silent, seen.missing);
+    if verdict.ok && seen.cordoned {
+        let node = &disk.spec.node_name;
+        verdict.message = format!(
+            "the disk can be used; nothing new is placed on it, since node {node} is cordoned: kubectl uncordon {node}"
+        );
+    }
     condition::set(&mut status.conditions, READY, verdict, disk.metadata.generation, seen.now);
     status
 }
@@ -130,6 +136,10 @@ fn disk_condition(
             "it was declared gone, for good: delete the volumes and reservations that were on it, then the NodeDisk",
         ),
         (_, _) if missing => Verdict::no(reason::NODE_UNREACHABLE, node_lifetime::leaving(disk)),
+        // The first report is the event, and a live read may show that later.
+        (None, _) if node_lifetime::may_end(disk) => {
+            Verdict::no(reason::NODE_UNREACHABLE, node_lifetime::leaving(disk))
+        }
         (None, _) => Verdict::no(reason::NODE_UNREACHABLE, format!("there is no Node {node}; {stays}")),
         (Some(false), _) => {
             Verdict::no(reason::NODE_UNREACHABLE, format!("node {node} is not Ready; {stays}"))
@@ -306,7 +316,7 @@ fn role_condition(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::UidRef;
+    use crate::api::{Lifetime, UidRef};
     use crate::plan::testing::*;
 
     #[test]
@@ -321,6 +331,36 @@ mod tests {
             (&healthy[..], Some(true), true, "AgentSilent"),
         ] {
             assert_eq!(disk_condition(&there, conditions, node, silent, false).reason, reason);
+        }
+        // D7: its data does not stay.
+        let mut goes = there.clone();
+        (goes.spec.lifetime, goes.spec.node_uid) = (Lifetime::Node, Some("uid".into()));
+        let said = disk_condition(&goes, &healthy, None, false, false).message;
+        assert!(said.contains("the disk goes with it") && !said.contains("data stay"), "{said}");
+    }
+
+    #[test]
+    fn r1_a_disk_says_that_its_node_is_cordoned() {
+        let seen = |cordoned| DiskSeen {
+            disk: Arc::new(disk("n1.a", "n1", 10, &[])),
+            owners: vec![],
+            node_ready: Some(true),
+            cordoned,
+            silent: false,
+            missing: false,
+            settled: true,
+            now: Timestamp::UNIX_EPOCH,
+        };
+        for (cordoned, message) in [
+            (false, "the disk can be reserved and used"),
+            (
+                true,
+                "the disk can be used; nothing new is placed on it, since node n1 is cordoned: kubectl uncordon n1",
+            ),
+        ] {
+            let Step::Report(status) = next_for_disk(&seen(cordoned)) else { panic!() };
+            let ready = condition::get(&status.conditions, READY).unwrap();
+            assert_eq!((ready.status.as_str(), ready.message.as_str()), ("True", message));
         }
     }
 

@@ -189,12 +189,40 @@ pub fn verdict(
             messages.push(format!("template {}: {message}", template.name));
         }
     }
-    let all = "each template has its reservations";
+    if messages.is_empty() {
+        messages.push("each template has its reservations".to_owned());
+    }
+    messages.extend(left(role, disks, nodes, reservations));
+    let message = messages.join("; ");
     let verdict = match reasons.first() {
-        None => Verdict::yes(reason::READY, all),
-        Some(reason) => Verdict::no(reason, messages.join("; ")),
+        None => Verdict::yes(reason::READY, message),
+        Some(reason) => Verdict::no(reason, message),
     };
     (!templates.is_empty()).then_some(verdict)
+}
+
+/// The words about reservations on disks that their templates do not select any more.
+pub const UNSELECTED: &str =
+    "is on a disk that its template does not select any more, and ends with its last volume";
+
+/// The reservations of the role's templates on such disks, which are there because of what they hold.
+fn left(
+    role: &VolumeRole,
+    disks: &[&NodeDisk],
+    nodes: &NodeLabels,
+    reservations: &[&DiskReservation],
+) -> Option<String> {
+    let name_of_role = role.metadata.name.as_ref();
+    let is_left = |r: &&&DiskReservation| {
+        let of = r.spec.template.as_ref().filter(|of| Some(&of.volume_role) == name_of_role);
+        let template = of.and_then(|of| role.spec.reservation_templates.iter().find(|t| t.name == of.name));
+        let disk =
+            disks.iter().find(|disk| disk.metadata.name == r.spec.node_disk && r.spec.node_disk.is_some());
+        template.zip(disk).is_some_and(|(template, disk)| selects(template, disk, nodes) == Some(false))
+    };
+    let mut left: Vec<String> = reservations.iter().filter(is_left).map(|r| r.name_any()).collect();
+    left.sort();
+    (!left.is_empty()).then(|| format!("DiskReservation {} {UNSELECTED}", names(&left, left.len())))
 }
 
 /// `first eng.scratch.n1.a: NotEnoughRoom`, if the reservation of that name waits.
@@ -358,6 +386,18 @@ mod tests {
         );
         set_ready(&mut made.status.as_mut().unwrap().conditions, true);
         assert_eq!(said(&role, &[&on], &gpu, &[&made]), "Ready: each template has its reservations");
+        let other = disk("n2.a", "n2", 20, &[]);
+        let mut left = made.clone();
+        (left.metadata.name, left.spec.node_disk) = (Some("left".into()), Some("n2.a".into()));
+        let cpu = labels("cpu");
+        let nodes: NodeLabels = [("n1", &gpu), ("n2", &cpu)].into();
+        let (disks, all) = ([&on, &other], [&made, &left]);
+        let verdict_of =
+            |role| verdict(role, &disks, &nodes, &all, &status(role, &disks, &nodes, &all)).unwrap();
+        assert_eq!(
+            verdict_of(&role).message,
+            format!("each template has its reservations; DiskReservation left {UNSELECTED}")
+        );
         assert!(verdict(&volume_role("r", "r"), &[], &NodeLabels::new(), &[], &[]).is_none());
     }
 

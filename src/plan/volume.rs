@@ -383,10 +383,9 @@ fn report(volume: &SharedPersistentVolume, on: Option<&NodeDisk>) -> (VolumePhas
         ready.filter(|c| c.status != "True" && c.reason != reason::SPACE_TAKEN)
     });
     let verdict = match (disk_trouble, condition::get(&status.conditions, BACKED)) {
-        (None, _) => Verdict::no(
-            reason::NODE_UNREACHABLE,
-            format!("NodeDisk {disk} is not there; the data stays on it"),
-        ),
+        (None, _) => {
+            Verdict::no(reason::DISK_NOT_READY, format!("NodeDisk {disk} is not there; the data stays on it"))
+        }
         (Some(Some(c)), _) if c.reason == reason::NODE_GONE => Verdict::no(
             reason::NODE_GONE,
             format!(
@@ -398,7 +397,11 @@ fn report(volume: &SharedPersistentVolume, on: Option<&NodeDisk>) -> (VolumePhas
             format!("NodeDisk {disk} was declared gone, and the data with it: delete the volume"),
         ),
         (Some(Some(c)), _) => Verdict::no(
-            reason::NODE_UNREACHABLE,
+            if c.reason == reason::NODE_UNREACHABLE {
+                reason::NODE_UNREACHABLE
+            } else {
+                reason::DISK_NOT_READY
+            },
             format!("NodeDisk {disk} is not ready, the data stays on it: {}", c.message),
         ),
         (_, Some(c)) if c.status != "True" => {

@@ -10,7 +10,7 @@ use crate::plan::advice;
 /// kubectl's verbs that sentences use, with their flags. A flag with `=` has a value.
 const VERBS: &[(&str, &str)] = &[
     ("get", "-n= -A -l= -o= --field-selector="),
-    ("delete", "-n="),
+    ("delete", "-n= --force --grace-period="),
     ("describe", "-n="),
     ("edit", "-n="),
     ("patch", "-n= --type= -p="),
@@ -19,7 +19,7 @@ const VERBS: &[(&str, &str)] = &[
     ("uncordon", ""),
     ("apply", "--server-side -f="),
     ("scale", "-n= --replicas="),
-    ("create", "-n= --clusterrole= --user="),
+    ("create", "-n= --clusterrole= --user= --edit -f="),
 ];
 
 /// Kinds of Kubernetes in sentences.
@@ -75,7 +75,7 @@ fn check_theirs(verb: &str, words: &[&str], text: &str) {
         }
     }
     // Files, nodes and pods are no kinds.
-    if ["apply", "uncordon", "logs"].contains(&verb) {
+    if ["apply", "uncordon", "logs"].contains(&verb) || verb == "create" && objects.is_empty() {
         return;
     }
     let kinds = objects.first().unwrap_or_else(|| panic!("kubectl {verb} of nothing: {text}"));
@@ -185,7 +185,7 @@ fn mistakes_in_commands_are_found() {
         "kubectl get volumesoffers",
         "kubectl delete spv",
         "kubectl frob pod/x",
-        "kubectl delete pod/x --force",
+        "kubectl delete pod/x --farce",
         "kubectl get pods -n",
     ] {
         assert!(std::panic::catch_unwind(|| check(wrong)).is_err(), "{wrong}");

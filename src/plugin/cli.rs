@@ -385,7 +385,7 @@ pub(super) struct Unclaim {
 }
 
 #[derive(Args)]
-#[command(group(clap::ArgGroup::new("fate").required(true).multiple(false)))]
+#[command(group(clap::ArgGroup::new("fate").multiple(false)))]
 pub(super) struct Uninstall {
     /// Removes kinds, objects and policies after `helm uninstall`. The data stays on the disks, and can be recovered.
     #[arg(long, group = "fate")]
@@ -517,8 +517,6 @@ mod tests {
         }
         assert!(checked("unclaim --role eng -A").unwrap_err().contains("name the namespace with -n"));
         assert!(checked("why pod/web -A").unwrap_err().contains("status -A lists"));
-        let fate = Cli::try_parse_from(["kubectl-reservoir", "uninstall"]).map(drop).unwrap_err().to_string();
-        assert!(fate.contains("--keep-data") && fate.contains("--erase"), "{fate}");
         assert!(checked("retire data -A").unwrap_err().contains("the whole cluster"));
         assert!(parse("status -A -n team").err().unwrap().contains("cannot be used with"));
     }

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::kind::DISK;
 use super::paint::{human, table};
 use super::snapshot::Snapshot;
 use crate::api::NodeDevice;
@@ -16,7 +17,8 @@ pub(super) struct DeviceOfNode<'a> {
 }
 
 /// The devices of all nodes with an agent, by node and path.
-pub(super) fn list(snapshot: &Snapshot) -> Vec<DeviceOfNode<'_>> {
+pub(super) fn list(snapshot: &Snapshot) -> anyhow::Result<Vec<DeviceOfNode<'_>>> {
+    snapshot.require(&[&DISK])?;
     let of = |disk| {
         let disk: &crate::api::NodeDisk = disk;
         let devices = disk.status.iter().flat_map(|status| &status.devices);
@@ -24,7 +26,7 @@ pub(super) fn list(snapshot: &Snapshot) -> Vec<DeviceOfNode<'_>> {
     };
     let mut all: Vec<_> = snapshot.disks.iter().flat_map(of).collect();
     all.sort_by_key(|found| (found.node, &found.device.path));
-    all
+    Ok(all)
 }
 
 pub(super) fn text(all: &[DeviceOfNode]) -> String {
@@ -53,6 +55,7 @@ pub(super) fn text(all: &[DeviceOfNode]) -> String {
 mod tests {
     use super::*;
     use crate::plan::testing;
+    use crate::plugin::snapshot::Denied;
 
     #[test]
     fn d6_the_devices_of_the_nodes_are_listed() {
@@ -70,11 +73,13 @@ mod tests {
         let snapshot =
             Snapshot { disks: vec![testing::disk("n1.b", "n1", 10, &[]), disk], ..Snapshot::default() };
         assert_eq!(
-            text(&list(&snapshot)),
+            text(&list(&snapshot).unwrap()),
             "NODE   DEVICE     SIZE   MODEL   SERIAL   ROTATIONAL   STATE        MATCHED BY\n\
              n1     /dev/sda   1Gi    Fast    -        no           holds ext4   -\n\
              n1     /dev/sdb   1Gi    Fast    -        no           blank        nvme\n"
         );
-        assert!(text(&list(&Snapshot::default())).contains("no node has shown a device"));
+        assert!(text(&[]).contains("no node has shown a device"));
+        let blind = Snapshot { denied: vec![Denied::unseen(&DISK)], ..Snapshot::default() };
+        assert!(list(&blind).err().unwrap().to_string().contains("you may not list nodedisks"), "T4");
     }
 }

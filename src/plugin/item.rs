@@ -15,6 +15,7 @@ pub(super) struct Item<'a> {
     pub role: Option<&'a str>,
     pub conditions: &'a [Condition],
     pub deleting: bool,
+    generation: Option<i64>,
 }
 
 impl<'a> Item<'a> {
@@ -31,6 +32,7 @@ impl<'a> Item<'a> {
             role,
             conditions: conditions.map_or(&[], |c| c),
             deleting: object.meta().deletion_timestamp.is_some(),
+            generation: object.meta().generation,
         }
     }
 
@@ -61,6 +63,12 @@ impl<'a> Item<'a> {
             RETIRING | NEARLY_FULL => c.status == "True",
             _ => false,
         })
+    }
+
+    /// True if the spec is newer than the condition `Ready`: the controller has not reported about the change.
+    pub fn is_outdated(&self) -> bool {
+        let seen = self.ready().and_then(|ready| ready.observed_generation);
+        !self.deleting && seen.is_some_and(|seen| Some(seen) < self.generation)
     }
 
     /// Returns true if the condition `Ready` is true and the object is not being deleted.

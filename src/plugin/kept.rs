@@ -99,8 +99,10 @@ pub(super) fn text(all: &[KeptData]) -> String {
     for KeptData { reservation, entry, of, .. } in all.iter().filter(|data| data.unlisted) {
         text.push_str(&match of {
             Ok(_) => format!(
-                "DiskReservation {reservation} was made anew and does not list {}, so its data stays until undelete or erase\n",
-                entry.name
+                "DiskReservation {reservation} does not list {}, which its disk has reported within half a minute; if it stays, nothing \
+                 erases it by itself: {}\n",
+                entry.name,
+                advice::end_unlisted(&entry.uid)
             ),
             Err(why) => format!("{why}\n"),
         });
@@ -253,7 +255,10 @@ mod tests {
         let row = "c      -          2Gi    eng    r             n1.a   1970-01-01T00:00:00Z   1970-01-01T00:01:00Z   uid-c-1\n";
         assert!(
             shown.contains(row)
-                && shown.ends_with("does not list c, so its data stays until undelete or erase\n"),
+                && shown.ends_with(
+                    "if it stays, nothing erases it by itself: kubectl reservoir erase uid-c-1   # ends it; or has it \
+                     back: kubectl reservoir undelete uid-c-1\n"
+                ),
             "{shown}"
         );
         let back = of(&snapshot, "c", None).unwrap();

@@ -95,13 +95,21 @@ impl Kind {
     }
 }
 
-/// The most similar other name; `None` if no name is similar. In a short name one typing error counts as similar.
+/// The most similar other name; `None` if no name is similar. In a short name one typing error counts as similar. A name of
+/// two letters is like half of all such names.
 pub(super) fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let likeness = |name: &&str| {
-        let one_error = text.len() > 1 && strsim::osa_distance(text, name) == 1;
+        // In capital letters it is the same word.
+        if name.to_lowercase() == text.to_lowercase() {
+            return 1.0;
+        }
+        let one_error = strsim::osa_distance(text, name) == 1;
         strsim::jaro_winkler(text, name).max(if one_error { 0.98 } else { 0.0 })
     };
-    let similar = names.into_iter().filter(|name| *name != text && likeness(name) > 0.75);
+    let is_long = |name: &str| name.chars().count() > 2;
+    let similar = names
+        .into_iter()
+        .filter(|name| *name != text && (is_long(name) || is_long(text)) && likeness(name) > 0.75);
     similar.max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
 }
 
@@ -119,6 +127,9 @@ mod tests {
     fn t4_the_nearest_name_has_one_typing_error() {
         assert_eq!(nearest("egn", ["eng/x", "eng", "ops"]), Some("eng"));
         assert_eq!(nearest("datasets", ["index"]), None);
+        assert_eq!((nearest("wt", ["w5"]), nearest("w", ["w5"])), (None, None), "somebody else's");
+        assert_eq!(nearest("po", ["pod"]), Some("pod"));
+        assert_eq!(nearest("ENG", ["engine", "eng", "ENGINE"]), Some("eng"));
     }
 
     #[test]

@@ -140,8 +140,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Disks { output, .. } => {
             let snapshot = read_and_report(&client, only, &namespace).await?;
-            snapshot.require(&[&kind::DISK])?;
-            let devices = discover::list(&snapshot);
+            let devices = discover::list(&snapshot)?;
             print(&output, &devices, || discover::text(&devices))?;
         }
         Command::Orphans { output } => {

@@ -12,6 +12,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 
 use super::errors::{explain_api_error, explain_cluster_error};
 use super::kind;
+use crate::api::condition::{self, reason::NAME_TAKEN};
 use crate::api::{
     DRIVER, DiskReservation, NodeDisk, Role, RoleSubscription, SharedPersistentVolume, VolumeClaim,
     VolumeOffer, VolumeRole,
@@ -139,6 +140,11 @@ impl Snapshot {
         !self.denied.iter().filter(unseen).any(|denied| denied.plural == kind.plural)
     }
 
+    /// True if the caller may list the kind in all namespaces.
+    pub fn sees_all(&self, kind: &kind::Kind) -> bool {
+        !self.denied.iter().any(|denied| denied.plural == kind.plural)
+    }
+
     /// Fails if the caller may not list one of the kinds: what may not be seen may be there.
     pub fn require(&self, kinds: &[&kind::Kind]) -> anyhow::Result<()> {
         match kinds.iter().find(|kind| !self.sees(kind)) {
@@ -211,7 +217,7 @@ impl Snapshot {
     }
 
     /// The pods that use a claim and have not ended.
-    pub fn pods_of(&self, namespace: &str, claim: &str) -> impl Iterator<Item = &Pod> {
+    pub fn pods_of<'a>(&'a self, namespace: &str, claim: &str) -> impl Iterator<Item = &'a Pod> + use<'a> {
         let named = (namespace.to_owned(), claim.to_owned());
         self.pods
             .iter()
@@ -221,6 +227,13 @@ impl Snapshot {
     /// The VolumeClaim of that name.
     pub fn claim(&self, namespace: Option<&str>, name: &str) -> Option<&VolumeClaim> {
         self.claims.iter().find(|c| c.name_any() == name && c.namespace().as_deref() == namespace)
+    }
+
+    /// True if the PersistentVolumeClaim with the claim's name is another one's, and the claim waits for the name.
+    pub fn is_name_taken(&self, namespace: Option<&str>, claim: &str) -> bool {
+        let claim = self.claim(namespace, claim).and_then(|claim| claim.status.as_ref());
+        let ready = claim.and_then(|status| condition::get(&status.conditions, condition::READY));
+        ready.is_some_and(|ready| ready.reason == NAME_TAKEN)
     }
 
     /// The volume that a claim, or a PersistentVolumeClaim of a StorageClass, is bound to.

@@ -11,6 +11,7 @@ use super::snapshot::Snapshot;
 use super::why;
 use crate::api::condition::{self, RETIRING};
 use crate::api::{Size, VolumeRole, VolumeRoleSpec};
+use crate::plan::candidate::is_cordoned;
 use crate::plan::{advice, allocatable, orphans, quota, summary};
 
 /// The view; sizes are in bytes.
@@ -87,7 +88,8 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
             allocatable: allocatable::of_disk(disk),
             reserved: bytes(status.reserved.as_ref()),
             free: bytes(status.free.as_ref()),
-            state: ready.map_or("not reconciled yet", |c| &c.reason).to_owned(),
+            state: ready.map_or("not reconciled yet", |c| &c.reason).to_owned()
+                + if is_cordoned(disk) { ", cordoned" } else { "" },
         }
     };
     let items = snapshot.items();
@@ -119,7 +121,10 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
     let ending = served.filter_map(|(namespace, name)| {
         let namespace = namespace.unwrap_or_default();
         let pvc = why::find_ending(snapshot, Some(&namespace), &name)?;
-        Some(Waiting {
+        let status = snapshot.claim(Some(&namespace), &name).and_then(|claim| claim.status.as_ref());
+        let ready = status.and_then(|status| condition::get(&status.conditions, condition::READY));
+        // A claim with that condition is listed as such.
+        ready.is_none_or(|ready| ready.reason != why::TERMINATING).then(|| Waiting {
             object: format!("PersistentVolumeClaim {namespace}/{name}"),
             reason: why::TERMINATING.into(),
             message: why::explain_ending(snapshot, pvc).0,
@@ -135,6 +140,12 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
             message: c.message.clone(),
             argument: item.argument(),
         })
+    });
+    let unseen = items.iter().filter(|item| item.is_ready() && item.is_outdated()).map(|item| Waiting {
+        object: item.title(),
+        reason: "NotLookedAt".into(),
+        message: "its spec was changed, and the controller has not looked at it since".into(),
+        argument: item.argument(),
     });
     Status {
         disks: snapshot.disks.iter().map(disk).collect(),
@@ -157,6 +168,7 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
                 argument: item.argument(),
             })
             .chain(troubled)
+            .chain(unseen)
             .chain(pvcs)
             .chain(grows)
             .chain(ending)
@@ -211,7 +223,7 @@ pub(super) fn text(status: &Status, paint: Paint) -> String {
     let row = |cells: &[&str]| cells.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>();
     let mut disks = vec![row(&["DISK", "RESERVED", "", "OF", "FREE", "STATE"])];
     for disk in &status.disks {
-        let state = if disk.state == condition::reason::READY {
+        let state = if disk.state.starts_with(condition::reason::READY) {
             paint.good(&disk.state)
         } else {
             paint.bad(&disk.state)

@@ -1,5 +1,6 @@
 //! The end of claims: the command `unclaim`, and `revoke --end-claims`.
 
+use anyhow::bail;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{Api, Preconditions};
 use kube::{Client, ResourceExt};
@@ -17,14 +18,16 @@ use crate::plan::{advice, names};
 
 pub(super) async fn unclaim(client: &Client, args: &Unclaim, namespace: &str) -> anyhow::Result<()> {
     let snapshot = Snapshot::read(client, Some(namespace), namespace).await?;
-    snapshot.require(&[&CLAIM])?;
-    let claims = chosen(&snapshot, args, namespace).map_err(anyhow::Error::msg)?;
+    let claims = chosen(&snapshot, args, namespace)?;
     for claim in &claims {
         eprintln!("{}", describe(&snapshot, claim));
     }
     // An interactive user who gives names has seen the claims. A user who gives only a role has not.
     if args.role.is_some() && args.dry_run.is_none() {
-        confirm("End these claims? The data stays.", args.yes)?;
+        confirm(
+            "End these claims? Data stays, except that of volumes that are being retired or destroyed.",
+            args.yes,
+        )?;
     }
     for claim in claims {
         end(client, claim, args.dry_run).await?;
@@ -37,11 +40,12 @@ fn chosen<'a>(
     snapshot: &'a Snapshot,
     args: &'a Unclaim,
     namespace: &str,
-) -> Result<Vec<&'a VolumeClaim>, String> {
+) -> anyhow::Result<Vec<&'a VolumeClaim>> {
+    snapshot.require(&[&CLAIM])?;
     if let Some(role) = &args.role {
         let claims: Vec<_> = of_role(snapshot, role).collect();
         return match claims.is_empty() {
-            true => Err(format!("namespace {namespace} has no claim for role {role} or a sub-role of it")),
+            true => bail!("namespace {namespace} has no claim for role {role} or a sub-role of it"),
             false => Ok(claims),
         };
     }
@@ -50,10 +54,10 @@ fn chosen<'a>(
         let found = snapshot.claims.iter().find(|claim| claim.name_any() == *name);
         found.ok_or_else(|| {
             if let Some(pvc) = snapshot.pvc(Some(namespace), name).filter(|pvc| snapshot.is_ours(pvc)) {
-                return of_class(snapshot, pvc);
+                return anyhow::anyhow!("{}", of_class(snapshot, pvc));
             }
             let nearest = did_you_mean(name, there.iter().map(String::as_str));
-            format!("there is no VolumeClaim {namespace}/{name}{nearest}")
+            anyhow::anyhow!("there is no VolumeClaim {namespace}/{name}{nearest}")
         })
     };
     args.claims.iter().map(find).collect()
@@ -98,6 +102,11 @@ pub(super) fn describe(snapshot: &Snapshot, claim: &VolumeClaim) -> String {
 /// Deletes a claim.
 pub(super) async fn end(client: &Client, claim: &VolumeClaim, dry_run: Option<DryRun>) -> anyhow::Result<()> {
     let (namespace, name) = (claim.namespace().unwrap_or_default(), claim.name_any());
+    if claim.metadata.deletion_timestamp.is_some() {
+        let why = advice::ask_why(CLAIM.argument(&name, Some(&namespace)));
+        println!("volumeclaim.reservoir.dev/{name} is being deleted already: {why}");
+        return Ok(());
+    }
     if dry_run != Some(DryRun::Client) {
         let params = delete_params(dry_run, Preconditions { uid: claim.uid(), resource_version: None });
         let api = Api::<VolumeClaim>::namespaced(client.clone(), &namespace);
@@ -105,4 +114,27 @@ pub(super) async fn end(client: &Client, claim: &VolumeClaim, dry_run: Option<Dr
     }
     println!("volumeclaim.reservoir.dev/{name} deleted{}", dry_run_suffix(dry_run));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::cli::{Cli, Command};
+    use crate::plugin::snapshot::Denied;
+    use clap::Parser;
+
+    /// T4: claims that may not be seen may be there.
+    #[test]
+    fn t4_unclaim_does_not_deny_what_may_not_be_seen() {
+        let blind = Snapshot { denied: vec![Denied::unseen(&CLAIM)], ..Default::default() };
+        for line in ["unclaim data", "unclaim --role eng"] {
+            let words = ["kubectl-reservoir"].into_iter().chain(line.split(' '));
+            let Command::Unclaim(args) = Cli::try_parse_from(words).unwrap().command else { panic!() };
+            let said = chosen(&blind, &args, "team").unwrap_err().to_string();
+            assert!(said.starts_with("you may not list volumeclaims"), "{said}");
+            assert!(
+                !chosen(&Snapshot::default(), &args, "team").unwrap_err().to_string().contains("may not")
+            );
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! The command `unsubscribe`.
 
+use anyhow::bail;
 use kube::api::{Api, Patch, PatchParams, Preconditions};
 use kube::{Client, ResourceExt};
 use serde_json::json;
@@ -21,15 +22,13 @@ struct Change<'a> {
 }
 
 /// The subscriptions that have one of the roles. The error for an unknown role has the most similar one.
-fn changes<'a>(
-    all: &'a [RoleSubscription],
-    roles: &[Role],
-    namespace: &str,
-) -> Result<Vec<Change<'a>>, String> {
+fn changes<'a>(snapshot: &'a Snapshot, roles: &[Role], namespace: &str) -> anyhow::Result<Vec<Change<'a>>> {
+    snapshot.require(&[&SUBSCRIPTION])?;
+    let all = &snapshot.subscriptions;
     let subscribed = || all.iter().flat_map(|s| s.spec.roles.iter().map(String::as_str));
     if let Some(unknown) = roles.iter().find(|role| !subscribed().any(|there| there == role.as_str())) {
         let near = did_you_mean(unknown.as_str(), subscribed());
-        return Err(format!("namespace {namespace} is not subscribed to role {unknown}{near}"));
+        bail!("namespace {namespace} is not subscribed to role {unknown}{near}");
     }
     let goes = |role: &str| roles.iter().any(|named| named.as_str() == role);
     let of = |subscription: &'a RoleSubscription| {
@@ -40,10 +39,21 @@ fn changes<'a>(
     Ok(all.iter().filter_map(of).collect())
 }
 
+/// The roles whose volumes the namespace is offered all the same, each with a sub-role that it stays subscribed to (R3).
+fn still_offered<'a>(snapshot: &'a Snapshot, roles: &'a [Role]) -> Vec<(&'a Role, &'a str)> {
+    let all: Vec<&str> =
+        snapshot.subscriptions.iter().flat_map(|s| s.spec.roles.iter().map(String::as_str)).collect();
+    let stays = |of: &&str| !roles.iter().any(|role| role.as_str() == *of);
+    let by = |role: &'a Role| {
+        let mut below = all.iter().filter(|of| Role::name_covers(role.as_str(), of));
+        below.find(|of| stays(of)).map(|of| (role, *of))
+    };
+    roles.iter().filter_map(by).collect()
+}
+
 pub(super) async fn unsubscribe(client: &Client, args: &Unsubscribe, namespace: &str) -> anyhow::Result<()> {
     let snapshot = Snapshot::read(client, Some(namespace), namespace).await?;
-    snapshot.require(&[&SUBSCRIPTION])?;
-    let changes = changes(&snapshot.subscriptions, &args.roles, namespace).map_err(anyhow::Error::msg)?;
+    let changes = changes(&snapshot, &args.roles, namespace)?;
     let api = Api::<RoleSubscription>::namespaced(client.clone(), namespace);
     for Change { subscription, keeps } in changes {
         let name = subscription.name_any();
@@ -65,6 +75,11 @@ pub(super) async fn unsubscribe(client: &Client, args: &Unsubscribe, namespace: 
         answer.map_err(|error| explain_api_error(&error))?;
         println!("rolesubscription.reservoir.dev/{name} {result}{}", dry_run_suffix(args.dry_run));
     }
+    for (role, by) in still_offered(&snapshot, &args.roles) {
+        eprintln!(
+            "note: namespace {namespace} is still offered the volumes of role {role}, by its subscription to {by}"
+        );
+    }
     for role in &args.roles {
         let is_bound = |claim: &&VolumeClaim| {
             claim.metadata.deletion_timestamp.is_none()
@@ -84,18 +99,29 @@ pub(super) async fn unsubscribe(client: &Client, args: &Unsubscribe, namespace: 
 mod tests {
     use super::*;
     use crate::plan::testing::subscription;
+    use crate::plugin::snapshot::Denied;
 
     #[test]
     fn o1_unsubscribe_takes_a_role_from_each_subscription() {
         let all = [subscription("team", &["eng", "ops"], true), subscription("team", &["eng"], true)];
         let role = |name| Role::parse(name).unwrap();
-        let changes = |name| changes(&all, &[role(name)], "team");
+        let mut snapshot = Snapshot { subscriptions: all.to_vec(), ..Default::default() };
+        let changes = |name| changes(&snapshot, &[role(name)], "team");
         let kept: Vec<Vec<&str>> = changes("eng").unwrap().into_iter().map(|change| change.keeps).collect();
         assert_eq!(kept, [vec!["ops"], vec![]]);
         assert_eq!(changes("ops").unwrap().len(), 1);
         assert_eq!(
-            changes("egn").unwrap_err(),
+            changes("egn").unwrap_err().to_string(),
             "namespace team is not subscribed to role egn; did you mean eng?"
         );
+        let below = Snapshot {
+            subscriptions: vec![subscription("team", &["eng", "eng/ml"], true)],
+            ..Default::default()
+        };
+        assert_eq!(still_offered(&below, &[role("eng")]), [(&role("eng"), "eng/ml")], "R3");
+        assert_eq!(still_offered(&below, &[role("eng"), role("eng/ml")]), []);
+        snapshot.denied = vec![Denied::unseen(&SUBSCRIPTION)];
+        let blind = super::changes(&snapshot, &[role("eng")], "team").unwrap_err().to_string();
+        assert!(blind.contains("you may not list rolesubscriptions"), "T4: {blind}");
     }
 }

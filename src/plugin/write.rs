@@ -166,10 +166,28 @@ pub(super) async fn create_object(
         _ => api
             .create(&post_params(write.dry_run), &object)
             .await
-            .map_err(|error| explain_api_error(&error))?,
+            .map_err(|error| already_there(&error, kind, &object))?,
     };
     print_result(kind, &created, "created", write)?;
     wait_until(&api, kind, &created, write, &Until::Condition("Ready")).await
+}
+
+/// The refusal of a creation. For an object of that name, which may be ending, `why` has what to do.
+fn already_there(error: &kube::Error, kind: &Kind, object: &DynamicObject) -> anyhow::Error {
+    let explained = explain_api_error(error);
+    let kube::Error::Api(status) = error else { return explained };
+    if status.reason != "AlreadyExists" {
+        return explained;
+    }
+    let name = object.name_any();
+    let why = advice::ask_why(kind.argument(&name, object.metadata.namespace.as_deref()));
+    match status.message.starts_with("object is being deleted") {
+        true => anyhow::anyhow!(
+            "{} {name} is being deleted, and can be made again when it is gone: {why}",
+            kind.name
+        ),
+        false => anyhow::anyhow!("{} {name} already exists, and nothing was changed: {why}", kind.name),
+    }
 }
 
 /// Changes one field of the spec. With `--wait` it waits until `until`.
@@ -193,7 +211,11 @@ pub(super) async fn change_field(
         bail!("there is no {} {name}{near}", kind.name);
     };
     too_late(kind, &before, field, &value)?;
-    let result = if retires_unused(&before, field, &value) { UNUSED } else { result };
+    let result = match before.metadata.deletion_timestamp {
+        Some(_) => "is being destroyed already",
+        None if retires_unused(&before, field, &value) => UNUSED,
+        None => result,
+    };
     let is_as_before = match &before.data["spec"][field] {
         Value::Null => value == json!(false),
         there => *there == value,
@@ -217,8 +239,8 @@ pub(super) async fn change_field(
     };
     // The deletion may have come in between.
     too_late(kind, &changed, field, &value)?;
-    let is_same =
-        is_as_before || write.dry_run.is_none() && before.resource_version() == changed.resource_version();
+    let is_same = before.metadata.deletion_timestamp.is_none() && is_as_before
+        || write.dry_run.is_none() && before.resource_version() == changed.resource_version();
     print_result(kind, &changed, if is_same { "unchanged" } else { result }, write)?;
     match until {
         Some(until) => wait_until(&api, kind, &changed, write, &until).await,
@@ -244,8 +266,8 @@ fn too_late(kind: &Kind, object: &DynamicObject, field: &str, value: &Value) -> 
     }
     let is_kept = kind == &kind::VOLUME && object.data["spec"]["keepFor"].is_string();
     let next = match is_kept {
-        true => format!("; its data is kept: {}", advice::bring_back(&name)),
-        false => String::new(),
+        true => format!("; its data is kept after that: {}", advice::bring_back(&name)),
+        false => format!(": {}", advice::ask_why(kind.argument(&name, None))),
     };
     bail!("{} {name} is being deleted, and it is too late for a change{next}", kind.name)
 }
@@ -382,6 +404,27 @@ mod tests {
         }
     }
 
+    /// T4: an object that is ending is not there, and cannot be made; what is there is left alone.
+    #[test]
+    fn t4_a_name_that_is_taken_leads_to_the_object() {
+        let object: DynamicObject =
+            serde_json::from_value(manifest_of("claim data --role eng --volume data")).unwrap();
+        let said = |message: &str, reason: &str| {
+            let status = kube::core::Status::failure(message, reason).with_code(409);
+            already_there(&kube::Error::Api(status.boxed()), &kind::CLAIM, &object).to_string()
+        };
+        let taken = "volumeclaims.reservoir.dev \"data\" already exists";
+        assert_eq!(
+            said(&format!("object is being deleted: {taken}"), "AlreadyExists"),
+            "VolumeClaim data is being deleted, and can be made again when it is gone: kubectl reservoir why vclaim/data -n team"
+        );
+        assert_eq!(
+            said(taken, "AlreadyExists"),
+            "VolumeClaim data already exists, and nothing was changed: kubectl reservoir why vclaim/data -n team"
+        );
+        assert_eq!(said("no", "Forbidden"), "no");
+    }
+
     #[test]
     fn t4_a_command_line_writes_its_manifest() {
         let table = [
@@ -450,7 +493,7 @@ mod tests {
             too_late(&kind::VOLUME, object, field, &value).map_err(|error| error.to_string())
         };
         let (gone, kept) = (volume(deleted(), json!({})), volume(deleted(), json!({"keepFor": "72h"})));
-        let said = "SharedPersistentVolume v is being deleted, and it is too late for a change";
+        let said = "SharedPersistentVolume v is being deleted, and it is too late for a change: kubectl reservoir why spv/v";
         assert_eq!(of(&gone, "retire", json!(false)), Err(said.to_owned()));
         assert_eq!(of(&gone, "size", json!("1Gi")), Err(said.to_owned()));
         assert!(of(&kept, "retire", json!(false)).unwrap_err().ends_with("kubectl reservoir undelete v"));

@@ -417,8 +417,8 @@ async fn r6_x7_a_holder_is_neither_deleted_nor_shrunk_below_use() {
 
     status(&role, json!({"reservations": [line("r1"), line("r2")]})).of(&cluster.client).await.unwrap();
     let refused = Ask::delete(&role).dry(&cluster.client).await.unwrap_err();
-    let sentence =
-        "VolumeRole eng holds 2 reservations: r1, r2; change its quota instead, or delete them first";
+    let sentence = "VolumeRole eng holds 2 reservations: r1, r2; delete them first, or end its quota, after which it can be deleted: kubectl \
+         patch vrole eng --type=merge -p '{\"spec\":{\"quota\":null}}'";
     assert!(refused.contains(sentence), "{refused}");
     Ask::patch(&role, json!({"spec": {"quota": {"limit": null}}})).dry(&cluster.client).await.unwrap();
     status(&role, json!({"reservations": null})).of(&cluster.client).await.unwrap();

@@ -397,7 +397,10 @@ async fn t4_orphans_are_listed_with_their_recovery() {
     assert_eq!(parsed(&cluster, "orphans")[0]["disk"], "n1.a");
     let all = does(&cluster, "recover");
     assert_eq!(all.matches("kind: SharedPersistentVolume").count(), 2, "{all}");
-    assert!(all.contains("# data dark on NodeDisk n1.a cannot be recovered"), "{all}");
+    assert!(
+        all.contains("# the data of a volume without a name (dark) on NodeDisk n1.a cannot be recovered"),
+        "{all}"
+    );
     let one = does(&cluster, "recover one");
     assert!(one.contains("name: one") && !one.contains("name: two"), "{one}");
     // The output can be applied as it is.

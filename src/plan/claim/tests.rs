@@ -133,7 +133,7 @@ fn c7_a_binding_is_never_moved_to_another_volume() {
 }
 
 fn is_bound(bound: bool) -> Option<Pvc> {
-    Some(Pvc { bound, capacity: Some(1 << 30) })
+    Some(Pvc { bound, capacity: Some(1 << 30), deleted_at: None })
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn c5_a_persistent_volume_claim_of_others_is_left_alone() {
 fn v7_the_size_is_shown_once_kubernetes_has_bound_both() {
     let c = claim("ns", "c", "v");
     for (bound, shown) in [(true, true), (false, false)] {
-        let cached = Some(Pvc { bound, capacity: Some(1) });
+        let cached = Some(Pvc { bound, capacity: Some(1), deleted_at: None });
         let found = step(&c, None, pv_binding::Seen { cached, ..Default::default() });
         assert_eq!(matches!(found, Step::Binding(Pv::ShowSize, _)), shown);
     }
@@ -219,4 +219,22 @@ fn l1_a_forged_status_keeps_no_claim_from_its_volume() {
     c.status.as_mut().unwrap().phase = ClaimPhase::Pending;
     c.spec.volume = None;
     assert!(!has(&v, &c), "it chose another one");
+}
+
+/// C7, T1: somebody deleted the PersistentVolumeClaim, and pods keep it: no new pod may use it.
+#[test]
+fn c7_a_claim_says_that_its_pvc_is_being_deleted() {
+    let (claim, mut volume) = (claim("ns", "c", "v"), ready_volume("v", "eng", true));
+    volume.status.as_mut().unwrap().claims = vec![bind::binding(&claim)];
+    let at = |deleted_at: i64| {
+        let deleted_at = Timestamp::from_second(deleted_at).ok();
+        let cached = Some(Pvc { bound: true, capacity: None, deleted_at });
+        let binding = pv_binding::Seen { cached, ..Default::default() };
+        Seen { binding, volume: Some(Arc::new(volume.clone())), ..seen() }
+    };
+    let Step::Report(status, None) = next(&claim, &at(0)) else { panic!("{:?}", next(&claim, &at(0))) };
+    let ready = condition::get(&status.conditions, READY).unwrap();
+    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "Terminating"));
+    assert!(ready.message.contains("c is being deleted, so no new pod may use it"), "{}", ready.message);
+    assert_eq!(next(&claim, &at(59)), Step::Debounce, "it may be gone in a moment");
 }

@@ -222,9 +222,14 @@ fn v1_a_cordoned_node_gets_no_new_volume() {
     let mut wanted = volume("v", "eng", 2);
     assert_eq!(chosen(&wanted, &disks), Ok("r2".into()), "although the other is fuller");
     wanted.spec.reservation = Some("r1".into());
-    let said =
-        "only cordoned nodes have space for it (r1 on n1): kubectl uncordon n1, or reserve on another node";
+    // It gets no other reservation than its own.
+    let said = "only cordoned nodes have space for it (r1 on n1): kubectl uncordon n1";
     assert_eq!(chosen(&wanted, &disks), Err(("NodeCordoned", said.into())));
+    disks[1].status.as_mut().unwrap().cordoned = true;
+    wanted.spec.reservation = None;
+    assert!(chosen(&wanted, &disks).unwrap_err().1.ends_with("or reserve on another node"));
+    disks[1].status.as_mut().unwrap().cordoned = false;
+    wanted.spec.reservation = Some("r1".into());
     wanted.spec.size = gi(4);
     assert_eq!(chosen(&wanted, &disks).unwrap_err().0, "ReservationFull", "uncordon would not help");
     disks[0].status.as_mut().unwrap().cordoned = false;

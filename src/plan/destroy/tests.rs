@@ -398,3 +398,20 @@ fn x4_the_receipt_says_what_became_of_the_bytes() {
     v.status = None;
     assert_eq!(next(&v, &Seen { entries: Some(None), ..nothing() }), Step::Rest, "it has gone meanwhile");
 }
+
+/// D7: a volume that ends with its disk says so in its tombstone, whichever controller ends it, and with however old a cache.
+#[test]
+fn d7_the_tombstone_says_that_the_disk_was_given_up() {
+    let mut v = ready_volume("v", "eng", true);
+    let ended = Verdict::no(reason::NODE_GONE, "its node left");
+    condition::set(&mut v.status.as_mut().unwrap().conditions, READY, ended, None, Timestamp::UNIX_EPOCH);
+    let seen = || Seen { live: live(vec![]), ..nothing() };
+    let (status, _) = report(next(&v, &seen()));
+    let destroy = status.destroy.clone().unwrap();
+    assert!(destroy.disk_gone && destroy.tombstone.is_some() && destroy.kept_until.is_none(), "{destroy:?}");
+    // The condition is another one then, and the word stays.
+    v.status = Some(status);
+    let entries = Some(Some(vec![]));
+    let Step::End { outcome, receipt, .. } = next(&v, &Seen { entries, ..seen() }) else { panic!() };
+    assert_eq!(outcome, "DiskGone", "{receipt}");
+}

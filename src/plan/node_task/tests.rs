@@ -341,3 +341,18 @@ fn t2_numbers_that_drift_are_no_news() {
     let backed = condition::get(&status.conditions, BACKED).unwrap();
     assert_eq!(backed.message, "/srv/a is adopted as it is; its size is not enforced");
 }
+
+/// D7: the node of a disk that was given up is there after all, with an agent that has not heard of that.
+#[test]
+fn d7_nothing_is_erased_on_a_disk_that_was_given_up() {
+    let mut v = ready_volume("v", "eng", true);
+    v.metadata.deletion_timestamp = some_time();
+    let on_disk = RECORD;
+    for tombstone in [None, some_time()] {
+        v.status.as_mut().unwrap().destroy =
+            Some(Destroy { tombstone, disk_gone: true, ..Default::default() });
+        assert_eq!(next(&v, on_disk), Task::Rest);
+        v.status.as_mut().unwrap().destroy.as_mut().unwrap().disk_gone = false;
+        assert_ne!(next(&v, on_disk), Task::Rest);
+    }
+}

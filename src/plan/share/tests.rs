@@ -229,6 +229,10 @@ fn q2_limit_and_guarantee_hold_nobody_else_up() {
         [asks("e", "eng/ml", 2, 1), asks("n", "new", 6, 2), asks("o", "ops", 5, 3), asks("m", "new", 3, 4)];
     let alone = shared(&rs[1..2], &disks, std::slice::from_ref(&ops));
     assert!(alone[0].as_ref().unwrap_err().starts_with("Guaranteed: 6Gi asked for is 3Gi too much"));
+    // No guarantee that is given up makes a disk larger.
+    let large = [asks("n", "new", 11, 2)];
+    let said = shared(&large, &disks, std::slice::from_ref(&ops))[0].clone().unwrap_err();
+    assert!(said.starts_with("NotEnoughRoom: ") && said.ends_with("or add a larger disk"), "{said}");
     // Requests within a guarantee come first. Then nothing is left for n, which would never fit beside the guarantee.
     let said: Vec<String> = shared(&rs, &disks, &[eng, ops])
         .into_iter()

@@ -292,10 +292,18 @@ fn d4_a_volume_is_as_ready_as_its_disk() {
     let (v, s) = placed_volume();
     assert_eq!(ready(&reported(next(&v, &s))), "Ready");
     let of = |disks| ready(&reported(next(&v, &Seen { disks, ..placed_volume().1 }))).to_owned();
-    assert_eq!(of(vec![]), "NodeUnreachable");
-    let mut away = disk("n1.a", "n1", 10, &[]);
-    set_ready(&mut away.status.as_mut().unwrap().conditions, false);
-    assert_eq!(of(vec![Arc::new(away)]), "NodeUnreachable");
+    assert_eq!(of(vec![]), "DiskNotReady");
+    for (reason, said) in [
+        (reason::NODE_UNREACHABLE, "NodeUnreachable"),
+        (reason::DISK_REFUSED, "DiskNotReady"),
+        (reason::AGENT_SILENT, "DiskNotReady"),
+        (reason::SPACE_TAKEN, "Ready"),
+    ] {
+        let mut away = disk("n1.a", "n1", 10, &[]);
+        let conditions = &mut away.status.as_mut().unwrap().conditions;
+        condition::set(conditions, READY, Verdict::no(reason, "said"), None, Timestamp::UNIX_EPOCH);
+        assert_eq!(of(vec![Arc::new(away)]), said, "{reason}");
+    }
 }
 
 /// The volume says so first, and waits for the end of its claims; nothing ends on a disk that is only away.

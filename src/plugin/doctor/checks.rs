@@ -11,7 +11,7 @@ use super::facts::Facts;
 use super::finding::{Finding, Level};
 use super::pods::{Cause, Workload, keeps_away, last_warning};
 use crate::api::{self, DRIVER};
-use crate::plan::{advice, names};
+use crate::plan::{advice, kept_on_disk, names, node_disk};
 use crate::plugin::kind;
 use crate::plugin::paint::human;
 use crate::plugin::rights::{VERBS, receiver};
@@ -404,6 +404,26 @@ impl Checks {
                     ),
                     advice::recover_listed(),
                 );
+            }
+        }
+        for disk in &snapshot.disks {
+            if let Some(told) = node_disk::not_as_configured(disk) {
+                self.note(
+                    format!("NodeDisk {}: {told}", disk.name_any()),
+                    advice::ask_why(format!("nd/{}", disk.name_any())),
+                );
+            }
+        }
+        let Snapshot { disks, reservations, volumes, .. } = snapshot;
+        let sees_all = snapshot.sees(&kind::RESERVATION) && snapshot.sees(&kind::VOLUME);
+        for data in kept_on_disk::unlisted(disks, reservations, volumes).iter().filter(|_| sees_all) {
+            let (name, disk) = (&data.entry.name, data.disk_name());
+            match data.reservation() {
+                Ok(_) => self.note(
+                    format!("NodeDisk {disk} keeps data of volume {name} that no reservation lists, so nothing erases it by itself"),
+                    advice::end_unlisted(&data.entry.uid),
+                ),
+                Err(why) => self.note(format!("NodeDisk {disk}: {why}"), advice::see_kept()),
             }
         }
         match snapshot.disks.len() {

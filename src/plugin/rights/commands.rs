@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::bail;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{Api, Preconditions};
@@ -14,12 +15,12 @@ use super::holders;
 use super::holders::{Holder, Local, Rbac};
 use super::subject::Subject;
 use super::verbs::VERBS;
-use crate::api::Role;
+use crate::api::{GROUP, Role, VolumeClaim};
 use crate::cluster::{self, Kind};
-use crate::plan::advice;
+use crate::plan::{advice, names};
 use crate::plugin::cli::{self, DryRun, Output};
 use crate::plugin::errors::{explain_api_error, explain_cluster_error};
-use crate::plugin::kind::did_you_mean;
+use crate::plugin::kind::nearest;
 use crate::plugin::output::{confirm, print};
 use crate::plugin::snapshot::Snapshot;
 use crate::plugin::{unclaim, write};
@@ -77,9 +78,21 @@ pub(in crate::plugin) async fn revoke(
         // A mistyped name must not lead to the end of other people's claims.
         left.clear();
     }
+    if !args.end_claims {
+        // Who may make claims nowhere has got the right in another way, such as by a group of a user.
+        let (may, no) = may_claim(client, &from, &left).await;
+        let no = if may.is_empty() { BTreeSet::new() } else { no };
+        left.retain(|claim| claim.namespace().is_some_and(|namespace| !no.contains(&namespace)));
+        if !no.is_empty() && !unchanged {
+            let no: Vec<_> = no.into_iter().collect();
+            eprintln!(
+                "note: {from} may make no claims in namespace {}, unless by a group: claims there are not listed",
+                names(&no, no.len())
+            );
+        }
+    }
     if !left.is_empty() {
-        let until =
-            if args.end_claims { "end as soon as their pods have ended; the data stays" } else { "go on" };
+        let until = if args.end_claims { "end as soon as their pods have ended" } else { "go on" };
         eprintln!("Rights are asked for when a claim is made. These claims {until}:");
         for claim in &left {
             eprintln!("  {}", unclaim::describe(&snapshot, claim));
@@ -91,8 +104,7 @@ pub(in crate::plugin) async fn revoke(
     let done = settle(client, &seen, &wanted, args.dry_run).await?;
     print!("{done}");
     if unchanged {
-        let others = rbac.receivers(&args.role);
-        let nearest = did_you_mean(&from.to_string(), others.iter().map(String::as_str));
+        let nearest = similar(&from, &rbac.receivers(&args.role));
         println!(
             "unchanged: kubectl reservoir grant gave {from} no such verb on role {}{nearest}",
             args.role
@@ -109,11 +121,60 @@ pub(in crate::plugin) async fn revoke(
         }
     } else {
         let namespaces: BTreeSet<String> = left.iter().filter_map(|claim| claim.namespace()).collect();
+        // The rest of the grant is not to go with the claims.
+        let verbs =
+            if args.verbs.is_empty() { String::new() } else { format!(" --verbs {}", args.verbs.join(",")) };
         for namespace in namespaces {
-            println!("next: {}", advice::end_claims_of_receiver(&args.role, &from, namespace));
+            println!("next: {}", advice::end_claims_of_receiver(&args.role, &from, &verbs, namespace));
         }
     }
     Ok(())
+}
+
+/// `; did you mean user jane?`: a receiver of the same kind with a similar name.
+fn similar(from: &Subject, others: &BTreeSet<String>) -> String {
+    let (kind, name) = from.kind_and_name();
+    let kind = format!("{kind} ");
+    let names = others.iter().filter_map(|other| other.strip_prefix(&kind));
+    // All groups of Kubernetes begin alike.
+    match nearest(&name, names.filter(|other| !other.starts_with("system:"))) {
+        Some(near) => format!("; did you mean {kind}{near}?"),
+        None => String::new(),
+    }
+}
+
+/// The namespaces of the claims in which the receiver may make claims, and the others. Who may not ask learns of no difference.
+async fn may_claim(
+    client: &Client,
+    of: &Subject,
+    claims: &[&VolumeClaim],
+) -> (BTreeSet<String>, BTreeSet<String>) {
+    let namespaces: BTreeSet<String> = claims.iter().filter_map(|claim| claim.namespace()).collect();
+    let (mut may, mut no) = (BTreeSet::new(), BTreeSet::new());
+    let reviews: Api<SubjectAccessReview> = Api::all(client.clone());
+    for namespace in namespaces {
+        let attributes = ResourceAttributes {
+            group: Some(GROUP.into()),
+            resource: Some("volumeclaims".into()),
+            verb: Some("create".into()),
+            namespace: Some(namespace.clone()),
+            ..Default::default()
+        };
+        let (user, groups) = of.as_user();
+        let spec = SubjectAccessReviewSpec {
+            resource_attributes: Some(attributes),
+            user,
+            groups: Some(groups),
+            ..Default::default()
+        };
+        let review = SubjectAccessReview { spec, ..Default::default() };
+        let answer = reviews.create(&Default::default(), &review).await.ok().and_then(|review| review.status);
+        match answer.is_none_or(|status| status.allowed) {
+            true => may.insert(namespace),
+            false => no.insert(namespace),
+        };
+    }
+    (may, no)
 }
 
 pub(in crate::plugin) async fn who_can(
@@ -230,4 +291,21 @@ async fn settle_one<K: Kind + PartialEq>(
     }
     let kind = K::kind(&()).to_lowercase();
     Ok(format!("{kind}.rbac.authorization.k8s.io/{name} {result}{}\n", write::dry_run_suffix(dry_run)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// T4: a similar name is of the same kind, and none of Kubernetes' own groups.
+    #[test]
+    fn t4_a_mistyped_receiver_is_like_no_group_of_kubernetes() {
+        let others = ["user jane", "group system:masters", "group devs", "serviceaccount team/web"];
+        let others: BTreeSet<String> = others.map(str::to_owned).into();
+        let near = |kind: &str, name: &str| similar(&Subject::parse(kind, name, "team").unwrap(), &others);
+        assert_eq!(near("user", "jame"), "; did you mean user jane?");
+        assert_eq!(near("group", "dev"), "; did you mean group devs?");
+        assert_eq!(near("group", "system:authenticated"), "");
+        assert_eq!(near("user", "bob"), "");
+    }
 }

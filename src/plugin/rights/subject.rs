@@ -69,6 +69,20 @@ impl Subject {
         }
     }
 
+    /// The name and the groups that Kubernetes knows of the receiver. Those of a user are the authenticator's.
+    pub fn as_user(&self) -> (Option<String>, Vec<String>) {
+        let all = "system:authenticated".to_owned();
+        match self {
+            Self::User { name } => (Some(name.clone()), vec![all]),
+            Self::Group { name } => (None, vec![name.clone()]),
+            Self::ServiceAccount { namespace, name } => {
+                let of = format!("system:serviceaccounts:{namespace}");
+                let user = format!("system:serviceaccount:{namespace}:{name}");
+                (Some(user), vec!["system:serviceaccounts".to_owned(), of, all])
+            }
+        }
+    }
+
     /// The receiver in the form of a ClusterRoleBinding.
     pub fn in_binding(&self) -> v1::Subject {
         let group = Some("rbac.authorization.k8s.io".to_owned());

@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 const POLICIES_END: Duration = Duration::from_secs(30);
 
 pub(super) async fn uninstall(client: &Client, args: &Uninstall, namespace: &str) -> anyhow::Result<()> {
-    let data = if args.erase { Data::Erase } else { Data::Keep };
+    let data = fate(args)?;
     let mut asked = args.yes || args.dry_run;
     loop {
         let installed = gather(client, namespace).await?;
@@ -100,6 +100,17 @@ pub(super) async fn uninstall(client: &Client, args: &Uninstall, namespace: &str
     }
 }
 
+/// What is to become of the data: nobody guesses that.
+fn fate(args: &Uninstall) -> anyhow::Result<Data> {
+    match (args.keep_data, args.erase) {
+        (true, _) => Ok(Data::Keep),
+        (false, true) => Ok(Data::Erase),
+        (false, false) => {
+            bail!("say what becomes of the data: --keep-data leaves it on the disks, and --erase erases it")
+        }
+    }
+}
+
 /// ` of 1Gi`; empty for an object without a size.
 fn size_of(installed: &Installed, object: &Object) -> String {
     let Snapshot { volumes, reservations, .. } = &installed.facts.snapshot;
@@ -127,16 +138,23 @@ fn farewell(data: Data) -> &'static str {
     }
 }
 
+/// A missing right with the next step.
+fn for_administrators(error: cluster::Error) -> anyhow::Error {
+    let explained = explain_cluster_error(&error);
+    match error.is_forbidden() {
+        true => explained.context("this is for an administrator of the cluster (ClusterRole cluster-admin)"),
+        false => explained,
+    }
+}
+
 async fn gather(client: &Client, namespace: &str) -> anyhow::Result<Installed> {
     let all = ListParams::default();
     Ok(Installed {
         facts: Facts::gather(client, namespace).await?,
         persistent_volumes: cluster::list(&Api::all(client.clone()), &all)
             .await
-            .map_err(|error| explain_cluster_error(&error))?,
-        capacities: cluster::list(&Api::all(client.clone()), &all)
-            .await
-            .map_err(|error| explain_cluster_error(&error))?,
+            .map_err(for_administrators)?,
+        capacities: cluster::list(&Api::all(client.clone()), &all).await.map_err(for_administrators)?,
     })
 }
 
@@ -228,5 +246,28 @@ async fn remove(client: &Client, object: &Object) -> anyhow::Result<()> {
             }
             Err(error) => return Err(explain_api_error(&error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::plugin::cli::{Cli, Command};
+
+    /// T4: both ways are named, and none is guessed.
+    #[test]
+    fn t4_uninstall_asks_what_becomes_of_the_data() {
+        let of = |line: &str| {
+            let words = ["kubectl-reservoir", "uninstall"].into_iter().chain(line.split_whitespace());
+            let Command::Uninstall(args) = Cli::try_parse_from(words).ok()?.command else { return None };
+            Some(fate(&args).map_err(|error| error.to_string()))
+        };
+        assert!(matches!(of("--keep-data"), Some(Ok(Data::Keep))));
+        assert!(matches!(of("--erase --yes"), Some(Ok(Data::Erase))));
+        let Some(Err(asked)) = of("") else { panic!() };
+        assert!(asked.contains("--keep-data") && asked.contains("--erase"), "{asked}");
+        assert!(of("--erase --keep-data").is_none(), "one of them");
     }
 }

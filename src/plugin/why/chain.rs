@@ -2,12 +2,15 @@
 
 use kube::ResourceExt;
 
-use super::report::Report;
+use super::report::{Report, TERMINATING};
 use super::target::Target;
-use super::waits;
-use crate::api::Role;
+use super::{pods, pvcs, workloads};
 use crate::api::condition::reason::*;
+use crate::api::{Role, SharedPersistentVolume};
 use crate::cluster;
+use crate::plan::own_pvc::pvc_of;
+use crate::plan::{destroy, node_disk};
+use crate::plugin::item::Item;
 use crate::plugin::kind::{CLAIM, DISK, Kind, POD, PVC, RESERVATION, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
@@ -32,31 +35,52 @@ pub(super) fn reports(snapshot: &Snapshot, target: &Target) -> Option<Vec<Report
         Report::of(target.title(), reason, message.to_owned(), trouble)
     };
     if target.kind == &POD {
-        return Some(waits::pod_reports(snapshot, target, target.find_pod(snapshot)?));
+        return Some(pods::pod_reports(snapshot, target, target.find_pod(snapshot)?));
     }
     if target.kind == &PVC {
-        return waits::pvc_report(snapshot, target).map(|report| vec![report]);
+        return pvcs::pvc_report(snapshot, target).map(|report| vec![report]);
     }
     if target.kind.workload {
-        return waits::workload_report(snapshot, target).map(|report| vec![report]);
+        return workloads::workload_report(snapshot, target).map(|report| vec![report]);
     }
     let item = snapshot.find(target.kind, target.namespace.as_deref(), &target.name)?;
-    let beside: Vec<Report> =
-        item.beside().map(|c| Report { beside: true, ..report(true, &c.reason, &c.message) }).collect();
+    let beside = |reason: &str, message: &str| Report { beside: true, ..report(true, reason, message) };
+    let mut besides: Vec<Report> = item.beside().map(|c| beside(&c.reason, &c.message)).collect();
+    besides.extend(unseen(snapshot, target, &item).map(|message| beside(NOT_LOOKED_AT, &message)));
+    let disk = snapshot.disks.iter().find(|disk| target.kind == &DISK && disk.name_any() == target.name);
+    let told = disk.and_then(node_disk::not_as_configured);
+    besides.extend(told.map(|told| beside(NOT_AS_CONFIGURED, told)));
     let own = match item.ready() {
         // A true condition Ready is no cause of a wait, beside a failed resize or a retirement.
-        Some(ready) if ready.status == "True" && !beside.is_empty() => None,
+        Some(ready) if ready.status == "True" && !besides.is_empty() => None,
         Some(ready) if ready.status == "True" && item.deleting => {
             Some(report(true, DELETING, "it is being deleted"))
         }
         Some(ready) => Some(report(ready.status != "True", &ready.reason, &ready.message)),
         None => Some(report(
             true,
-            "NotLookedAt",
+            NOT_LOOKED_AT,
             "the controller has reported no condition: is the controller running? `kubectl reservoir doctor` checks it",
         )),
     };
-    Some(own.into_iter().chain(beside).collect())
+    Some(own.into_iter().chain(besides).collect())
+}
+
+/// The reason of an object that the controller has not seen, or not since its last change.
+const NOT_LOOKED_AT: &str = "NotLookedAt";
+
+/// The reason of a disk with a static reservation that the API server refused.
+pub(super) const NOT_AS_CONFIGURED: &str = "NotAsConfigured";
+
+/// What the controller would have reported about the object by now.
+fn unseen(snapshot: &Snapshot, target: &Target, item: &Item<'_>) -> Option<String> {
+    if item.is_outdated() {
+        return Some("its spec was changed, and the controller has not looked at it since".into());
+    }
+    let volume = snapshot.volumes.iter().find(|v| target.kind == &VOLUME && v.name_any() == target.name)?;
+    let uid = pvc_of(volume).filter(|_| snapshot.sees_all(&PVC) && !item.deleting && !volume.spec.retire)?;
+    let is_there = snapshot.pvcs.iter().any(|pvc| pvc.metadata.uid.as_deref() == Some(uid));
+    (!is_there).then(|| "its PersistentVolumeClaim is gone, and the controller has not ended it since".into())
 }
 
 /// The reason of an object that is being deleted, and whose conditions do not say so yet.
@@ -72,6 +96,7 @@ static OF_VOLUME: &[(&[&str], &Kind)] = &[
     (
         &[
             NODE_UNREACHABLE,
+            DISK_NOT_READY,
             VOLUME_GONE,
             NODE_GONE,
             NODE_CORDONED,
@@ -100,8 +125,8 @@ pub(super) fn may_cause(cause: &Kind, kind: &Kind, reason: &str) -> bool {
         "VolumeClaim" => OF_CLAIM,
         "SharedPersistentVolume" => OF_VOLUME,
         "DiskReservation" => OF_RESERVATION,
-        "Pod" if reason == waits::TERMINATING => return cause == &DISK,
-        "Pod" => return !waits::is_own_cause(reason),
+        "Pod" if reason == TERMINATING => return cause == &DISK,
+        "Pod" => return !pods::is_own_cause(reason),
         _ => return true,
     };
     known.iter().any(|(reasons, of)| *of == cause && reasons.contains(&reason))
@@ -120,8 +145,8 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
     let own: Vec<Report> = reports(snapshot, target).unwrap_or_default();
     let own: Vec<&str> =
         own.iter().filter(|report| report.trouble).map(|report| report.reason.as_str()).collect();
-    // A healthy claim or pod may have a volume with trouble.
-    if own.is_empty() && [&VOLUME, &RESERVATION].contains(&target.kind) {
+    // A healthy claim or pod may have a volume with trouble, and a healthy reservation a disk.
+    if own.is_empty() && target.kind == &VOLUME {
         return vec![];
     }
     let causes = |cause: &Target| {
@@ -133,19 +158,25 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
     };
     let named = |kind: &'static Kind, name: Option<&str>| name.and_then(|name| existing(kind, None, name));
     let candidates: Vec<Option<Target>> = if target.kind.workload {
-        let pods = waits::pods_of_workload(snapshot, target);
-        pods.into_iter().map(|pod| Some(Target::new(&POD, pod.namespace(), pod.name_any()))).collect()
+        workloads::pods_of_workload(snapshot, target)
+            .into_iter()
+            .map(|pod| Some(Target::new(&POD, pod.namespace(), pod.name_any())))
+            .collect()
     } else if target.kind == &POD {
         let claims = target.find_pod(snapshot).map(cluster::claims_of).unwrap_or_default();
         let of = |(namespace, name): (String, String)| {
             let claim = existing(&CLAIM, Some(&namespace), &name);
+            let claim = claim.filter(|_| !snapshot.is_name_taken(Some(&namespace), &name));
             claim.or_else(|| Some(Target::new(&PVC, Some(namespace), name)))
         };
-        let ending = target.find_pod(snapshot).and_then(|pod| waits::disk_of_ending(snapshot, pod));
-        let disk = waits::lost_disk(snapshot, target).or(ending).map(|disk| Target::new(&DISK, None, disk));
-        claims.into_iter().map(of).chain([disk]).collect()
+        let ending = target.find_pod(snapshot).and_then(|pod| pods::disk_of_ending(snapshot, pod));
+        let disk = pods::lost_disk(snapshot, target).or(ending).map(|disk| Target::new(&DISK, None, disk));
+        // The pod is the cause, and its volume is made after it was placed.
+        let waits_for_it = |t: &Target| t.kind == &PVC && pvcs::unscheduled_pod(snapshot, t).is_some();
+        let claims = claims.into_iter().map(of).map(|t| t.filter(|t| !waits_for_it(t)));
+        claims.chain([disk]).collect()
     } else if target.kind == &PVC {
-        let volume = waits::find_pvc(snapshot, target).and_then(|pvc| snapshot.made_for(pvc));
+        let volume = target.find_pvc(snapshot).and_then(|pvc| snapshot.made_for(pvc));
         vec![named(&VOLUME, volume.map(ResourceExt::name_any).as_deref())]
     } else if target.kind == &CLAIM {
         let claim = snapshot
@@ -171,7 +202,8 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
             return vec![];
         };
         let disk = r.status.as_ref().and_then(|s| s.node_disk.as_deref()).or(r.spec.node_disk.as_deref());
-        vec![named(&RESERVATION, r.spec.parent.as_deref()), named(&DISK, disk)]
+        let parent = r.spec.parent.as_deref().filter(|_| !own.is_empty());
+        vec![named(&RESERVATION, parent), named(&DISK, disk)]
     } else {
         vec![]
     };
@@ -179,6 +211,10 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
         if t.kind == &POD || t.kind == &PVC {
             return reports(snapshot, t).is_none_or(|reports| reports.iter().any(|report| report.trouble))
                 || t.kind == &PVC && !upstream(snapshot, t).is_empty();
+        }
+        let serves = |v: &SharedPersistentVolume| v.name_any() == t.name && destroy::serves_users(v);
+        if own.is_empty() && t.kind == &VOLUME && snapshot.volumes.iter().any(serves) {
+            return false;
         }
         let not_ready =
             snapshot.find(t.kind, t.namespace.as_deref(), &t.name).is_some_and(|item| !item.is_ready());
@@ -189,3 +225,6 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
     };
     candidates.into_iter().flatten().filter(causes).filter(troubled).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,10 +3,11 @@
 use kube::ResourceExt;
 
 use super::target::Target;
-use crate::api::condition::{self, NEARLY_FULL};
+use crate::api::condition::{self, NEARLY_FULL, TEMPLATED};
 use crate::api::{LedgerEntry, NodeDisk, SharedPersistentVolume, VolumeRole};
 use crate::cluster;
 use crate::plan::candidate::{self, Candidate};
+use crate::plan::template::UNSELECTED;
 use crate::plan::{self, share};
 use crate::plugin::kind::{CLAIM, DISK, POD, PVC, RESERVATION, ROLE, VOLUME};
 use crate::plugin::snapshot::Snapshot;
@@ -35,6 +36,11 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
         let users = snapshot.pods_of(target.namespace.as_deref().unwrap_or_default(), &target.name);
         let users: Vec<String> = users.map(|p| cluster::pod_ref(p).to_string()).collect();
         add("used by pod", all_names(&users));
+        let bound = snapshot.volume_of(target.namespace.as_deref().unwrap_or_default(), &target.name);
+        let ends = |v: &&SharedPersistentVolume| v.metadata.deletion_timestamp.is_some() || v.spec.retire;
+        if let Some(ending) = bound.filter(ends) {
+            add("its volume", format!("{} is destroyed after its last use", ending.name_any()));
+        }
         let volume = claim.and_then(|c| c.spec.volume.as_ref());
         let volume =
             snapshot.volumes.iter().find(|v| Some(&v.name_any()) == volume && v.spec.shared.is_none());
@@ -69,11 +75,24 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
         if let Some(of) = reservation.and_then(|r| r.spec.template.as_ref()) {
             let has = |role: &&VolumeRole| role.spec.reservation_templates.iter().any(|t| t.name == of.name);
             let role = snapshot.roles.iter().find(|role| role.name_any() == of.volume_role).filter(has);
-            let end = if role.is_none() { ", which is gone: it ends with its last volume" } else { "" };
+            let templated =
+                role.and_then(|role| condition::get(&role.status.as_ref()?.conditions, TEMPLATED));
+            let is_unselected = templated.is_some_and(|templated| {
+                templated.message.contains(UNSELECTED) && templated.message.contains(&target.name)
+            });
+            let end = match (role, is_unselected) {
+                (None, _) => ", which is gone: it ends with its last volume",
+                (_, true) => ", which does not select its node any more: it ends with its last volume",
+                _ => "",
+            };
             add("it is of template", format!("{} of VolumeRole {}{end}", of.name, of.volume_role));
         }
         if reservation.is_some_and(|r| r.spec.is_static) {
             add("it is static,", "from the agents' configuration".into());
+        }
+        let on = snapshot.disks.iter().find(|disk| Some(disk.name_any()) == status.node_disk);
+        if let Some(disk) = on.filter(|disk| candidate::is_cordoned(disk)) {
+            add("nothing new is placed in it, since it is on cordoned node", disk.spec.node_name.clone());
         }
         add("holds volume", entries(&status.volumes));
         add("holds reservation", entries(&status.refinements));

@@ -4,20 +4,26 @@ mod advice;
 mod chain;
 mod containers;
 mod ending_pvc;
+mod events;
+mod growth;
 mod holders;
+mod pods;
+mod pvcs;
 mod report;
 mod steps;
 mod target;
-mod waits;
+mod workloads;
 
 use serde::Serialize;
 
 pub(super) use ending_pvc::{explain as explain_ending, find as find_ending};
+pub(super) use growth::growth;
+pub(super) use pvcs::PROVISIONING_FAILED;
+pub(super) use report::TERMINATING;
 pub(super) use steps::resize_instead;
 pub(super) use target::Target;
-pub(super) use waits::{PROVISIONING_FAILED, TERMINATING, growth};
 
-use super::kind::{CLAIM, POD, PVC, VOLUME};
+use super::kind::{CLAIM, POD, PVC, RESERVATION, VOLUME};
 use super::paint::Paint;
 use super::snapshot::Snapshot;
 use crate::api::volume_for_pvc;
@@ -54,18 +60,20 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
         let summary = format!("its PersistentVolumeClaim is {}", answer.summary);
         return Ok(Why { object: target.title(), summary, holders, ..answer });
     }
-    let is_of_class = target.kind == &PVC
-        && waits::find_pvc(snapshot, target).is_some_and(|p| snapshot.made_for(p).is_some());
-    if is_of_class || target.kind == &PVC && reports(snapshot, &claim).is_some() {
+    let is_of_class =
+        target.kind == &PVC && target.find_pvc(snapshot).is_some_and(|pvc| snapshot.made_for(pvc).is_some());
+    let is_taken = snapshot.is_name_taken(target.namespace.as_deref(), &target.name);
+    if is_of_class || target.kind == &PVC && !is_taken && reports(snapshot, &claim).is_some() {
         // A claim's PersistentVolumeClaim has the name of the claim, and waits for the claim.
         let mut answer = explain(snapshot, if is_of_class { target } else { &claim })?;
         if !is_of_class {
             answer.holders.insert(0, format!("{BELONGS} {}", claim.title()));
         }
-        answer.holders.extend(waits::old_data(snapshot, target));
-        let deleted =
-            waits::find_pvc(snapshot, target).is_some_and(|pvc| pvc.metadata.deletion_timestamp.is_some());
-        if let Some(report) = waits::pvc_report(snapshot, target).filter(|_| deleted && answer.ready) {
+        answer.holders.extend(pvcs::old_data(snapshot, target));
+        let deleted = target.find_pvc(snapshot).is_some_and(|pvc| pvc.metadata.deletion_timestamp.is_some());
+        // The condition of the claim names the deletion alone, and not what keeps the object.
+        let by_deletion = answer.ready || answer.summary.starts_with(TERMINATING);
+        if let Some(report) = pvcs::pvc_report(snapshot, target).filter(|_| deleted && by_deletion) {
             let (summary, next) = (
                 format!("{}: {}", report.reason, report.message),
                 vec![step_for(snapshot, target, &report.reason)],
@@ -73,12 +81,24 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
             let because = vec![report];
             return Ok(Why { object: target.title(), summary, ready: false, because, next, ..answer });
         }
-        if let Some(report) = waits::growth_report(snapshot, target).filter(|_| answer.ready) {
+        if let Some(report) = growth::growth_report(snapshot, target).filter(|_| answer.ready) {
             add_growth(&mut answer, report, snapshot, target);
         }
         return Ok(Why { object: target.title(), ..answer });
     }
-    explain(snapshot, target)
+    let mut answer = explain(snapshot, target)?;
+    if let Some(step) = pods::force_step(snapshot, target) {
+        answer.next = vec![step];
+    }
+    if answer.ready
+        && let Some((pvc, report)) = growth::of_users(snapshot, target)
+    {
+        // The pod goes on meanwhile.
+        let summary = format!("{}; {} is {}: {}", answer.summary, pvc.title(), report.reason, report.message);
+        add_growth(&mut answer, report, snapshot, &pvc);
+        answer.summary = summary;
+    }
+    Ok(answer)
 }
 
 /// The begin of the line that names the claim of a PersistentVolumeClaim.
@@ -94,7 +114,7 @@ fn explain(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
         if i == 0 && reports.is_none() {
             return Err(target.not_found(snapshot));
         }
-        let reports = reports.unwrap_or_else(|| vec![waits::missing_claim(snapshot, link)]);
+        let reports = reports.unwrap_or_else(|| vec![pvcs::missing_claim(snapshot, link)]);
         // A volume that could not shrink, or that retires, serves meanwhile: it delays its claims by nothing else.
         let matters = |report: &Report| i == 0 || report.trouble && !(report.beside && link.kind == &VOLUME);
         let cause = chain.get(i + 1);
@@ -132,7 +152,11 @@ fn explain(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
             [cause] => format!(": {} is {}: {}", cause.object, cause.reason, cause.message),
             _ => ", for the reasons below".to_owned(),
         };
-        summary = format!("{}, but not of use now{cause}", own.reason);
+        let end = match target.kind == &RESERVATION {
+            true => "nothing can be made in it now",
+            false => "not of use now",
+        };
+        summary = format!("{}, but {end}{cause}", own.reason);
     }
     if ready {
         because.clear();
@@ -142,13 +166,13 @@ fn explain(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
 
 /// Adds the growth that a PersistentVolumeClaim waits for to the answer of its healthy claim.
 fn add_growth(answer: &mut Why, report: Report, snapshot: &Snapshot, target: &Target) {
-    let uid = waits::find_pvc(snapshot, target).and_then(|pvc| pvc.metadata.uid.clone()).unwrap_or_default();
+    let uid = target.find_pvc(snapshot).and_then(|pvc| pvc.metadata.uid.clone()).unwrap_or_default();
     let volume = Target::new(&VOLUME, None, volume_for_pvc(&uid));
     let cause = why(snapshot, &volume).ok().filter(|volume| !volume.ready);
     answer.summary = format!("{}: {}", report.reason, report.message);
     answer.next = match &cause {
         Some(cause) => cause.next.clone(),
-        None => vec![waits::pvc_step(snapshot, target, &report.reason)],
+        None => vec![pvcs::pvc_step(snapshot, target, &report.reason)],
     };
     answer.because = cause.map(|cause| cause.because).unwrap_or_default();
     answer.because.push(Report { caused: true, ..report });
@@ -179,5 +203,7 @@ pub(super) fn text(why: &Why, paint: Paint) -> String {
     text
 }
 
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;

@@ -3,11 +3,11 @@
 use kube::ResourceExt;
 
 use super::advice::About;
-use super::chain::DELETING;
-use super::containers;
+use super::chain::{DELETING, NOT_AS_CONFIGURED};
 use super::holders::full_volumes;
+use super::report::TERMINATING;
 use super::target::Target;
-use super::waits;
+use super::{containers, pods, pvcs, workloads};
 use crate::api::condition::reason::{NEARLY_FULL, VOLUME_HELD};
 use crate::api::{Capability, Role, RoleSubscription};
 use crate::cluster;
@@ -22,26 +22,37 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
         return advice::look_again();
     }
     if target.kind == &PVC {
-        return waits::pvc_step(snapshot, target, reason);
+        return pvcs::pvc_step(snapshot, target, reason);
     }
     if target.kind == &POD && reason == VOLUME_HELD {
-        return waits::holder_step(snapshot, target);
+        return pods::holder_step(snapshot, target);
     }
-    if target.kind == &POD && reason == waits::TERMINATING {
+    if target.kind == &POD && reason == TERMINATING {
         return advice::await_end(name, namespace);
     }
-    if target.kind == &POD && reason == waits::INLINE_VOLUME {
+    if target.kind == &POD && reason == pods::INLINE_VOLUME {
         return advice::leave_inline_volume(name, namespace);
     }
-    if target.kind == &POD && [waits::OTHER_NODE, waits::VOLUME_NODE].contains(&reason) {
-        return waits::other_node_step(snapshot, target);
+    if target.kind == &POD && [pods::OTHER_NODE, pods::VOLUME_NODE].contains(&reason) {
+        return pods::other_node_step(snapshot, target);
+    }
+    let reader = target.find_pod(snapshot).filter(|_| target.kind == &POD);
+    if let Some(claim) = reader.and_then(|pod| pods::read_only_claim(snapshot, pod)) {
+        return advice::leave_to_writer(name, namespace, claim);
     }
     let crashed = target.find_pod(snapshot).filter(|_| reason == containers::CRASHES);
     if let Some(container) = crashed.and_then(containers::crashed) {
         return advice::read_own_crash_log(name, namespace, container);
     }
-    if target.kind == &POD && waits::is_silent(snapshot, target) {
+    if target.kind == &POD && pods::is_silent(snapshot, target) {
         return advice::look_at_installation();
+    }
+    let waits = |(namespace, name)| {
+        pvcs::unscheduled_pod(snapshot, &Target::new(&PVC, Some(namespace), name)).is_some()
+    };
+    let claims = target.find_pod(snapshot).filter(|_| target.kind == &POD).map(cluster::claims_of);
+    if claims.unwrap_or_default().into_iter().any(waits) {
+        return advice::have_pod_scheduled(name, namespace);
     }
     if target.kind == &POD {
         return match snapshot.sees(&CLAIM) && snapshot.sees(&PVC) {
@@ -50,13 +61,17 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
         };
     }
     if target.kind.workload {
-        let pods = waits::pods_of_workload(snapshot, target);
-        return match pods.into_iter().find(|pod| !cluster::is_terminal(pod) && !containers::is_ready(pod)) {
+        let of_it = workloads::pods_of_workload(snapshot, target);
+        return match of_it.into_iter().find(|pod| !cluster::is_terminal(pod) && !containers::is_ready(pod)) {
             Some(pod) => advice::describe_pod(pod.name_any(), namespace),
             None => advice::read_workload(target.kind.short, name, namespace),
         };
     }
-    About::new(snapshot, target).step(reason).unwrap_or_else(advice::check_controller)
+    let about = About::new(snapshot, target);
+    if reason == NOT_AS_CONFIGURED {
+        return about.mend_disk();
+    }
+    about.step(reason).unwrap_or_else(advice::check_controller)
 }
 
 /// The command that resizes the volume of an object without a size of its own.
@@ -101,7 +116,7 @@ pub(super) fn full_step(snapshot: &Snapshot, target: &Target) -> Option<String> 
 
 /// True for a PersistentVolumeClaim of a StorageClass with its volume.
 fn waits_of_class(snapshot: &Snapshot, target: &Target) -> bool {
-    waits::find_pvc(snapshot, target).is_some_and(|pvc| snapshot.made_for(pvc).is_some())
+    target.find_pvc(snapshot).is_some_and(|pvc| snapshot.made_for(pvc).is_some())
 }
 
 /// The step to end a healthy object that is in use.
@@ -116,7 +131,15 @@ pub(super) fn deletion_step(snapshot: &Snapshot, target: &Target) -> Option<Stri
         "nd" => advice::see_disk(),
         "vclaim" => {
             let namespace = target.namespace.as_deref().unwrap_or("default");
-            advice::unclaim(name, namespace)
+            match snapshot.volume_of(namespace, name) {
+                Some(volume) if volume.metadata.deletion_timestamp.is_some() => {
+                    advice::unclaim_ending(name, namespace, volume.name_any())
+                }
+                Some(volume) if volume.spec.retire => {
+                    advice::unclaim_retiring(name, namespace, volume.name_any())
+                }
+                _ => advice::unclaim(name, namespace),
+            }
         }
         "pvc" if waits_of_class(snapshot, target) => advice::leave_volume_to_class(name),
         _ => return None,

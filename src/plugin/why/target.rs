@@ -1,7 +1,7 @@
 //! The object that `why` explains.
 
 use anyhow::{Context, bail};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
 use crate::api::LedgerEntry;
@@ -59,6 +59,10 @@ impl Target {
 
     pub fn find_pod<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Pod> {
         snapshot.pods.iter().find(|p| p.name_any() == self.name && p.namespace() == self.namespace)
+    }
+
+    pub fn find_pvc<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a PersistentVolumeClaim> {
+        snapshot.pvcs.iter().find(|pvc| pvc.name_any() == self.name && pvc.namespace() == self.namespace)
     }
 
     /// The message for a missing object, with the most similar name. An object that the caller may not see may exist.

@@ -1,6 +1,10 @@
 //! Tests of the next steps of conditions.
 
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+
 use super::*;
+use crate::api::{DiskKind, NodeDisk, VolumeMode, condition};
+use crate::plan::node_disk::UNCONFIGURED;
 use crate::plan::testing::*;
 use crate::plugin::kind::Kind;
 
@@ -148,7 +152,7 @@ fn t4_advice_looks_for_the_similar_name_first() {
         ..Snapshot::default()
     };
     snapshot.reservations.push(reservation("elsewhere", "eng", 1));
-    snapshot.reservations[3].spec.node_name = Some("n2".into());
+    snapshot.reservations[3].spec.node_name = Some("n11".into());
     for (name, reservation) in [("named", "egn"), ("far", "zzz")] {
         let mut volume = volume(name, "eng", 1);
         (volume.spec.reservation, volume.spec.gid) =
@@ -228,6 +232,23 @@ fn t4_advice_leads_on_where_nothing_is_left() {
         let step = step(&snapshot, kind, name, reason);
         assert!(step.starts_with(wanted), "{step}");
     }
+}
+
+/// T4, Q2: a reservation that waits for the guarantees of others may have what is left beside them.
+#[test]
+fn t4_q2_advice_beside_a_guarantee_has_what_is_left() {
+    let mut on = disk("n1.a", "n1", 7, &[]);
+    on.status.as_mut().unwrap().free = Some(gi(7));
+    let mut snapshot = Snapshot {
+        disks: vec![on],
+        roles: vec![with_quota(volume_role("ops", "ops"), None, Some(5), &[])],
+        reservations: vec![reservation("q", "eng", 6)],
+        ..Snapshot::default()
+    };
+    let of = |snapshot: &Snapshot| step(snapshot, &RESERVATION, "q", GUARANTEED);
+    assert!(of(&snapshot).starts_with("kubectl reservoir resize dr/q 2Gi   # what is guaranteed to nobody"));
+    snapshot.roles[0] = with_quota(volume_role("ops", "ops"), None, Some(7), &[]);
+    assert!(of(&snapshot).starts_with("kubectl reservoir why vrole/ops "), "{}", of(&snapshot));
 }
 
 /// T4: a size that the reservation's disk cannot have is no circle of steps between volume and reservation.
@@ -401,4 +422,64 @@ fn t4_advice_has_sizes_that_suffice() {
         let step = step(&snapshot, kind, name, reason);
         assert!(step.contains(wanted), "{name} {reason}: {step}");
     }
+}
+
+/// T4, V8: a volume that was made keeps its directory, and a larger one is asked for with the size that the agent names.
+#[test]
+fn t4_v8_advice_about_an_adopted_directory_deletes_nothing_healthy() {
+    let small = "volume a needs 41951232 bytes at least for what is in it, more than 16777216";
+    let mut volume = ready_volume("a", "eng", true);
+    volume.spec.adopt = Some(crate::api::Adopt { path: "/srv/set".into() });
+    let status = volume.status.as_mut().unwrap();
+    let failed = condition::Verdict::no(BACKING_FAILED, small);
+    condition::set(&mut status.conditions, condition::BACKED, failed, None, jiff::Timestamp::UNIX_EPOCH);
+    let mut snapshot = Snapshot { volumes: vec![volume], ..Snapshot::default() };
+    let of = |snapshot: &Snapshot| step(snapshot, &VOLUME, "a", BACKING_FAILED);
+    assert!(of(&snapshot).starts_with("have an administrator allow /srv/set"), "{}", of(&snapshot));
+    snapshot.volumes[0].status.as_mut().unwrap().node.as_mut().unwrap().backing =
+        crate::api::BackingState::Absent;
+    let made = of(&snapshot);
+    assert!(
+        made.starts_with("kubectl delete spv/a && kubectl reservoir create a --role eng --size 41Mi"),
+        "{made}"
+    );
+    snapshot.volumes[0].spec.adopt = None;
+    snapshot.volumes[0].status.as_mut().unwrap().node.as_mut().unwrap().resize_failed = Some(small.into());
+    let least = step(&snapshot, &VOLUME, "a", RESIZE_FAILED);
+    assert!(least.starts_with("kubectl reservoir resize spv/a 41Mi   # the least"), "{least}");
+}
+
+/// T4: no field is lost in silence by the advice to make something anew.
+#[test]
+fn t4_advice_to_make_anew_loses_no_field() {
+    let mut reservation = reservation("qq", "eng", 1);
+    reservation.spec.node_name = Some("stranger".into());
+    let mut snapshot = Snapshot {
+        disks: vec![disk("n1.a", "n1", 10, &[])],
+        reservations: vec![reservation, reserved("eng", "eng", 4, &[])],
+        volumes: vec![volume("q", "enq", 1)],
+        ..Snapshot::default()
+    };
+    let of = |snapshot: &Snapshot| {
+        [(&VOLUME, "q", NO_RESERVATION), (&RESERVATION, "qq", NO_SUCH_DISK)]
+            .map(|(kind, name, why)| step(snapshot, kind, name, why))
+    };
+    assert!(of(&snapshot).iter().all(|step| !step.contains("--edit")), "{:?}", of(&snapshot));
+    snapshot.volumes[0].spec.erase_policy = crate::api::ErasePolicy::Zero;
+    snapshot.reservations[0].metadata.labels = Some([("a".to_owned(), "b".to_owned())].into());
+    for (step, object) in of(&snapshot).iter().zip(["spv/q", "dr/qq"]) {
+        let name = object.split('/').nth(1).unwrap();
+        let anew = format!(
+            "kubectl get {object} -o yaml > {name}.yaml && kubectl delete {object} && kubectl create --edit -f {name}.yaml   #"
+        );
+        assert!(step.starts_with(&anew), "{step}");
+    }
+    // The same role in other letters is meant, and no name is taken twice.
+    snapshot.volumes = vec![volume("q", "ENG", 1)];
+    assert!(of(&snapshot)[0].contains("create q --role eng "), "{}", of(&snapshot)[0]);
+    snapshot.volumes = vec![volume("q", "Eng/ml", 1)];
+    snapshot.reservations[1].metadata.name = Some("eng-ml".into());
+    snapshot.reservations[1].spec.role = "zzz".into();
+    snapshot.reservations[0].spec.role = "zzz".into();
+    assert!(of(&snapshot)[0].starts_with("kubectl reservoir reserve eng-ml-2 "), "{}", of(&snapshot)[0]);
 }

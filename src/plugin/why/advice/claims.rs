@@ -1,0 +1,139 @@
+//! Steps for claims.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+
+use super::{About, word};
+use crate::api::{AccessMode, Role, SharedPersistentVolume, Size};
+use crate::cluster;
+use crate::plan::own_pvc::pvc_of;
+use crate::plan::{advice, foreign_finalizer};
+use crate::plugin::kind::{CLAIM, VOLUME, nearest};
+
+impl<'a> About<'a> {
+    /// Kubernetes keeps a PersistentVolumeClaim for finished pods, too.
+    pub(super) fn in_use(&self) -> String {
+        let claim = (self.namespace.to_owned(), self.name.to_owned());
+        let finished = |pod: &&Pod| cluster::is_terminal(pod) && cluster::claims_of(pod).contains(&claim);
+        match self.snapshot.pods.iter().find(finished) {
+            Some(pod) if self.snapshot.pods_of(self.namespace, self.name).next().is_none() => {
+                advice::delete_finished_pod(pod.name_any(), self.namespace)
+            }
+            _ => advice::end_pods(self.namespace),
+        }
+    }
+
+    /// True if the volume of the claim is there, and only its list lacks the claim.
+    pub(super) fn lost_only_its_binding(&self) -> bool {
+        let noted = self.claim.and_then(|claim| claim.status.as_ref()?.volume.as_ref());
+        let is_it = |v: &SharedPersistentVolume| {
+            noted.is_some_and(|noted| v.metadata.uid.as_ref() == Some(&noted.uid))
+        };
+        self.snapshot.volumes.iter().any(is_it)
+    }
+
+    /// A pod that uses the claim, and is ending: Kubernetes keeps the PersistentVolumeClaim for it.
+    pub(super) fn ending_pod(&self) -> Option<String> {
+        let pods = self.snapshot.pods_of(self.namespace, self.name);
+        pods.into_iter().find(|pod| pod.metadata.deletion_timestamp.is_some()).map(ResourceExt::name_any)
+    }
+
+    /// The finalizer of others that keeps a claim which is being deleted.
+    pub(super) fn foreign_finalizer(&self) -> Option<&'a str> {
+        let claim = self.claim.filter(|claim| claim.metadata.deletion_timestamp.is_some())?;
+        foreign_finalizer(claim).map(String::as_str)
+    }
+
+    pub(super) fn no_match(&self) -> String {
+        let Some(selector) = self.claim.and_then(|claim| claim.spec.selector.as_ref()) else {
+            return advice::see_offers(self.namespace);
+        };
+        let there = self.snapshot.volumes.iter().any(|volume| volume.name_any() == self.name);
+        let name = if there { format!("{}-2", self.name) } else { self.name.to_owned() };
+        let labels = selector.match_labels.iter().flatten();
+        let labels: String =
+            labels.map(|(key, value)| format!(" --label {}", word(&format!("{key}={value}")))).collect();
+        let size = selector.min_size.as_ref().map_or("1Gi", Size::as_str);
+        advice::create_fitting(name, self.role, size, labels, self.namespace)
+    }
+
+    pub(super) fn no_subscription(&self) -> String {
+        let subscribed =
+            self.snapshot.subscriptions.iter().filter(|s| s.namespace().as_deref() == Some(self.namespace));
+        let subscribed = subscribed.flat_map(|s| s.spec.roles.iter().map(String::as_str));
+        let exists = self.snapshot.items().iter().any(|i| i.kind != &CLAIM && i.role == Some(self.role));
+        match nearest(self.role, subscribed).filter(|_| !exists) {
+            Some(near) => advice::for_near_role(self.claim_anew(near, None, self.mode()), near),
+            None => advice::subscribe(self.role, self.namespace),
+        }
+    }
+
+    pub(super) fn no_capability(&self) -> String {
+        let covers = |s: &&crate::api::RoleSubscription| {
+            s.namespace().as_deref() == Some(self.namespace)
+                && s.spec.roles.iter().any(|role| Role::name_covers(role, self.role))
+        };
+        match self.snapshot.subscriptions.iter().find(covers) {
+            Some(subscription) => advice::share_resources(subscription.name_any(), self.namespace),
+            None => advice::find_subscription(self.namespace),
+        }
+    }
+
+    pub(super) fn no_such_volume(&self) -> String {
+        let asked = self.claim.and_then(|c| c.spec.volume.as_deref()).unwrap_or_default();
+        let offers = self.snapshot.offers.iter().filter(|o| o.namespace().as_deref() == Some(self.namespace));
+        let offered = offers.flat_map(|o| o.spec.volumes.iter().map(|v| v.name.clone()));
+        // A volume that was made for a PersistentVolumeClaim is for no other, however similar the names are.
+        let fits =
+            |v: &&SharedPersistentVolume| Role::name_covers(&v.spec.role, self.role) && pvc_of(*v).is_none();
+        let fitting = self.snapshot.volumes.iter().filter(fits).map(ResourceExt::name_any);
+        // A user who sees no volumes sees offers.
+        let offered = offered.filter(|_| !self.snapshot.sees(&VOLUME));
+        let names: Vec<String> = fitting.chain(offered).collect();
+        match nearest(asked, names.iter().map(String::as_str)) {
+            Some(near) => {
+                advice::claim_near_volume(self.claim_anew(self.role, Some(near), self.mode()), near)
+            }
+            None => match self.snapshot.volumes.iter().find(|volume| volume.name_any() == asked) {
+                Some(volume) if pvc_of(volume).is_none() => {
+                    advice::claim_for_role_of_volume(self.claim_anew(&volume.spec.role, None, self.mode()))
+                }
+                Some(_) => advice::see_offers(self.namespace),
+                None => advice::create_volume(word(asked), self.role, self.namespace),
+            },
+        }
+    }
+
+    pub(super) fn mode(&self) -> AccessMode {
+        self.claim.map_or(AccessMode::ReadWrite, |claim| claim.spec.mode)
+    }
+
+    /// The command that deletes an unbound claim, and makes it anew.
+    pub(super) fn claim_anew(&self, role: &str, volume: Option<&str>, mode: AccessMode) -> String {
+        format!("{} && {}", self.delete(), self.claim_command(self.name, role, volume, mode))
+    }
+
+    pub(super) fn claim_command(
+        &self,
+        name: &str,
+        role: &str,
+        volume: Option<&str>,
+        mode: AccessMode,
+    ) -> String {
+        let mut command = format!("kubectl reservoir claim {name} --role {role}");
+        let spec = self.claim.map(|claim| &claim.spec);
+        if let Some(volume) = volume.or(spec.and_then(|spec| spec.volume.as_deref())) {
+            command.push_str(&format!(" --volume {}", word(volume)));
+        }
+        if let Some(selector) = spec.and_then(|spec| spec.selector.as_ref()) {
+            for (key, value) in selector.match_labels.iter().flatten() {
+                command.push_str(&format!(" --selector {}", word(&format!("{key}={value}"))));
+            }
+            command.extend(selector.min_size.iter().map(|size| format!(" --min-size {size}")));
+        }
+        if mode == AccessMode::ReadOnly {
+            command.push_str(" --read-only");
+        }
+        format!("{command} -n {}", self.namespace)
+    }
+}

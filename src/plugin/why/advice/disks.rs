@@ -1,0 +1,67 @@
+//! Steps for disks and their nodes.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+
+use super::About;
+use crate::api::NodeDisk;
+use crate::api::condition;
+use crate::plan::advice;
+use crate::plan::candidate::is_cordoned;
+use crate::plan::node_disk::UNCONFIGURED;
+
+impl<'a> About<'a> {
+    /// `node n1`.
+    pub(super) fn node(&self) -> String {
+        let disk = self.snapshot.disks.iter().find(|d| Some(d.name_any()) == self.disk);
+        let placed = self.volume.and_then(|volume| volume.status.as_ref()?.node_name.clone());
+        let node = disk.map(|disk| disk.spec.node_name.clone()).or(placed);
+        node.map_or_else(|| "its node".to_owned(), |node| format!("node {node}"))
+    }
+
+    /// The pod of the agent on the object's node.
+    pub(super) fn agent(&self) -> Option<&'a Pod> {
+        let node = self.node();
+        let is_agent = |p: &&Pod| {
+            let on = p.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
+            p.labels().get("app.kubernetes.io/component").is_some_and(|component| component == "agent")
+                && on.is_some_and(|on| node == format!("node {on}"))
+        };
+        self.snapshot.pods.iter().find(is_agent)
+    }
+
+    pub(super) fn agent_log(&self) -> String {
+        match self.agent() {
+            Some(pod) => advice::read_agent_log(pod.namespace().unwrap_or_default(), pod.name_any()),
+            None => advice::find_agent(self.node()),
+        }
+    }
+
+    /// The agent's message has the cause, so its log adds nothing. A disk without content that is no longer configured can go.
+    pub fn mend_disk(&self) -> String {
+        let disk = self.snapshot.disks.iter().find(|disk| Some(disk.name_any()) == self.disk);
+        let is_left = |disk: &&NodeDisk| {
+            disk.status.as_ref().is_some_and(|status| {
+                let ready = condition::get(&status.conditions, condition::READY);
+                status.reservations.is_empty()
+                    && status.orphans.is_empty()
+                    && ready.is_some_and(|ready| ready.message.starts_with(UNCONFIGURED))
+            })
+        };
+        let release = self.agent().and_then(|pod| {
+            Some((pod.labels().get("app.kubernetes.io/instance")?, pod.namespace().unwrap_or_default()))
+        });
+        match (disk.filter(is_left), release) {
+            (Some(disk), _) => advice::delete(format!("nd/{}", disk.name_any())),
+            (None, Some((release, namespace))) => advice::mend_disk(release, namespace),
+            (None, None) => self.agent_log(),
+        }
+    }
+
+    /// The cordoned node of the disk, or else the first cordoned node.
+    pub(super) fn cordoned_node(&self) -> Option<&str> {
+        let cordoned = || self.snapshot.disks.iter().filter(|disk| is_cordoned(disk));
+        let own = cordoned().find(|disk| disk.metadata.name == self.disk);
+        own.or(cordoned().next()).map(|disk| &*disk.spec.node_name)
+    }
+}

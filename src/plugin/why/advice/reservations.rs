@@ -1,0 +1,225 @@
+//! Steps for reservations and roles.
+
+use kube::ResourceExt;
+
+use super::{About, whole_mebibytes, word};
+use crate::api::condition::reason::{HAS_REFINEMENTS, HAS_VOLUMES};
+use crate::api::{DeletionPolicy, DiskReservation, NodeDisk, Role, Size};
+use crate::plan::candidate::is_ready;
+use crate::plan::{advice, holder, quota};
+use crate::plugin::kind::nearest;
+
+impl<'a> About<'a> {
+    /// The step for a reservation that no disk has space for. One that has its place does not leave its disk.
+    pub(super) fn not_enough_room(&self) -> String {
+        let status = self.reservation.and_then(|r| r.status.as_ref());
+        let own = status.and_then(|status| status.node_disk.as_ref());
+        let size = whole_mebibytes(self.largest_free());
+        match (size.bytes_or_zero(), own) {
+            (0, Some(_)) => self.free_own_disk(),
+            (0, None) => advice::make_free_space(),
+            (_, own) => self.resize_elsewhere(self.reservation, size.clone()).unwrap_or_else(|| match own {
+                Some(disk) => advice::fit_own_disk(&self.argument, size, disk),
+                None => advice::fit_free_space(&self.argument, size),
+            }),
+        }
+    }
+
+    /// The most bytes that the reservation could have now.
+    pub(super) fn largest_free(&self) -> u64 {
+        let own = self.reservation.and_then(|r| r.status.as_ref()).map_or(0, holder::size);
+        let on = |disk: &&NodeDisk| self.disk.as_ref().is_none_or(|own| disk.name_any() == *own);
+        let free = |disk: &NodeDisk| disk.status.as_ref()?.free.as_ref()?.bytes().ok();
+        let free = self.snapshot.disks.iter().filter(on).filter_map(free).max().unwrap_or(0);
+        if self.disk.is_some() { own.saturating_add(free) } else { free }
+    }
+
+    /// The most bytes that the limits allow the object to have, and the role whose limit has the least left.
+    pub(super) fn within_quota(&self) -> (u64, &str) {
+        let own = self.reservation.and_then(|r| r.status.as_ref()).map_or(0, holder::size);
+        let roles: Vec<_> = self.snapshot.roles.iter().collect();
+        let charged =
+            quota::ledgers(&roles).into_iter().filter(|(r, _)| Role::name_covers(&r.spec.role, self.role));
+        let left = charged.filter_map(|(r, reserved)| {
+            let limit = r.spec.quota.limit.as_ref()?.bytes_or_zero();
+            Some((limit.saturating_sub(reserved), r.spec.role.as_str()))
+        });
+        left.min().map_or((0, self.role), |(left, role)| (left.saturating_add(own), role))
+    }
+
+    /// The step for a reservation that waits for the guarantee of another role: the largest one.
+    pub(super) fn guaranteed(&self) -> String {
+        let roles: Vec<_> = self.snapshot.roles.iter().collect();
+        let open = quota::open_guarantees(self.role, &quota::ledgers(&roles));
+        let kept = open.iter().fold(0, |sum: u64, (_, need)| sum.saturating_add(*need));
+        let free = |disk: &NodeDisk| {
+            disk.status.as_ref().map_or(0, |s| s.free.as_ref().map_or(0, Size::bytes_or_zero))
+        };
+        let ready = self.snapshot.disks.iter().filter(|disk| is_ready(disk));
+        let unguaranteed = ready.map(free).fold(0, u64::saturating_add).saturating_sub(kept);
+        let own = self.reservation.and_then(|r| r.status.as_ref()).map_or(0, holder::size);
+        let most = own.saturating_add(unguaranteed).min(self.largest_free());
+        let largest = open.into_iter().max_by_key(|(of, need)| (*need, of.name_any()));
+        let Some((of, _)) = largest else { return advice::see_guarantees() };
+        match self.reservation.filter(|_| most > own && most >= 1 << 20) {
+            Some(reservation) => {
+                let size = whole_mebibytes(most);
+                self.resize_elsewhere(Some(reservation), size.clone())
+                    .unwrap_or_else(|| advice::fit_unguaranteed(&self.argument, size, of.name_any()))
+            }
+            None => advice::lower_guarantee(of.name_any()),
+        }
+    }
+
+    /// The step for a guarantee that nothing can meet.
+    pub(super) fn guarantee_too_large(&self) -> String {
+        let roles: Vec<_> = self.snapshot.roles.iter().collect();
+        let disks: Vec<_> = self.snapshot.disks.iter().collect();
+        let own = roles.iter().find(|role| role.name_any() == self.name);
+        match own.and_then(|own| quota::impossible(own, &roles, &disks)) {
+            Some(found) if found.possible >= 1 << 20 => {
+                advice::fit_guarantee(self.name, whole_mebibytes(found.possible))
+            }
+            Some(_) => advice::end_guarantee(self.name),
+            None => advice::look_again(),
+        }
+    }
+
+    pub(super) fn used(&self) -> u64 {
+        self.reservation.and_then(|r| r.status.as_ref()).map_or(0, holder::used)
+    }
+
+    pub(super) fn parent(&self) -> Option<&'a DiskReservation> {
+        let parent = self.reservation?.spec.parent.as_ref()?;
+        self.snapshot.reservations.iter().find(|r| r.name_any() == *parent)
+    }
+
+    pub(super) fn parent_full(&self) -> String {
+        let Some((reservation, parent)) = self.reservation.zip(self.parent()) else {
+            return advice::look_again();
+        };
+        let (size, free) = parent.status.as_ref().map_or((0, 0), |s| (holder::size(s), holder::free(s)));
+        let own = reservation.status.as_ref().map_or(0, holder::size);
+        let missing = reservation.spec.size.bytes_or_zero().saturating_sub(own).saturating_sub(free);
+        let less = own.saturating_add(free);
+        let more = Size::from_bytes(size.saturating_add(missing));
+        if let Some(step) = self.resize_elsewhere(Some(parent), more.clone()) {
+            return step;
+        }
+        match less >= 1 << 20 {
+            true => advice::fit_parent(parent.name_any(), more, &self.argument, whole_mebibytes(less)),
+            false => advice::enlarge_parent(parent.name_any(), more),
+        }
+    }
+
+    /// The step for a reservation with fields for which the commands have no options.
+    pub(super) fn edit_anew(&self) -> Option<String> {
+        let reservation = self.reservation?;
+        let has_more =
+            !reservation.labels().is_empty() || reservation.spec.deletion_policy != DeletionPolicy::Refuse;
+        has_more.then(|| advice::edit_anew(&self.argument, self.name))
+    }
+
+    /// The command that deletes an empty reservation, and makes it anew.
+    pub(super) fn reserve_anew(&self) -> String {
+        let size = self.reservation.map_or("1Gi", |r| r.spec.size.as_str());
+        format!(
+            "kubectl delete {} && kubectl reservoir reserve {} --role {} --size {size}",
+            self.argument, self.name, self.role
+        )
+    }
+
+    pub(super) fn no_such_disk(&self) -> String {
+        let disks = &self.snapshot.disks;
+        let spec = self.reservation.map(|r| &r.spec);
+        let names: Vec<String> = disks.iter().map(ResourceExt::name_any).collect();
+        let nodes = disks.iter().map(|disk| disk.spec.node_name.as_str());
+        let anew = self.reserve_anew();
+        let near_node = spec.and_then(|s| s.node_name.as_deref()).and_then(|asked| nearest(asked, nodes));
+        let asked_disk = spec.and_then(|s| s.node_disk.as_deref());
+        let near_disk = asked_disk.and_then(|asked| nearest(asked, names.iter().map(String::as_str)));
+        match (near_node, near_disk) {
+            _ if names.is_empty() => advice::see_no_disk(),
+            (Some(node), _) => advice::reserve_on_node(anew, node),
+            (None, Some(disk)) => advice::reserve_on_disk(anew, disk),
+            (None, None) => {
+                match spec.and_then(|s| s.node_selector.as_ref()).filter(|_| asked_disk.is_none()) {
+                    Some(selector) => {
+                        let labels = selector.iter().map(|(key, value)| word(&format!("{key}={value}")));
+                        let labels: Vec<String> = labels.collect();
+                        advice::reserve_without_selector(anew, &disks[0].spec.node_name, labels.join(" "))
+                    }
+                    None => advice::reserve_on_any_disk(anew),
+                }
+            }
+        }
+    }
+
+    pub(super) fn no_parent(&self) -> String {
+        let above =
+            |r: &&DiskReservation| r.spec.role != self.role && Role::name_covers(&r.spec.role, self.role);
+        let names: Vec<String> =
+            self.snapshot.reservations.iter().filter(above).map(ResourceExt::name_any).collect();
+        let asked = self.reservation.and_then(|r| r.spec.parent.as_deref()).unwrap_or_default();
+        let size = self.reservation.map_or("1Gi", |r| r.spec.size.as_str());
+        match (nearest(asked, names.iter().map(String::as_str)), self.role.rsplit_once('/')) {
+            (Some(near), _) => advice::reserve_from_parent(self.reserve_anew(), near),
+            (None, Some((above, _))) => advice::make_parent(word(asked), above, size),
+            (None, None) => advice::reserve_without_ancestor(self.reserve_anew()),
+        }
+    }
+
+    /// The step for the first object in a reservation that is being deleted.
+    pub(super) fn content(&self, reason: &str) -> String {
+        let Some(status) = self.reservation.and_then(|r| r.status.as_ref()) else {
+            return advice::look_again();
+        };
+        let (kept, live): (Vec<_>, Vec<_>) = status.volumes.iter().partition(|entry| entry.kept.is_some());
+        match (reason, live.first(), kept.first(), status.refinements.first()) {
+            (HAS_VOLUMES, Some(volume), ..) => advice::retire_content(&volume.name),
+            (HAS_VOLUMES, None, Some(volume), _) => advice::erase_content(&volume.name),
+            (HAS_REFINEMENTS, .., Some(refinement)) => advice::delete_content(&refinement.name),
+            _ => advice::look_again(),
+        }
+    }
+
+    /// The step that gives a reservation the size.
+    pub fn enlarge(&self, reservation: &DiskReservation, size: Size) -> String {
+        self.resize_elsewhere(Some(reservation), size.clone()).unwrap_or_else(|| {
+            advice::enlarge_reservation(reservation.name_any(), size, &reservation.spec.role)
+        })
+    }
+
+    /// The step that gives the size to a reservation of a template, or of the agents' configuration. Admission refuses every
+    /// other change of its size (R2, R7).
+    pub(super) fn resize_elsewhere(
+        &self,
+        reservation: Option<&DiskReservation>,
+        size: Size,
+    ) -> Option<String> {
+        let spec = &reservation?.spec;
+        if spec.is_static {
+            let disk = self.snapshot.disks.iter().find(|disk| Some(disk.name_any()) == spec.node_disk);
+            let name = disk.map_or("?", |disk| &disk.spec.disk_name);
+            return Some(advice::resize_static(name, &spec.role, size));
+        }
+        let of = spec.template.as_ref()?;
+        let role = self.snapshot.roles.iter().find(|role| role.name_any() == of.volume_role);
+        let templates = role.map_or(&[][..], |role| &role.spec.reservation_templates);
+        Some(match templates.iter().position(|template| template.name == of.name) {
+            Some(index) => advice::resize_template(&of.volume_role, index, size, &of.name),
+            None => advice::restore_template(&spec.role, &of.volume_role, &of.name),
+        })
+    }
+
+    /// The step for the first reservation of a template that waits.
+    pub(super) fn template_waits(&self) -> String {
+        let is_of = |r: &&DiskReservation| {
+            r.spec.template.as_ref().is_some_and(|of| of.volume_role == self.name) && !holder::serves(r)
+        };
+        match self.snapshot.reservations.iter().find(is_of) {
+            Some(waiting) => advice::ask_why(format!("dr/{}", waiting.name_any())),
+            None => advice::look_again(),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Steps for volumes.
+
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::ResourceExt;
+
+use super::{About, whole_mebibytes, word};
+use crate::api::{
+    BackingState, DeletionPolicy, DiskKind, DiskReservation, ErasePolicy, NodeDisk, PodRef, Role,
+    SharedPersistentVolume, Size, SubRoles, VolumeMode, condition,
+};
+use crate::plan::enlarge::new_name;
+use crate::plan::own_pvc::pvc_of;
+use crate::plan::{advice, fullness, resize};
+use crate::plugin::kind::nearest;
+
+impl<'a> About<'a> {
+    /// The claims of a class' volume end with its PersistentVolumeClaim.
+    pub(super) fn retiring(&self) -> String {
+        match self.volume.and_then(|volume| self.pvc_with(volume)) {
+            Some(pvc) => {
+                let namespace = pvc.namespace().unwrap_or_default();
+                advice::keep_volume_of_pvc(self.name, pvc.name_any(), namespace)
+            }
+            None => advice::keep_volume(self.name),
+        }
+    }
+
+    /// The step for a volume of which nearly all is taken: a quarter more.
+    pub(super) fn nearly_full(&self) -> String {
+        let Some(volume) = self.volume.filter(|volume| fullness::can_grow(volume)) else {
+            return advice::remove_files(self.role);
+        };
+        let size = resize::size_now(volume).bytes_or_zero();
+        let larger = whole_mebibytes(size.saturating_add(size / 4));
+        match self.pvc_with(volume) {
+            Some(pvc) => advice::resize_pvc(pvc.name_any(), pvc.namespace().unwrap_or_default(), larger),
+            None => advice::enlarge_full(self.name, larger),
+        }
+    }
+
+    /// The PersistentVolumeClaim that the volume was made for.
+    pub(super) fn pvc_with(&self, volume: &SharedPersistentVolume) -> Option<&'a PersistentVolumeClaim> {
+        let uid = pvc_of(volume)?;
+        self.snapshot.pvcs.iter().find(|pvc| pvc.metadata.uid.as_deref() == Some(uid))
+    }
+
+    /// True if no claim and no pod uses the volume: its node is at work, or does not answer.
+    pub(super) fn is_unused(&self) -> bool {
+        let status = self.volume.and_then(|volume| volume.status.as_ref());
+        status.is_some_and(|status| status.claims.is_empty() && status.user_count == 0)
+    }
+
+    pub(super) fn is_unbacked(&self) -> bool {
+        let status = self.volume.and_then(|volume| volume.status.as_ref());
+        let backed = status.and_then(|status| condition::get(&status.conditions, condition::BACKED));
+        backed.is_some_and(|backed| backed.status != "True")
+    }
+
+    /// The least size, in whole Mi, that the agent says the volume needs.
+    pub(super) fn least(&self) -> Option<Size> {
+        let status = self.volume?.status.as_ref()?;
+        let backed = condition::get(&status.conditions, condition::BACKED).filter(|c| c.status != "True");
+        let failed = status.node.as_ref().and_then(|node| node.resize_failed.as_deref());
+        let least = resize::least_size(failed.or(backed.map(|c| &*c.message))?)?;
+        Some(Size::from_bytes(least.div_ceil(1 << 20) << 20))
+    }
+
+    /// The step for an adopted directory that cannot be used. A volume that was made has its users, and its directory.
+    pub(super) fn adopt(&self) -> String {
+        let is_made = self.volume.and_then(|volume| volume.status.as_ref()?.node.as_ref());
+        let is_made = is_made.is_some_and(|node| node.backing == BackingState::Made);
+        match (is_made, self.least(), self.volume.and_then(|volume| volume.spec.adopt.as_ref())) {
+            (true, _, Some(adopt)) => advice::allow_adoption(&adopt.path),
+            (false, Some(least), _) => {
+                let anew =
+                    self.create_anew(self.role, self.volume.and_then(|v| v.spec.reservation.as_deref()));
+                let old = self.volume.map_or(String::new(), |volume| format!("--size {}", volume.spec.size));
+                advice::adopt_in_size(anew.replacen(&old, &format!("--size {least}"), 1))
+            }
+            _ => advice::adopt_elsewhere(&self.argument),
+        }
+    }
+
+    /// True if the volume cannot grow while pods have it mounted, and some have.
+    pub(super) fn is_mounted_meanwhile(&self) -> bool {
+        let status = self.volume.and_then(|volume| volume.status.as_ref());
+        let failed = status.and_then(|status| status.node.as_ref()?.resize_failed.as_deref());
+        failed.is_some_and(|why| why.contains(resize::BUSY)) && status.is_some_and(|s| !s.users.is_empty())
+    }
+
+    fn first_user(&self) -> Option<&PodRef> {
+        self.volume.and_then(|volume| volume.status.as_ref()?.users.first())
+    }
+
+    /// The step for such a volume, with its first pod.
+    pub(super) fn end_users_to_grow(&self) -> String {
+        let first = self.first_user();
+        first.map_or_else(advice::look_again, |pod| advice::end_users_to_grow(&pod.name, &pod.namespace))
+    }
+
+    /// The same for one whose growth was taken back.
+    pub(super) fn await_users_to_settle(&self) -> String {
+        let first = self.first_user();
+        first.map_or_else(advice::look_again, |pod| advice::await_users_to_settle(&pod.name, &pod.namespace))
+    }
+
+    pub(super) fn no_reservation(&self) -> String {
+        let size = self.volume.map_or("1Gi", |v| v.spec.size.as_str());
+        let above = |r: &&DiskReservation| Role::name_covers(&r.spec.role, self.role);
+        let usable: Vec<String> =
+            self.snapshot.reservations.iter().filter(above).map(ResourceExt::name_any).collect();
+        let asked = self.volume.and_then(|v| v.spec.reservation.as_deref());
+        let near = asked.and_then(|asked| nearest(asked, usable.iter().map(String::as_str)));
+        // Another volume of the name would not have the data.
+        if let Some(recover) = self.volume.and_then(|volume| volume.spec.recover.as_ref()) {
+            let name = asked.map_or_else(|| new_name(self.role, &self.snapshot.reservations), word);
+            let has = |disk: &&NodeDisk| {
+                disk.status.as_ref().is_some_and(|status| status.orphans.iter().any(|o| o.uid == recover.uid))
+            };
+            return match self.snapshot.disks.iter().find(has) {
+                Some(disk) => advice::reserve_for_data(name, self.role, size, disk.name_any()),
+                None => advice::reserve_for_role(name, self.role, size),
+            };
+        }
+        let roles = self.snapshot.reservations.iter().map(|r| r.spec.role.as_str());
+        let near_role = nearest(self.role, roles).filter(|_| usable.is_empty());
+        let by_class = near.is_some() || near_role.is_some() || asked.is_some() && !usable.is_empty();
+        if let Some(step) = by_class.then(|| self.made_anew(true)).flatten() {
+            return step;
+        }
+        match (near, near_role, asked) {
+            (Some(near), ..) => {
+                advice::create_in_near_reservation(self.create_anew(self.role, Some(near)), near)
+            }
+            (None, Some(role), _) => advice::for_near_role(self.create_anew(role, asked), role),
+            (None, None, Some(_)) if !usable.is_empty() => {
+                advice::create_in_any_reservation(self.create_anew(self.role, None), self.role)
+            }
+            (None, None, Some(asked)) => advice::reserve_for_role(word(asked), self.role, size),
+            (None, None, None) => {
+                let name = new_name(self.role, &self.snapshot.reservations);
+                advice::reserve_for_role(name, self.role, size)
+            }
+        }
+    }
+
+    /// The command that deletes a volume without data, and makes it anew.
+    pub(super) fn create_anew(&self, role: &str, reservation: Option<&str>) -> String {
+        let Some(spec) = self.volume.map(|volume| &volume.spec) else { return self.delete() };
+        let (argument, name, size) = (&self.argument, self.name, &spec.size);
+        // The options have not all fields, and most of these cannot be changed afterwards.
+        let has_more = spec.erase_policy != ErasePolicy::Discard
+            || spec.sub_roles != SubRoles::Allow
+            || spec.deletion_policy != DeletionPolicy::Refuse
+            || spec.permissions.is_some()
+            || !spec.mount_options.is_empty();
+        if has_more {
+            return format!(
+                "kubectl get {argument} -o yaml > {name}.yaml && kubectl delete {argument} && kubectl create --edit -f {name}.yaml"
+            );
+        }
+        let mut command = format!(
+            "kubectl delete {argument} && kubectl reservoir create {name} --role {role} --size {size}"
+        );
+        let mut add = |option: &str, value: Option<String>| {
+            command.extend(value.map(|value| format!(" --{option} {}", word(&value))));
+        };
+        add("reservation", reservation.map(str::to_owned));
+        let is_block = spec.volume_mode == VolumeMode::Block;
+        let fs_type = format!("{:?}", spec.fs_type).to_lowercase();
+        add("fs-type", Some(fs_type).filter(|fs| fs != "ext4" && !is_block && spec.adopt.is_none()));
+        add("gid", spec.gid.map(|gid| gid.to_string()));
+        add("keep-for", spec.keep_for.clone());
+        add("adopt", spec.adopt.as_ref().map(|adopt| adopt.path.clone()));
+        for (key, value) in self.volume.into_iter().flat_map(|volume| volume.labels()) {
+            add("label", Some(format!("{key}={value}")));
+        }
+        command.push_str(if spec.shared.is_none() { " --exclusive" } else { "" });
+        command.push_str(if is_block { " --block" } else { "" });
+        command
+    }
+
+    /// The step without the field that no disk of the cluster serves, if there is one.
+    pub(super) fn wrong_disk(&self) -> String {
+        let kind = |kind| self.snapshot.disks.iter().any(|disk| disk.spec.kind == kind);
+        let spec = self.volume.map(|volume| &volume.spec);
+        let is_block = spec.is_some_and(|spec| spec.volume_mode == VolumeMode::Block);
+        let adopts = spec.and_then(|spec| spec.adopt.as_ref());
+        if let Some(step) = self.made_anew(!is_block) {
+            return step;
+        }
+        let anew = self.create_anew(self.role, spec.and_then(|spec| spec.reservation.as_deref()));
+        match adopts {
+            Some(adopt) if self.snapshot.disks.iter().all(|disk| disk.spec.adopt_roots.is_empty()) => {
+                advice::allow_adoption(&adopt.path)
+            }
+            None if is_block && !kind(DiskKind::Block) => {
+                advice::create_without_block(anew.trim_end_matches(" --block"))
+            }
+            _ => advice::leave_wrong_disk(&self.argument),
+        }
+    }
+
+    pub(super) fn present_size(&self) -> &str {
+        self.volume.map_or("1Gi", |volume| resize::size_now(volume).as_str())
+    }
+}

@@ -1,0 +1,111 @@
+//! Tests of the answers about what no condition of the object says.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use crate::api::LABEL_PVC_UID;
+use crate::api::condition::{DISK_HEALTHY, READY, Verdict, reason, set};
+use crate::plan::testing::*;
+use crate::plugin::kind::{CLAIM, DISK, PVC, RESERVATION, VOLUME};
+use crate::plugin::snapshot::{Denied, Snapshot};
+use crate::plugin::why::testing::*;
+
+fn ready(conditions: &mut Vec<Condition>, generation: i64, message: &str) {
+    let verdict = Verdict::yes(reason::READY, message);
+    set(conditions, READY, verdict, Some(generation), jiff::Timestamp::UNIX_EPOCH);
+}
+
+/// T4, D8: nothing can be made in a reservation whose disk is refused, although the reservation is Ready.
+#[test]
+fn t4_d8_why_of_a_reservation_sees_its_disk() {
+    let mut disk = disk("n1.a", "n1", 10, &[("eng", 4)]);
+    let refused = "the disk is not in the agent's configuration any more";
+    set_not_ready(&mut disk.status.as_mut().unwrap().conditions, reason::DISK_REFUSED, refused);
+    let mut eng = reserved("eng", "eng", 4, &[]);
+    ready(&mut eng.status.as_mut().unwrap().conditions, 1, "4Gi of n1.a are the role's");
+    let mut snapshot = Snapshot { disks: vec![disk], reservations: vec![eng], ..Snapshot::default() };
+    let said = ask(&snapshot, &RESERVATION, None, "eng").unwrap();
+    let first = "DiskReservation eng: Ready, but nothing can be made in it now: NodeDisk n1.a is DiskRefused: the disk is not";
+    assert!(said.starts_with(first), "{said}");
+    set_ready(&mut snapshot.disks[0].status.as_mut().unwrap().conditions, true);
+    assert!(
+        ask(&snapshot, &RESERVATION, None, "eng").unwrap().starts_with("DiskReservation eng: Ready: 4Gi")
+    );
+}
+
+/// T4: a wish that the controller has not seen is not Ready, such as while no controller runs.
+#[test]
+fn t4_why_sees_what_the_controller_has_not_looked_at() {
+    let mut volume = ready_volume("v", "eng", true);
+    ready(&mut volume.status.as_mut().unwrap().conditions, 1, "1Gi on node n1");
+    let mut snapshot = Snapshot { volumes: vec![volume], ..Snapshot::default() };
+    let said = |snapshot: &Snapshot| ask(snapshot, &VOLUME, None, "v").unwrap();
+    assert!(said(&snapshot).contains("v: Ready: 1Gi"), "{}", said(&snapshot));
+    snapshot.volumes[0].metadata.generation = Some(2);
+    let told = said(&snapshot);
+    assert!(
+        told.contains("v: NotLookedAt: its spec was changed, and the controller has not looked"),
+        "{told}"
+    );
+    assert!(told.contains("next: kubectl reservoir doctor"), "{told}");
+    // The volume of a PersistentVolumeClaim that is gone ends.
+    snapshot.volumes[0].metadata.generation = Some(1);
+    snapshot.volumes[0].metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    let told = said(&snapshot);
+    assert!(told.contains("NotLookedAt: its PersistentVolumeClaim is gone"), "{told}");
+    let mut of = pvc("data", "Bound", "ours");
+    of.metadata.uid = Some("u".into());
+    snapshot.pvcs = vec![of];
+    assert!(said(&snapshot).contains("v: Ready: 1Gi"), "{}", said(&snapshot));
+    (snapshot.pvcs, snapshot.denied) = (vec![], vec![Denied::unseen(&PVC)]);
+    assert!(said(&snapshot).contains("v: Ready: 1Gi"), "what may not be seen may be there");
+}
+
+/// T4, R2: the disk is Ready, and a reservation of its configuration is not there.
+#[test]
+fn t4_r2_why_of_a_disk_names_a_refused_static_reservation() {
+    let mut disk = disk("n1.a", "n1", 10, &[]);
+    let conditions = &mut disk.status.as_mut().unwrap().conditions;
+    ready(conditions, 1, "the disk can be reserved and used");
+    let health =
+        "the disk is there; static reservation n1.a.eng is not as configured: spec.size: Invalid value";
+    set(
+        conditions,
+        DISK_HEALTHY,
+        Verdict::yes(reason::DISK_HEALTHY, health),
+        None,
+        jiff::Timestamp::UNIX_EPOCH,
+    );
+    let snapshot = Snapshot { disks: vec![disk], ..Snapshot::default() };
+    let said = ask(&snapshot, &DISK, None, "n1.a").unwrap();
+    let first = "NodeDisk n1.a: NotAsConfigured: static reservation n1.a.eng is not as configured: spec.size";
+    assert!(said.starts_with(first), "{said}");
+}
+
+/// T4, X2: a deleted volume serves its claims until they end, and a claim of such a volume is told what comes.
+#[test]
+fn t4_x2_why_of_a_claim_tells_the_end_of_its_volume() {
+    let mut volume = ready_volume("v", "eng", true);
+    let conditions = &mut volume.status.as_mut().unwrap().conditions;
+    let waits = "volume v is being destroyed: it waits for claim team/data to be deleted";
+    set_not_ready(conditions, reason::DESTROYING, waits);
+    volume.metadata.deletion_timestamp = some_time();
+    volume.status.as_mut().unwrap().destroy =
+        Some(crate::api::Destroy { in_use: true, ..Default::default() });
+    let mut snapshot =
+        Snapshot { volumes: vec![volume], claims: vec![bound("data", "v")], ..Snapshot::default() };
+    let said = |snapshot: &Snapshot| ask(snapshot, &CLAIM, Some("team"), "data").unwrap();
+    let told = said(&snapshot);
+    assert!(!told.contains("not of use") && !told.contains("the data kept"), "{told}");
+    assert!(
+        told.contains("its volume v is destroyed after its last use\nnext: copy what is needed"),
+        "{told}"
+    );
+    // Once the bytes are given up, the claim leads nowhere.
+    snapshot.volumes[0].status.as_mut().unwrap().destroy.as_mut().unwrap().tombstone = some_time();
+    assert!(said(&snapshot).contains("not of use now"), "{}", said(&snapshot));
+    // A retirement can be taken back.
+    snapshot.volumes = vec![ready_volume("v", "eng", true)];
+    snapshot.volumes[0].spec.retire = true;
+    let told = said(&snapshot);
+    assert!(told.contains("or keep it: kubectl reservoir unretire v\n"), "{told}");
+}

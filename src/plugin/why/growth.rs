@@ -1,0 +1,63 @@
+//! The growth that a PersistentVolumeClaim waits for.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use super::events::{last_event, message_of};
+use super::report::Report;
+use super::target::Target;
+use super::workloads::pods_of_workload;
+use crate::api::Size;
+use crate::cluster;
+use crate::plugin::kind::{POD, PVC};
+use crate::plugin::snapshot::Snapshot;
+
+/// The reason of a growth that nobody has reported about.
+pub(super) const RESIZING: &str = "Resizing";
+
+/// Reason and message of a PersistentVolumeClaim that has less than it requests (P3). Kubernetes' conditions come first.
+pub(in crate::plugin) fn growth(pvc: &PersistentVolumeClaim) -> Option<(String, String)> {
+    let size = |quantities: Option<&BTreeMap<String, Quantity>>| {
+        Some(Size::written(quantities?.get("storage")?.0.clone())).filter(|size| size.bytes().is_ok())
+    };
+    let requested = size(pvc.spec.as_ref()?.resources.as_ref()?.requests.as_ref())?;
+    let status = pvc.status.as_ref()?;
+    let capacity = size(status.capacity.as_ref())?;
+    if requested.bytes_or_zero() <= capacity.bytes_or_zero() {
+        return None;
+    }
+    let failed = status.conditions.iter().flatten().find(|c| c.type_.ends_with("ResizeError"));
+    Some(match failed {
+        Some(failed) => (failed.type_.clone(), failed.message.clone().unwrap_or_default()),
+        None => (RESIZING.into(), format!("{requested} requested, and its volume has {capacity} now")),
+    })
+}
+
+/// The report of a PersistentVolumeClaim of Reservoir that has less than it requests.
+pub(super) fn growth_report(snapshot: &Snapshot, target: &Target) -> Option<Report> {
+    let pvc = target.find_pvc(snapshot).filter(|pvc| snapshot.is_ours(pvc))?;
+    let (reason, message) = growth(pvc)?;
+    let message = refusal(snapshot, target).unwrap_or(message);
+    Some(Report::of(target.title(), &reason, message, true))
+}
+
+/// What the event of a refused growth says.
+pub(super) fn refusal(snapshot: &Snapshot, target: &Target) -> Option<String> {
+    let failed = |event: &&Event| event.reason.as_deref() == Some("VolumeResizeFailed");
+    last_event(snapshot, &PVC, target, true).filter(failed).map(message_of)
+}
+
+/// The first PersistentVolumeClaim of a pod, or of the pods of a workload, that waits to grow.
+pub(super) fn of_users(snapshot: &Snapshot, target: &Target) -> Option<(Target, Report)> {
+    let pods: Vec<&Pod> = match target.kind.workload {
+        true => pods_of_workload(snapshot, target),
+        false => target.find_pod(snapshot).filter(|_| target.kind == &POD).into_iter().collect(),
+    };
+    pods.into_iter().flat_map(cluster::claims_of).find_map(|(namespace, name)| {
+        let pvc = Target::new(&PVC, Some(namespace), name);
+        let report = growth_report(snapshot, &pvc)?;
+        Some((pvc, report))
+    })
+}

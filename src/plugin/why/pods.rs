@@ -1,0 +1,282 @@
+//! Reports about pods, and their next steps.
+
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod, Volume};
+use kube::ResourceExt;
+
+use super::containers;
+use super::events::{last_event, message_of};
+use super::report::{Report, TERMINATING};
+use super::target::Target;
+use crate::api::condition::reason::{NODE_UNREACHABLE, VOLUME_HELD};
+use crate::api::condition::{self, READY};
+use crate::api::{AccessMode, DRIVER, NodeDisk};
+use crate::cluster;
+use crate::plan::candidate::{is_cordoned, is_ready};
+use crate::plan::persistent_volume::ONE_POD;
+use crate::plan::{advice, publish::is_for_one_pod};
+use crate::plugin::kind::POD;
+use crate::plugin::snapshot::Snapshot;
+
+/// The reports of a pod. First a cause that no condition of Reservoir's objects has, then the phase with the message
+/// of the scheduler, the container runtime or the kubelet.
+pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Vec<Report> {
+    let report = |reason: &str, message: String| vec![Report::of(target.title(), reason, message, true)];
+    let off = lost_disk(snapshot, target).and(pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()));
+    if let Some(since) = pod.metadata.deletion_timestamp.as_ref() {
+        let off = off.map(|node| format!(", and node {node} is not Ready")).unwrap_or_default();
+        return report(TERMINATING, format!("it is being deleted since {}{off}", since.0));
+    }
+    let status = pod.status.clone().unwrap_or_default();
+    let phase = status.phase.unwrap_or_else(|| "Pending".into());
+    let unscheduled =
+        status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
+    if let Some(node) = off.filter(|_| phase == "Running") {
+        return report(&phase, format!("but node {node} is not Ready, so nothing is known of it now"));
+    }
+    if let Some(report) = containers::report(target, pod) {
+        return vec![report];
+    }
+    let containers = status.container_statuses.iter().flatten();
+    let waiting = containers.filter_map(|c| c.state.as_ref()?.waiting.as_ref()).next();
+    let trouble = !["Running", "Succeeded"].contains(&phase.as_str());
+    let warning = last_event(snapshot, &POD, target, true).filter(|_| trouble).map(message_of);
+    let message = unscheduled.and_then(|c| c.message.clone()).or(warning);
+    let message =
+        message.or(waiting.and_then(|w| w.message.clone().or(w.reason.clone()))).unwrap_or_default();
+    let held = holder(snapshot, pod).filter(|_| trouble).map(|(claim, volume, other)| {
+        let why = format!("its volume {volume} is exclusive, and pod {} uses it", cluster::pod_ref(other));
+        Report::of(claim, VOLUME_HELD, why, true)
+    });
+    let inline = inline_volume(pod).filter(|_| trouble).map(|name| {
+        let why = format!("its volume {name} is an inline CSI volume, which Reservoir does not make");
+        Report::of(target.title(), INLINE_VOLUME, why, true)
+    });
+    let elsewhere = other_node(snapshot, pod).filter(|_| trouble).map(|place| {
+        let on = format!("its volume {} is on node {}", place.volume, place.node);
+        let why = match (&place.other, &place.asked) {
+            (Some((volume, node)), _) => {
+                format!("{on}, and its volume {volume} on node {node}: no node has both")
+            }
+            (None, None) if place.is_cordoned => format!("{on}, which is cordoned"),
+            (None, Some(asked)) => match daemon_set_of(pod) {
+                Some(of) => format!("{on}, and the pod is that of DaemonSet {of} for node {asked}"),
+                None => format!("{on}, and the pod asks for node {asked}"),
+            },
+            (None, None) => format!("{on}: {message}"),
+        };
+        let elsewhere = place.other.is_some() || place.asked.is_some();
+        Report::of(target.title(), if elsewhere { OTHER_NODE } else { VOLUME_NODE }, why, true)
+    });
+    let cause = held.or(inline).or(elsewhere);
+    // The cause has the scheduler's words already.
+    let message =
+        if cause.as_ref().is_some_and(|cause| cause.message.ends_with(&message)) { "" } else { &message };
+    let own = Report::of(target.title(), &phase, message.to_owned(), trouble);
+    cause.into_iter().chain([own]).collect()
+}
+
+/// True for a cause that lies in the pod itself: no other object's trouble leads to it.
+pub(super) fn is_own_cause(reason: &str) -> bool {
+    [VOLUME_HELD, INLINE_VOLUME, OTHER_NODE, VOLUME_NODE].contains(&reason)
+}
+
+/// A disk of the pod's node, if that node is unreachable.
+pub(super) fn lost_disk(snapshot: &Snapshot, target: &Target) -> Option<String> {
+    let pod = target.find_pod(snapshot).filter(|pod| target.kind == &POD && !cluster::is_terminal(pod))?;
+    let node = pod.spec.as_ref()?.node_name.as_ref()?;
+    let is_lost = |disk: &&NodeDisk| {
+        let ready = disk.status.as_ref().and_then(|status| condition::get(&status.conditions, READY));
+        disk.spec.node_name == *node && ready.is_some_and(|ready| ready.reason == NODE_UNREACHABLE)
+    };
+    snapshot.disks.iter().find(is_lost).map(ResourceExt::name_any)
+}
+
+/// A disk that is not ready, with a volume of a pod that is being deleted: the kubelet waits for its unmount.
+pub(super) fn disk_of_ending(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
+    pod.metadata.deletion_timestamp.as_ref()?;
+    let claims = cluster::claims_of(pod);
+    let disks = claims.iter().filter_map(|(namespace, name)| {
+        let on = snapshot.volume_of(namespace, name)?.status.as_ref()?.node_disk.clone()?;
+        snapshot.disks.iter().find(|disk| disk.name_any() == on)
+    });
+    disks.into_iter().find(|disk| !is_ready(disk)).map(ResourceExt::name_any)
+}
+
+/// The step for a pod that is being deleted and has a volume of a disk that was declared gone: its agent serves the disk no more,
+/// and unmounts nothing.
+pub(super) fn force_step(snapshot: &Snapshot, target: &Target) -> Option<String> {
+    let name = disk_of_ending(snapshot, target.find_pod(snapshot).filter(|_| target.kind == &POD)?)?;
+    snapshot.disks.iter().find(|disk| disk.name_any() == name && disk.spec.gone)?;
+    Some(advice::force_pod(&target.name, target.namespace.as_deref().unwrap_or("default"), name))
+}
+
+/// The read-only claim of a pod in which a container wants to make something.
+pub(super) fn read_only_claim(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let all =
+        status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
+    let said =
+        |c: &ContainerStatus| Some(c.state.as_ref()?.waiting.as_ref()?.message.clone()?.to_lowercase());
+    let is_it = |said: String| {
+        said.contains("read-only file system") || said.contains("failed to create subpath directory")
+    };
+    all.into_iter().filter_map(said).any(is_it).then_some(())?;
+    let reads = |(namespace, name): &(String, String)| {
+        let is_sealed = snapshot.volume_of(namespace, name).is_some_and(|volume| volume.spec.sealed);
+        let mode = snapshot.claim(Some(namespace), name).map(|claim| claim.spec.mode);
+        is_sealed || mode == Some(AccessMode::ReadOnly)
+    };
+    cluster::claims_of(pod).into_iter().find(reads).map(|(_, name)| name)
+}
+
+/// The reason of a pod that asks for another node than its volume's, or has volumes on several nodes.
+pub(super) const OTHER_NODE: &str = "OtherNode";
+
+/// The reason of a pod that the scheduler cannot place on the node of its volume.
+pub(super) const VOLUME_NODE: &str = "VolumeNode";
+
+/// True if a pod is on its node, and waits for the mount of a volume of Reservoir, or nobody reports what it waits for.
+pub(super) fn is_silent(snapshot: &Snapshot, target: &Target) -> bool {
+    let pod = target.find_pod(snapshot);
+    let is_placed = pod.and_then(|pod| pod.spec.as_ref()?.node_name.as_ref()).is_some();
+    let phase = pod.and_then(|pod| pod.status.as_ref()?.phase.as_deref());
+    // The PersistentVolumes of claims are called so, and the driver, too.
+    let is_mount = |event: &Event| message_of(event).contains("reservoir");
+    is_placed && phase == Some("Pending") && last_event(snapshot, &POD, target, true).is_none_or(is_mount)
+}
+
+/// The reason of a pod with an inline volume of Reservoir's driver.
+pub(super) const INLINE_VOLUME: &str = "InlineVolume";
+
+/// The first inline volume of Reservoir's driver.
+fn inline_volume(pod: &Pod) -> Option<&str> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let inline = |volume: &&Volume| volume.csi.as_ref().is_some_and(|csi| csi.driver == DRIVER);
+    volumes.into_iter().find(inline).map(|volume| volume.name.as_str())
+}
+
+/// A volume of a pod, and its node.
+struct Place {
+    volume: String,
+    node: String,
+    /// Another volume of the pod on another node, and that node.
+    other: Option<(String, String)>,
+    /// The other node that the pod's spec asks for.
+    asked: Option<String>,
+    /// True if the node is cordoned.
+    is_cordoned: bool,
+}
+
+/// The first volume of the pod on another node than the pod asks for, or one that the scheduler cannot place the pod at, for
+/// example a cordoned one.
+fn other_node(snapshot: &Snapshot, pod: &Pod) -> Option<Place> {
+    let spec = pod.spec.as_ref()?;
+    let selected = spec.node_selector.as_ref().and_then(|labels| labels.get("kubernetes.io/hostname"));
+    let bound = asked_by_affinity(pod);
+    let asked = spec.node_name.as_ref().or(selected).or(bound.as_ref());
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let unscheduled = conditions.find(|c| c.type_ == "PodScheduled" && c.status == "False");
+    let says = |part: &str| {
+        unscheduled.and_then(|c| c.message.as_ref()).is_some_and(|message| message.contains(part))
+    };
+    let by_volume = says("PersistentVolume's node affinity");
+    let claims = cluster::claims_of(pod);
+    let volumes = claims.iter().filter_map(|(namespace, name)| {
+        let volume = snapshot.volume_of(namespace, name)?;
+        Some((volume, volume.status.as_ref()?.node_name.clone()?))
+    });
+    let volumes: Vec<_> = volumes.collect();
+    volumes.iter().find_map(|(volume, node)| {
+        let asked = asked.filter(|asked| *asked != node).cloned();
+        let other = volumes.iter().find(|(_, other)| other != node);
+        let other = other.map(|(volume, node)| (volume.name_any(), node.clone()));
+        let is_on_it = |disk: &&NodeDisk| {
+            disk.metadata.name == volume.status.as_ref().and_then(|status| status.node_disk.clone())
+        };
+        // A caller without the right to see disks has the scheduler's words.
+        let is_cordoned = match snapshot.disks.iter().find(is_on_it) {
+            Some(disk) => unscheduled.is_some() && is_cordoned(disk),
+            None => by_volume && says("were unschedulable"),
+        };
+        let place = || Place {
+            volume: volume.name_any(),
+            node: node.clone(),
+            other: other.clone(),
+            asked: asked.clone(),
+            is_cordoned,
+        };
+        (asked.is_some() || other.is_some() || by_volume || is_cordoned).then(place)
+    })
+}
+
+/// The one node that the affinity of a pod asks for, as that of a pod of a DaemonSet does.
+fn asked_by_affinity(pod: &Pod) -> Option<String> {
+    let affinity = pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()?;
+    let required = affinity.required_during_scheduling_ignored_during_execution.as_ref()?;
+    let [term] = required.node_selector_terms.as_slice() else { return None };
+    let by_field = term.match_fields.iter().flatten().filter(|field| field.key == "metadata.name");
+    let by_label =
+        term.match_expressions.iter().flatten().filter(|label| label.key == "kubernetes.io/hostname");
+    by_field.chain(by_label).filter(|of| of.operator == "In").find_map(|of| match of.values.as_deref() {
+        Some([node]) => Some(node.clone()),
+        _ => None,
+    })
+}
+
+/// The DaemonSet that made the pod.
+fn daemon_set_of(pod: &Pod) -> Option<&str> {
+    let owners = pod.metadata.owner_references.iter().flatten();
+    owners.into_iter().find(|owner| owner.kind == "DaemonSet").map(|owner| owner.name.as_str())
+}
+
+/// The next step for a pod that cannot run on the node of its volume.
+pub(super) fn other_node_step(snapshot: &Snapshot, target: &Target) -> String {
+    let namespace = target.namespace.as_deref().unwrap_or("default");
+    let pod = target.find_pod(snapshot);
+    match pod.and_then(|pod| other_node(snapshot, pod)) {
+        Some(Place { node, other: Some(_), .. }) => advice::gather_volumes(namespace, node),
+        Some(Place { node, asked: Some(_), .. }) => match pod.and_then(daemon_set_of) {
+            Some(of) => advice::pin_daemon_set(of, namespace, node),
+            None => advice::leave_other_node(&target.name, namespace, node),
+        },
+        Some(Place { volume, node, is_cordoned: true, .. }) => advice::uncordon(node, volume),
+        Some(Place { volume, node, .. }) => advice::fit_node(node, volume),
+        None => advice::look_again(),
+    }
+}
+
+/// Claim, volume and pod, if the pod has an exclusive volume that `pod` waits for. At most one pod at a time mounts
+/// an exclusive volume (M2).
+fn holder<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<(String, String, &'a Pod)> {
+    let of = |(namespace, name): (String, String)| {
+        let volume = snapshot.volume_of(&namespace, &name)?;
+        let has = |other: &&Pod| {
+            other.uid() != pod.uid() && other.spec.as_ref().is_some_and(|s| s.node_name.is_some())
+        };
+        let pvc = snapshot
+            .pvcs
+            .iter()
+            .find(|pvc| pvc.name_any() == name && pvc.namespace().as_ref() == Some(&namespace));
+        let modes = pvc.and_then(|pvc| pvc.spec.as_ref()?.access_modes.as_ref());
+        let several_pods = modes.is_some_and(|modes| !modes.iter().any(|mode| mode == ONE_POD));
+        let other = snapshot.pods_of(&namespace, &name).find(has)?;
+        if !is_for_one_pod(volume, several_pods) {
+            return None;
+        }
+        let of_class = pvc.is_some_and(|pvc| snapshot.made_for(pvc).is_some());
+        let kind = if of_class { "PersistentVolumeClaim" } else { "VolumeClaim" };
+        Some((format!("{kind} {namespace}/{name}"), volume.name_any(), other))
+    };
+    cluster::claims_of(pod).into_iter().find_map(of)
+}
+
+/// The next step for a pod whose exclusive volume is mounted in another pod.
+pub(super) fn holder_step(snapshot: &Snapshot, target: &Target) -> String {
+    match target.find_pod(snapshot).and_then(|pod| holder(snapshot, pod)) {
+        Some((.., other)) => advice::end_other_pod(other.name_any(), other.namespace().unwrap_or_default()),
+        None => advice::look_again(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,369 @@
+//! Tests of the answers about pods and workloads.
+
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::json;
+
+use crate::api::UidRef;
+use crate::plan::testing::*;
+use crate::plugin::kind::{Kind, POD, PVC};
+use crate::plugin::snapshot::Snapshot;
+use crate::plugin::why::testing::*;
+
+/// T4: a pod whose container ends by itself is not at rest, and its log is what helps.
+#[test]
+fn t4_why_names_the_container_that_crashes() {
+    let mut pod = pod_of("data", "Running");
+    pod.metadata.labels = Some([("app".to_owned(), "web".to_owned())].into());
+    pod.status.as_mut().unwrap().container_statuses =
+        from(json!([{"name": "c", "image": "i", "imageID": "", "ready": false,
+        "restartCount": 4, "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
+        "lastState": {"terminated": {"exitCode": 1}}}]));
+    let mut snapshot = Snapshot {
+        claims: vec![bound("data", "v")],
+        volumes: vec![ready_volume("v", "eng", true)],
+        workloads: vec![deployment(json!({"app": "web"}))],
+        pods: vec![pod],
+        ..Snapshot::default()
+    };
+    let log = "next: kubectl logs web -n team -c c --previous --tail=50   # its volumes are mounted";
+    let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(
+        said.starts_with("Pod team/web: CrashLoopBackOff: container c ended with exit code 1\n"),
+        "{said}"
+    );
+    assert!(said.contains(log), "{said}");
+    let deploy = Kind::parse("deploy").unwrap();
+    let said = ask(&snapshot, deploy, Some("team"), "web").unwrap();
+    assert!(said.contains("because Pod team/web is CrashLoopBackOff") && said.contains(log), "{said}");
+    // A pod that is there is no missing pod.
+    snapshot.pods[0].status.as_mut().unwrap().container_statuses = None;
+    let said = ask(&snapshot, deploy, Some("team"), "web").unwrap();
+    assert!(said.contains("next: kubectl describe pod web -n team"), "{said}");
+    let init = json!([{"name": "i", "image": "i", "imageID": "", "ready": false, "restartCount": 1,
+        "state": {"waiting": {"reason": "PodInitializing"}}}]);
+    snapshot.pods[0].status.as_mut().unwrap().container_statuses = from(init);
+    let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(said.starts_with("Pod team/web: Running"), "it starts: {said}");
+}
+
+/// T4, F1: the pods of a DaemonSet are for a node each, by their affinity.
+#[test]
+fn t4_f1_why_knows_the_node_of_a_daemon_sets_pod() {
+    let mut pod: Pod = pod_of("data", "Pending");
+    pod.metadata.owner_references = from(
+        json!([{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "everywhere", "uid": "u", "controller": true}]),
+    );
+    pod.spec.as_mut().unwrap().affinity = from(
+        json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n9"]}]}]}}}),
+    );
+    let mut snapshot = Snapshot {
+        claims: vec![bound("data", "v")],
+        volumes: vec![ready_volume("v", "eng", true)],
+        pods: vec![pod],
+        ..Snapshot::default()
+    };
+    let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(
+        said.contains("volume v is on node n1, and the pod is that of DaemonSet everywhere for node n9"),
+        "{said}"
+    );
+    assert!(said.contains("next: kubectl patch daemonset everywhere -n team -p '{\"spec\""), "{said}");
+    assert!(said.contains("\"kubernetes.io/hostname\":\"n1\""), "{said}");
+    // By its own affinity a pod asks for a node, too.
+    snapshot.pods[0].metadata.owner_references = None;
+    let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(
+        said.contains("the pod asks for node n9") && said.contains("next: kubectl delete pod web"),
+        "{said}"
+    );
+}
+
+/// T4: nobody can make the PersistentVolumeClaim of an ephemeral volume but Kubernetes, whose words are quoted.
+#[test]
+fn t4_why_quotes_who_refuses_an_ephemeral_volume() {
+    let mut pod = pod_of("other", "Pending");
+    pod.spec.as_mut().unwrap().volumes =
+        from(json!([{"name": "d", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}}]));
+    let refused =
+        event("Pod", "web", "Warning", "FailedBinding", "create PVC web-d: forbidden: exceeded quota: q");
+    let snapshot = Snapshot {
+        pods: vec![pod],
+        events: vec![refused, event("Pod", "web", "Warning", "FailedScheduling", "not found")],
+        ..Snapshot::default()
+    };
+    let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(said.contains("because PersistentVolumeClaim team/web-d is NotMade: create PVC web-d"), "{said}");
+    assert!(said.contains("next: kubectl get resourcequotas,limitranges -n team"), "{said}");
+    let none = Snapshot { events: vec![], ..snapshot };
+    let said = ask(&none, &POD, Some("team"), "web").unwrap();
+    assert!(said.contains("next: kubectl describe pod web -n team"), "{said}");
+}
+
+/// T4: a pod waits for Reservoir exactly if one of its claims does. The messages of scheduler and kubelet are
+/// quoted.
+#[test]
+fn t4_why_pod_blames_reservoir_only_for_its_own() {
+    let of = |snapshot: &Snapshot| ask(snapshot, &POD, Some("team"), "web").unwrap();
+    let pods = || vec![pod_of("data", "Pending")];
+    let mut snapshot =
+        Snapshot { pods: pods(), pvcs: vec![pvc("dta", "Bound", "other")], ..Snapshot::default() };
+    let missing = of(&snapshot);
+    assert!(missing.contains("because PersistentVolumeClaim team/data is Missing: no claim or PersistentVolumeClaim has this name; did you mean dta?"), "{missing}");
+    snapshot.pvcs = vec![pvc("data", "Bound", "other")];
+    snapshot.events = vec![event("Pod", "web", "Warning", "FailedMount", "no such image")];
+    let foreign = of(&snapshot);
+    assert!(foreign.starts_with("Pod team/web: Pending: no such image\nnext: kubectl describe pod web -n team   # its claims are bound"), "{foreign}");
+    snapshot.pvcs = vec![pvc("data", "Pending", "ours")];
+    snapshot.classes = vec!["ours".into()];
+    snapshot.events = ["Normal", "Warning", "Normal"]
+        .map(|type_| match type_ {
+            "Warning" => {
+                event("PersistentVolumeClaim", "data", type_, "ProvisioningFailed", "5Gi too little")
+            }
+            _ => event("PersistentVolumeClaim", "data", type_, "ExternalProvisioning", "waiting"),
+        })
+        .into();
+    let ours = of(&snapshot);
+    assert!(
+        ours.contains("because PersistentVolumeClaim team/data is ProvisioningFailed: 5Gi too little"),
+        "{ours}"
+    );
+    let same = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(
+        same.contains(
+            "ProvisioningFailed: 5Gi too little\nnext: do what the message says; Reservoir tries again"
+        ),
+        "{same}"
+    );
+    snapshot.events =
+        vec![event("PersistentVolumeClaim", "data", "Normal", "WaitForFirstConsumer", "waiting")];
+    let first = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(
+        first.contains("next: kubectl describe pod web -n team   # its volume is made on the node"),
+        "{first}"
+    );
+
+    let mut running = on_lost_node();
+    running.pods = vec![pod_of("data", "Running")];
+    assert_eq!(of(&running), "Pod team/web: Running\n");
+}
+
+/// T4, M2: the answer for a second pod of an exclusive volume names the first pod.
+#[test]
+fn t4_m2_why_names_the_pod_that_has_an_exclusive_volume() {
+    let mut volume = ready_volume("v", "eng", false);
+    volume.status.as_mut().unwrap().claims = vec![bound_by("team", "data", "uid-data")];
+    let mut bound = claim("team", "data", "v");
+    let status = bound.status.get_or_insert_default();
+    status.volume = Some(UidRef { name: "v".into(), uid: "uid-v".into() });
+    set_ready(&mut status.conditions, true);
+    let mut first = pod_of("data", "Running");
+    first.metadata.name = Some("first".into());
+    first.metadata.uid = Some("u1".into());
+    first.spec.as_mut().unwrap().node_name = Some("n1".into());
+    let pods = vec![pod_of("data", "Pending"), first];
+    let snapshot = Snapshot { volumes: vec![volume], claims: vec![bound], pods, ..Snapshot::default() };
+    let answer = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(answer.contains("because VolumeClaim team/data is VolumeHeld: its volume v is exclusive, and pod team/first uses it"), "{answer}");
+    assert!(answer.contains("next: kubectl describe pod first -n team"), "{answer}");
+    assert_eq!(answer.matches("next: ").count(), 1, "{answer}");
+}
+
+/// T4, F1: a pod that cannot run on the node of its volume waits for that node.
+#[test]
+fn t4_f1_why_pod_names_the_node_of_its_volume() {
+    let mut bound = claim("team", "data", "v");
+    let status = bound.status.get_or_insert_default();
+    status.volume = Some(UidRef { name: "v".into(), uid: "uid-v".into() });
+    set_ready(&mut status.conditions, true);
+    let volumes = vec![ready_volume("v", "eng", true)];
+    let mut snapshot = Snapshot {
+        volumes,
+        claims: vec![bound],
+        pods: vec![pod_of("data", "Pending")],
+        ..Snapshot::default()
+    };
+    let node = snapshot.volumes[0].status.as_ref().unwrap().node_name.clone().unwrap();
+    let of = |snapshot: &Snapshot| ask(snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(of(&snapshot).contains("something else than Reservoir"));
+    snapshot.pods[0].spec.as_mut().unwrap().node_name = Some("other".into());
+    let named = of(&snapshot);
+    assert!(
+        named.contains(&format!("volume v is on node {node}, and the pod asks for node other")),
+        "{named}"
+    );
+    assert!(named.contains("next: kubectl delete pod web -n team"), "{named}");
+    let spec = snapshot.pods[0].spec.as_mut().unwrap();
+    spec.node_name = None;
+    spec.node_selector = Some([("kubernetes.io/hostname".to_owned(), "other".to_owned())].into());
+    assert!(of(&snapshot).contains("the pod asks for node other"));
+    snapshot.pods[0].spec.as_mut().unwrap().node_selector = None;
+    snapshot.pods[0].status.as_mut().unwrap().conditions =
+        from(json!([{"type": "PodScheduled", "status": "False",
+            "message": "0/2 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity"}]));
+    let unscheduled = of(&snapshot);
+    assert!(
+        unscheduled.contains(&format!("next: kubectl describe node {node}   # volume v is on it")),
+        "{unscheduled}"
+    );
+    let name = snapshot.volumes[0].status.as_ref().unwrap().node_disk.clone().unwrap();
+    let mut on = disk(&name, &node, 10, &[]);
+    on.status.as_mut().unwrap().cordoned = true;
+    snapshot.disks = vec![on];
+    let cordoned = of(&snapshot);
+    assert!(cordoned.contains(&format!("volume v is on node {node}, which is cordoned")), "{cordoned}");
+    assert!(cordoned.contains(&format!("next: kubectl uncordon {node}")), "{cordoned}");
+}
+
+/// T4: no node has both volumes of the pod, and an inline volume is never made.
+#[test]
+fn t4_why_pod_names_what_no_node_can_serve() {
+    let mut other = ready_volume("w", "eng", true);
+    other.status.as_mut().unwrap().node_name = Some("n2".into());
+    let bound = |name: &str, volume: &str| {
+        let mut bound = claim("team", name, volume);
+        let status = bound.status.get_or_insert_default();
+        status.volume = Some(UidRef { name: volume.into(), uid: format!("uid-{volume}") });
+        set_ready(&mut status.conditions, true);
+        bound
+    };
+    let mut pod = pod_of("data", "Pending");
+    let volumes = &mut pod.spec.as_mut().unwrap().volumes;
+    *volumes = serde_json::from_value(json!([{"name": "v", "persistentVolumeClaim": {"claimName": "data"}},
+        {"name": "w", "persistentVolumeClaim": {"claimName": "more"}}]))
+    .unwrap();
+    let mut snapshot = Snapshot {
+        volumes: vec![ready_volume("v", "eng", true), other],
+        claims: vec![bound("data", "v"), bound("more", "w")],
+        pods: vec![pod],
+        ..Snapshot::default()
+    };
+    let answer = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(
+        answer.contains("its volume v is on node n1, and its volume w on node n2: no node has both"),
+        "{answer}"
+    );
+    assert!(answer.contains("next: kubectl reservoir tree -n team   # use a pod for each node"), "{answer}");
+    let volumes = &mut snapshot.pods[0].spec.as_mut().unwrap().volumes;
+    *volumes =
+        serde_json::from_value(json!([{"name": "v", "csi": {"driver": "csi.reservoir.dev"}}])).unwrap();
+    let answer = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(answer.contains("its volume v is an inline CSI volume"), "{answer}");
+    assert!(
+        answer.contains("next: kubectl delete pod web -n team   # make it again with a claim"),
+        "{answer}"
+    );
+    snapshot.pods[0].spec.as_mut().unwrap().volumes = None;
+    snapshot.pods[0].spec.as_mut().unwrap().node_name = Some("n1".into());
+    let answer = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(answer.contains("next: kubectl reservoir doctor   # the pod waits for a mount"), "{answer}");
+}
+
+/// T4: a workload waits for its first waiting pod. For a workload without pods the answer has the reason.
+#[test]
+fn t4_why_of_a_workload_is_that_of_its_pods() {
+    let kind = Kind::parse("sts").unwrap();
+    let mut snapshot = on_lost_node();
+    snapshot.pods[0].metadata.labels = Some([("app".to_owned(), "db".to_owned())].into());
+    snapshot.workloads = vec![from(json!({"apiVersion": "apps/v1", "kind": "StatefulSet",
+            "metadata": {"namespace": "team", "name": "db"},
+            "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "db"}}}, "status": {"readyReplicas": 1}}))];
+    let answer = ask(&snapshot, kind, Some("team"), "db").unwrap();
+    assert!(
+        answer.starts_with(
+            "StatefulSet team/db: NotReady, for the reasons below\n  because NodeDisk n1.a is NodeUnreachable"
+        ),
+        "{answer}"
+    );
+    assert!(answer.contains("so StatefulSet team/db is NotReady: 1 of 2 pods are ready\n"), "{answer}");
+    snapshot.pods.clear();
+    snapshot.events = vec![event("StatefulSet", "db", "Warning", "FailedCreate", "exceeded quota")];
+    let none = ask(&snapshot, kind, Some("team"), "db").unwrap();
+    assert!(
+        none.contains("NotReady: 1 of 2 pods are ready: exceeded quota\nnext: kubectl describe sts db"),
+        "{none}"
+    );
+    snapshot.workloads[0].data["status"]["readyReplicas"] = json!(2);
+    assert_eq!(
+        ask(&snapshot, kind, Some("team"), "db").unwrap(),
+        "StatefulSet team/db: Ready: 2 of 2 pods are ready\n"
+    );
+    snapshot.workloads[0].data["status"]["unavailableReplicas"] = json!(1);
+    let rollout = ask(&snapshot, kind, Some("team"), "db").unwrap();
+    assert!(
+        rollout.contains("NotReady: 2 of 2 pods are ready, and 1 of its rollout not: exceeded quota"),
+        "{rollout}"
+    );
+    assert!(ask(&snapshot, kind, Some("team"), "dbb").unwrap_err().contains("did you mean db?"));
+}
+
+/// T4, F1: a pod that no node fits is the cause, and its volume waits for it.
+#[test]
+fn t4_f1_why_of_an_unscheduled_pod_is_about_the_pod() {
+    let mut pod = pod_of("data", "Pending");
+    let words = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.";
+    pod.status.as_mut().unwrap().conditions = from(
+        json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}]),
+    );
+    let class = json!({"metadata": {"name": "eng"}, "provisioner": "csi.reservoir.dev", "parameters": {"role": "eng"},
+        "volumeBindingMode": "WaitForFirstConsumer"});
+    for (reason, said) in [
+        ("WaitForFirstConsumer", "waiting for first consumer to be created before binding"),
+        ("WaitForPodScheduled", "waiting for pod web to be scheduled"),
+    ] {
+        let snapshot = Snapshot {
+            classes: vec!["eng".into()],
+            our_classes: vec![from(class.clone())],
+            disks: vec![disk("n1.a", "n1", 7, &[])],
+            reservations: vec![reserved("eng", "eng", 4, &[])],
+            pvcs: vec![wants("1Gi")],
+            pods: vec![pod.clone()],
+            events: vec![event("PersistentVolumeClaim", "data", "Normal", reason, said)],
+            ..Snapshot::default()
+        };
+        let told = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+        assert!(told.starts_with(&format!("Pod team/web: Pending: {words}\n")), "{told}");
+        for (kind, name) in [(&POD, "web"), (&PVC, "data")] {
+            let told = ask(&snapshot, kind, Some("team"), name).unwrap();
+            assert!(
+                told.contains("next: kubectl describe pod web -n team   # its volume is made on the node"),
+                "{told}"
+            );
+        }
+    }
+}
+
+/// T4, M3: what a container cannot make in a read-only claim is no fault of something else.
+#[test]
+fn t4_m3_why_pod_names_the_claim_that_is_read_only() {
+    let mut pod = pod_of("data", "Pending");
+    let words = "failed to create subPath directory for volumeMount \"d\" of container \"c\"";
+    pod.status.as_mut().unwrap().container_statuses = from(json!([{"name": "c", "image": "i", "imageID": "",
+        "ready": false, "restartCount": 0, "state": {"waiting": {"reason": "CreateContainerConfigError", "message": words}}}]));
+    let volumes = vec![ready_volume("v", "eng", true)];
+    let mut snapshot =
+        Snapshot { pods: vec![pod], claims: vec![bound("data", "v")], volumes, ..Snapshot::default() };
+    let of = |snapshot: &Snapshot| ask(snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(of(&snapshot).contains("it waits for something else"), "{}", of(&snapshot));
+    snapshot.claims[0].spec.mode = crate::api::AccessMode::ReadOnly;
+    let read_only = "next: kubectl describe pod web -n team   # claim data is read-only";
+    assert!(of(&snapshot).contains(read_only), "{}", of(&snapshot));
+    snapshot.claims[0].spec.mode = crate::api::AccessMode::ReadWrite;
+    snapshot.volumes[0].spec.sealed = true;
+    assert!(of(&snapshot).contains(read_only), "{}", of(&snapshot));
+}
+
+/// T4, D4: nothing unmounts the volume of a disk that was declared gone.
+#[test]
+fn t4_d4_a_pod_on_a_disk_that_is_gone_is_given_up_by_force() {
+    let mut snapshot = on_lost_node();
+    snapshot.claims = vec![bound("data", "data")];
+    snapshot.pods[0].metadata.deletion_timestamp = some_time();
+    snapshot.disks[0].spec.gone = true;
+    snapshot.volumes[0].status.as_mut().unwrap().node_disk = Some("n1.a".into());
+    let told = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(told.ends_with("its data is given up\n") && told.contains("--force --grace-period=0"), "{told}");
+    snapshot.disks[0].spec.gone = false;
+    assert!(!ask(&snapshot, &POD, Some("team"), "web").unwrap().contains("--force"));
+}

@@ -1,0 +1,373 @@
+//! Reports about PersistentVolumeClaims, and their next steps.
+
+use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
+use kube::ResourceExt;
+
+use super::advice::{About, pod_of};
+use super::events::{last_event, message_of};
+use super::report::{Report, TERMINATING};
+use super::target::Target;
+use super::{ending_pvc, growth};
+use crate::api::condition::{self, READY};
+use crate::api::{DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size};
+use crate::cluster;
+use crate::plan::candidate::{is_cordoned, is_ready};
+use crate::plan::enlarge::{self, Way};
+use crate::plan::pvc_provisioner::class;
+use crate::plan::{advice, create, holder};
+use crate::plugin::kind::{CLAIM, DISK, POD, PVC, RESERVATION, VOLUME, did_you_mean, nearest};
+use crate::plugin::snapshot::Snapshot;
+
+/// The report of a PersistentVolumeClaim that no VolumeClaim made. `None`: the PersistentVolumeClaim does not exist.
+pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report> {
+    let report =
+        |trouble, reason: &str, message: String| Some(Report::of(target.title(), reason, message, trouble));
+    let pvc = target.find_pvc(snapshot)?;
+    if pvc.metadata.deletion_timestamp.is_some() {
+        return report(true, TERMINATING, ending_pvc::explain(snapshot, pvc).0);
+    }
+    let phase = pvc.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
+    if let Some(volume) = snapshot.made_for(pvc) {
+        return made_report(snapshot, target, phase, volume);
+    }
+    if let Some(pv) =
+        pvc.spec.as_ref().and_then(|spec| spec.volume_name.as_ref()).filter(|_| phase == "Pending")
+    {
+        let why = format!(
+            "spec.volumeName is {pv}, so it waits for that PersistentVolume, and no volume is made for it"
+        );
+        return report(true, NAMES_VOLUME, why);
+    }
+    if phase != "Pending" {
+        // Who may see no volumes sees a PersistentVolumeClaim.
+        let whose = if snapshot.is_ours(pvc) { "pods may use it" } else { "its volume is not Reservoir's" };
+        return report(phase != "Bound", phase, whose.into());
+    }
+    // An event is about some time ago: a class may have been made anew since, and numbers change.
+    if let Some(class) = missing_class(snapshot, target) {
+        return report(true, PROVISIONING_FAILED, format!("there is no StorageClass {class}"));
+    }
+    if let Some(why) = snapshot.refused(pvc).map(|(_, why)| why).or_else(|| snapshot.no_place(pvc)) {
+        return report(true, PROVISIONING_FAILED, why);
+    }
+    if waits_for_pod(snapshot, pvc) {
+        return report(true, FIRST_POD, "its StorageClass waits for the first pod that uses it".into());
+    }
+    // Kubernetes repeats events that only say that it waits.
+    let event =
+        last_event(snapshot, &PVC, target, true).or_else(|| last_event(snapshot, &PVC, target, false));
+    match event {
+        Some(event) => report(true, event.reason.as_deref().unwrap_or("Pending"), message_of(event)),
+        None => report(true, "Pending", UNCAUSED.into()),
+    }
+}
+
+/// The pod that the scheduler has placed nowhere, if the PersistentVolumeClaim waits for nothing else.
+pub(super) fn unscheduled_pod<'a>(snapshot: &'a Snapshot, target: &Target) -> Option<&'a Pod> {
+    let pvc = target.find_pvc(snapshot)?;
+    let report = pvc_report(snapshot, target)?;
+    let is_waiting = [FIRST_POD, "WaitForPodScheduled"].contains(&report.reason.as_str());
+    let mut users = snapshot.pods_of(pvc.namespace().as_deref().unwrap_or_default(), &pvc.name_any());
+    users.find(|_| is_waiting)
+}
+
+/// The message of a PersistentVolumeClaim without an event.
+const UNCAUSED: &str = "Kubernetes has reported no cause yet";
+
+/// The step after a refusal of the API server that the event of a PersistentVolumeClaim quotes.
+fn refusal_step(said: &str, namespace: &str) -> Option<String> {
+    if let Some((_, command)) = said.split_once("kubectl reservoir grant ") {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let [role, "--verbs", _, "--to", kind, name, ..] = words.as_slice() else { return None };
+        // The API server names the first verb that is missing, and a class needs more than one.
+        let name = name.trim_end_matches([';', ',', '.']);
+        return Some(advice::grant_to_namespace(role, kind, name));
+    }
+    let is_quota = ["exceeded quota", "maximum storage usage per", "minimum storage usage per"];
+    is_quota.iter().any(|words| said.contains(words)).then(|| advice::change_quota(namespace))
+}
+
+/// The reason of a PersistentVolumeClaim whose StorageClass waits for the first pod, as Kubernetes calls it.
+const FIRST_POD: &str = "WaitForFirstConsumer";
+
+/// True if the volume is made only for a pod, and no pod uses the PersistentVolumeClaim.
+fn waits_for_pod(snapshot: &Snapshot, pvc: &PersistentVolumeClaim) -> bool {
+    let mut users = snapshot.pods_of(pvc.namespace().as_deref().unwrap_or_default(), &pvc.name_any());
+    let is_delayed = snapshot.our_class(pvc).is_some_and(class::is_delayed);
+    is_delayed && snapshot.sees(&POD) && users.next().is_none()
+}
+
+/// The report of a PersistentVolumeClaim with its volume.
+fn made_report(
+    snapshot: &Snapshot,
+    target: &Target,
+    phase: &str,
+    volume: &SharedPersistentVolume,
+) -> Option<Report> {
+    let report =
+        |trouble, reason: &str, message: String| Some(Report::of(target.title(), reason, message, trouble));
+    let (name, event) = (volume.name_any(), last_event(snapshot, &PVC, target, true));
+    let failed = event.filter(|e| [Some(PROVISIONING_FAILED), Some(MOVED)].contains(&e.reason.as_deref()));
+    match (phase, failed) {
+        ("Bound", Some(event)) if event.reason.as_deref() == Some(MOVED) => {
+            report(true, MOVED, message_of(event))
+        }
+        ("Bound", _) => report(false, phase, format!("pods may use it; its volume is {name}")),
+        ("Pending", Some(event)) if is_volume_ready(volume) => {
+            report(true, PROVISIONING_FAILED, message_of(event))
+        }
+        ("Pending", _) => report(true, "Pending", format!("it waits for its volume {name}")),
+        _ => {
+            report(true, phase, format!("its PersistentVolume is gone; the data of its volume {name} stays"))
+        }
+    }
+}
+
+fn is_volume_ready(volume: &SharedPersistentVolume) -> bool {
+    volume.status.as_ref().is_some_and(|status| condition::is_true(&status.conditions, READY))
+}
+
+/// The reason of a PersistentVolumeClaim whose volume has moved to another node with its disk.
+const MOVED: &str = "VolumeMoved";
+
+/// The reason of a PersistentVolumeClaim of an ephemeral volume that was not made.
+const NOT_MADE: &str = "NotMade";
+
+/// The reason of a PersistentVolumeClaim that waits for the PersistentVolume in its spec.
+const NAMES_VOLUME: &str = "NamesVolume";
+
+/// The reason of a PersistentVolumeClaim for which no volume can be made.
+pub(in crate::plugin) const PROVISIONING_FAILED: &str = "ProvisioningFailed";
+
+/// The event about data of an earlier PersistentVolumeClaim of the name (F5), if that data is there, and is not what this one
+/// has by now.
+pub(super) fn old_data(snapshot: &Snapshot, target: &Target) -> Option<String> {
+    let uid = target.find_pvc(snapshot).and_then(|pvc| pvc.metadata.uid.as_ref());
+    let of = |event: &&Event| {
+        let object = &event.involved_object;
+        let is_of_another = object.uid.as_ref().is_some_and(|of| uid.is_some_and(|uid| uid != of));
+        ["OldDataKept", "OldDataOrphaned"].iter().any(|reason| event.reason.as_deref() == Some(reason))
+            && object.name.as_deref() == Some(&target.name)
+            && object.namespace == target.namespace
+            && !is_of_another
+    };
+    let said = snapshot.events.iter().rfind(of).map(message_of)?;
+    if !snapshot.sees(&VOLUME) || !snapshot.sees(&DISK) || !snapshot.sees(&RESERVATION) {
+        return Some(said);
+    }
+    let own = snapshot.volume_of(target.namespace.as_deref().unwrap_or_default(), &target.name);
+    let others = snapshot.volumes.iter().filter(|v| own.is_none_or(|own| own.metadata.uid != v.metadata.uid));
+    let orphans = snapshot.disks.iter().flat_map(|disk| &disk.status).flat_map(|status| &status.orphans);
+    let kept = snapshot.reservations.iter().flat_map(|r| &r.status).flat_map(|status| &status.volumes);
+    let kept =
+        kept.filter(|entry| entry.kept.is_some()).flat_map(|entry| [entry.name.clone(), entry.uid.clone()]);
+    let names = others.map(ResourceExt::name_any);
+    let names = names.chain(orphans.flat_map(|orphan| [orphan.name.clone(), orphan.uid.clone()])).chain(kept);
+    names.into_iter().any(|name| !name.is_empty() && said.contains(&name)).then_some(said)
+}
+
+/// The report of a PersistentVolumeClaim that a pod names and that does not exist.
+pub(super) fn missing_claim(snapshot: &Snapshot, target: &Target) -> Report {
+    if let Some(pod) = ephemeral_in(snapshot, target) {
+        let said = refused_binding(snapshot, pod);
+        let said =
+            said.unwrap_or_else(|| "Kubernetes has not made it for the pod's ephemeral volume yet".into());
+        return Report::of(target.title(), NOT_MADE, said, true);
+    }
+    let here = |namespace: Option<String>| namespace == target.namespace;
+    let pvcs = snapshot.pvcs.iter().filter(|p| here(p.namespace())).map(ResourceExt::name_any);
+    let claims = snapshot.claims.iter().filter(|c| here(c.namespace())).map(ResourceExt::name_any);
+    let names: Vec<String> = pvcs.chain(claims).collect();
+    let near = did_you_mean(&target.name, names.iter().map(String::as_str));
+    let message = match snapshot.sees(&PVC) && snapshot.sees(&CLAIM) {
+        true => format!("no claim or PersistentVolumeClaim has this name{near}"),
+        false => "it may not be seen with your rights".into(),
+    };
+    Report::of(target.title(), "Missing", message, true)
+}
+
+/// The pod with the ephemeral volume for which Kubernetes makes the PersistentVolumeClaim. A claim of that name by anybody else
+/// would be no use to the pod.
+fn ephemeral_in<'a>(snapshot: &'a Snapshot, target: &Target) -> Option<&'a Pod> {
+    let is_it = |pod: &&Pod| {
+        let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        let mut names =
+            volumes.filter(|v| v.ephemeral.is_some()).map(|v| format!("{}-{}", pod.name_any(), v.name));
+        pod.namespace() == target.namespace && names.any(|name| name == target.name)
+    };
+    snapshot.pods.iter().find(is_it)
+}
+
+/// The next step for a PersistentVolumeClaim without a VolumeClaim.
+pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
+    let (name, namespace) = (&target.name, target.namespace.as_deref().unwrap_or("default"));
+    match reason {
+        "Missing" => match snapshot.volumes.iter().find(|volume| volume.name_any() == *name) {
+            Some(volume) => advice::claim_volume_of_name(name, &volume.spec.role, namespace),
+            None => advice::make_claim(namespace),
+        },
+        NOT_MADE => not_made_step(snapshot, target, namespace),
+        growth::RESIZING => match growth::refusal(snapshot, target) {
+            Some(said) => refusal_step(&said, namespace).unwrap_or_else(advice::follow_event),
+            None => advice::look_again(),
+        },
+        FIRST_POD | "WaitForPodScheduled" => match unscheduled_pod(snapshot, target) {
+            Some(pod) => advice::have_pod_scheduled(pod.name_any(), namespace),
+            None => advice::start_pod(name),
+        },
+        NAMES_VOLUME => {
+            let pv = target.find_pvc(snapshot).and_then(|pvc| pvc.spec.as_ref()?.volume_name.as_deref());
+            advice::leave_volume_name(pv.unwrap_or_default(), name, namespace)
+        }
+        // The events only say that nobody has made the volume.
+        "ExternalProvisioning" if target.find_pvc(snapshot).is_some_and(|pvc| snapshot.is_ours(pvc)) => {
+            let step = class_step(snapshot, target, name, namespace);
+            let is_ring = [advice::follow_event(), advice::read_events(name, namespace)].contains(&step);
+            if is_ring { advice::check_controller() } else { step }
+        }
+        TERMINATING => target
+            .find_pvc(snapshot)
+            .map_or_else(advice::look_again, |pvc| ending_pvc::explain(snapshot, pvc).1),
+        _ => class_step(snapshot, target, name, namespace),
+    }
+}
+
+/// The step for a PersistentVolumeClaim of an ephemeral volume that was not made.
+fn not_made_step(snapshot: &Snapshot, target: &Target, namespace: &str) -> String {
+    let Some(pod) = ephemeral_in(snapshot, target) else { return advice::look_again() };
+    let said = refused_binding(snapshot, pod).unwrap_or_default();
+    match said.contains("exceeded quota") || said.contains("storage usage per") {
+        true => advice::change_quota(namespace),
+        false => advice::describe_pod(pod.name_any(), namespace),
+    }
+}
+
+/// What Kubernetes says about the PersistentVolumeClaim of an ephemeral volume of the pod. The scheduler's later events only say
+/// that the PersistentVolumeClaim is not there.
+fn refused_binding(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
+    let of = |event: &&Event| {
+        let object = &event.involved_object;
+        event.reason.as_deref() == Some("FailedBinding")
+            && object.kind.as_deref() == Some(POD.name)
+            && object.name == pod.metadata.name
+            && object.namespace == pod.metadata.namespace
+    };
+    snapshot.events.iter().rfind(of).map(message_of)
+}
+
+/// The next step for a PersistentVolumeClaim that waits for its StorageClass.
+fn class_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str) -> String {
+    if let Some(class) = missing_class(snapshot, target) {
+        return match nearest(class, all_classes(snapshot)) {
+            Some(near) => advice::use_near_class(name, namespace, near),
+            None => advice::see_classes(class),
+        };
+    }
+    match target.find_pvc(snapshot).and_then(|pvc| snapshot.refused(pvc)) {
+        Some((Some(class), _)) => return advice::make_class_as_said(class),
+        Some((None, _)) => {
+            return match target.find_pvc(snapshot).and_then(pod_of) {
+                Some(pod) => advice::make_pod_as_said(pod, namespace),
+                None => advice::make_pvc_as_said(name, namespace),
+            };
+        }
+        None => {}
+    }
+    let said = pvc_report(snapshot, target).map(|report| report.message).unwrap_or_default();
+    if said.contains("is in the way") && snapshot.is_name_taken(target.namespace.as_deref(), name) {
+        return advice::free_name(name, namespace);
+    }
+    if let Some(step) = refusal_step(&said, namespace) {
+        return step;
+    }
+    if let Some(step) = space_step(snapshot, target) {
+        return step;
+    }
+    if let Some(step) = target.find_pvc(snapshot).and_then(|pvc| place_step(snapshot, pvc)) {
+        return step;
+    }
+    match target.find_pvc(snapshot).is_some_and(|pvc| snapshot.is_ours(pvc)) {
+        // The event that was quoted is the last word of Reservoir.
+        true if !said.is_empty() && said != UNCAUSED => advice::follow_event(),
+        true => advice::read_events(name, namespace),
+        // An annotation names the driver only after the first pod.
+        false if snapshot.classes_unseen => advice::read_unknown_events(name, namespace),
+        false => advice::read_foreign_events(name, namespace),
+    }
+}
+
+/// The step for a PersistentVolumeClaim with enough space in reservations that it cannot have: their disks are not ready, or
+/// its StorageClass excludes their nodes.
+fn place_step(snapshot: &Snapshot, pvc: &PersistentVolumeClaim) -> Option<String> {
+    let (class, wanted) = (snapshot.our_class(pvc)?, snapshot.wanted(pvc)?);
+    let (reservations, disks): (Vec<_>, Vec<_>) =
+        (snapshot.reservations.iter().collect(), snapshot.disks.iter().collect());
+    let could = |r: &&&DiskReservation| create::could_hold(&wanted, r, &disks) && holder::serves(r);
+    let could_hold: Vec<&DiskReservation> = reservations.iter().filter(could).copied().collect();
+    let disk_of = |r: &DiskReservation| {
+        let name = r.status.as_ref()?.node_disk.as_ref()?;
+        snapshot.disks.iter().find(|disk| disk.metadata.name.as_ref() == Some(name))
+    };
+    // The reservation that the class names is on a node that the class excludes.
+    if wanted.spec.reservation.is_some() && class.allowed_topologies.is_some() && !could_hold.is_empty() {
+        return Some(advice::make_class_as_said(class.name_any()));
+    }
+    let suited = || could_hold.iter().filter_map(|r| disk_of(r));
+    if let Some(cordoned) = suited().find(|_| suited().all(is_cordoned)) {
+        return Some(advice::uncordon_for_new(&cordoned.spec.node_name));
+    }
+    let unready = could_hold.iter().filter_map(|r| disk_of(r)).find(|disk| !is_ready(disk))?;
+    let any_ready = could_hold.iter().filter_map(|r| disk_of(r)).any(is_ready);
+    (!any_ready).then(|| advice::ask_why(format!("nd/{}", unready.name_any())))
+}
+
+/// The step for a PersistentVolumeClaim for which nothing, or too little, is reserved: on the node of the pod's other volumes,
+/// if it has some.
+fn space_step(snapshot: &Snapshot, target: &Target) -> Option<String> {
+    let wanted = snapshot.wanted(target.find_pvc(snapshot)?)?;
+    let namespace = target.namespace.as_deref().unwrap_or("default");
+    let claims = snapshot.pods_of(namespace, &target.name).flat_map(cluster::claims_of);
+    let node = claims
+        .filter_map(|(namespace, name)| {
+            snapshot.volume_of(&namespace, &name)?.status.as_ref()?.node_name.clone()
+        })
+        .next();
+    let may_use = |r: &&DiskReservation| {
+        let on = r.status.as_ref().and_then(|status| status.node_name.as_ref());
+        Role::name_covers(&r.spec.role, &wanted.spec.role)
+            && holder::serves(r)
+            && wanted.spec.reservation.as_ref().is_none_or(|name| *name == r.name_any())
+            && node.as_ref().is_none_or(|node| on == Some(node))
+    };
+    let reservations: Vec<&DiskReservation> = snapshot.reservations.iter().filter(may_use).collect();
+    let disks =
+        snapshot.disks.iter().filter(|disk| node.as_ref().is_none_or(|node| disk.spec.node_name == *node));
+    let disks: Vec<&NodeDisk> = disks.collect();
+    let (role, size) = (&wanted.spec.role, &wanted.spec.size);
+    let asked = size.bytes_or_zero();
+    let free = |r: &&DiskReservation| r.status.as_ref().map_or(0, holder::free);
+    let is_named = wanted.spec.reservation.is_some();
+    if reservations.is_empty() && is_named || reservations.iter().map(free).any(|free| free >= asked) {
+        return None;
+    }
+    let about = About::new(snapshot, target);
+    Some(match enlarge::way(asked, 0, &reservations, &disks, !is_named) {
+        Way::AskFor(most, _) => about.ask_anew(&target.name, namespace, Size::from_bytes(most)),
+        found => about.way_to_space(found, role, size),
+    })
+}
+
+fn all_classes(snapshot: &Snapshot) -> impl Iterator<Item = &str> {
+    snapshot.classes.iter().chain(&snapshot.other_classes).map(String::as_str)
+}
+
+/// The StorageClass that the PersistentVolumeClaim names and that does not exist.
+fn missing_class<'a>(snapshot: &'a Snapshot, target: &Target) -> Option<&'a str> {
+    let class = target.find_pvc(snapshot)?.spec.as_ref()?.storage_class_name.as_deref()?;
+    let exists = all_classes(snapshot).any(|name| name == class);
+    // The empty name asks for no class.
+    (!exists && !snapshot.classes_unseen && !class.is_empty()).then_some(class)
+}
+
+#[cfg(test)]
+mod tests;

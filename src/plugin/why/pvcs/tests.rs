@@ -1,0 +1,482 @@
+//! Tests of the answers about PersistentVolumeClaims.
+
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, VolumeResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use serde_json::{Value, json};
+
+use crate::api::condition::{READY, RESIZED, Verdict, reason, set};
+use crate::api::{LABEL_PVC_UID, UidRef};
+use crate::plan::testing::*;
+use crate::plugin::kind::{CLAIM, Kind, POD, PVC, VOLUME};
+use crate::plugin::snapshot::Snapshot;
+use crate::plugin::why::testing::*;
+use crate::plugin::why::{Target, resize_instead};
+
+/// T4, F3: a PersistentVolumeClaim that a finished pod keeps says so, whoever made it, and so does its claim.
+#[test]
+fn t4_f3_why_names_what_keeps_a_persistent_volume_claim() {
+    let mut own = bound("data", "v");
+    own.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    let mut ending = pvc("data", "Bound", "ours");
+    ending.metadata.deletion_timestamp = some_time();
+    let mut snapshot = Snapshot {
+        claims: vec![own],
+        volumes: vec![ready_volume("v", "eng", true)],
+        pvcs: vec![ending],
+        pods: vec![pod_of("data", "Succeeded")],
+        classes: vec!["ours".into()],
+        ..Snapshot::default()
+    };
+    let both =
+        |snapshot: &Snapshot| [&PVC, &CLAIM].map(|kind| ask(snapshot, kind, Some("team"), "data").unwrap());
+    for said in both(&snapshot) {
+        assert!(said.contains("Terminating: it is being deleted") && !said.contains("Bound"), "{said}");
+        assert!(
+            said.contains("pod team/web is finished, and Kubernetes keeps PersistentVolumeClaim data"),
+            "{said}"
+        );
+        assert!(said.contains("next: kubectl delete pod web -n team"), "{said}");
+    }
+    snapshot.pods.clear();
+    snapshot.pvcs[0].metadata.finalizers = Some(vec!["example.com/keep".into()]);
+    for said in both(&snapshot) {
+        assert!(said.contains("finalizer example.com/keep keeps it\n"), "{said}");
+    }
+    // That of a claim of one's own comes back.
+    snapshot.claims[0].metadata.labels = None;
+    snapshot.pods = vec![pod_of("data", "Running")];
+    for said in both(&snapshot) {
+        assert!(said.contains("its VolumeClaim makes it anew when it is gone"), "{said}");
+        assert!(
+            said.contains("next: kubectl reservoir tree -n team   # it is made anew by itself"),
+            "{said}"
+        );
+    }
+}
+
+/// T4, P2: the numbers are those of now, and no step has a size that no disk has.
+#[test]
+fn t4_p2_why_pvc_has_numbers_that_are_true() {
+    let class = json!({"metadata": {"name": "eng"}, "provisioner": "csi.reservoir.dev", "parameters": {"role": "eng"},
+        "volumeBindingMode": "WaitForFirstConsumer"});
+    let mut on = disk("n1.a", "n1", 7, &[]);
+    on.status.as_mut().unwrap().free = Some(gi(2));
+    let old = "no node has a place for the volume: 10Gi asked for, eng has 0 left";
+    let mut snapshot = Snapshot {
+        classes: vec!["eng".into()],
+        our_classes: vec![from(class)],
+        disks: vec![on],
+        reservations: vec![reserved("eng", "eng", 4, &[("x", 3)])],
+        pvcs: vec![wants("10Gi")],
+        pods: vec![pod_of("data", "Pending")],
+        events: vec![event("PersistentVolumeClaim", "data", "Warning", "ProvisioningFailed", old)],
+        ..Snapshot::default()
+    };
+    let of = |snapshot: &Snapshot| ask(snapshot, &PVC, Some("team"), "data").unwrap();
+    let said = of(&snapshot);
+    assert!(said.contains("10Gi asked for, eng has 1Gi left"), "{said}");
+    assert!(
+        said.contains("next: kubectl delete pvc data -n team   # no disk has more for it than 3Gi"),
+        "{said}"
+    );
+    snapshot.pvcs[0].metadata.owner_references =
+        from(json!([{"apiVersion": "v1", "kind": "Pod", "name": "web", "uid": "u"}]));
+    assert!(
+        of(&snapshot)
+            .contains("next: kubectl delete pod web -n team   # no disk has more for its ephemeral volume")
+    );
+    snapshot.pvcs = vec![wants("3Gi")];
+    assert!(of(&snapshot).contains("next: kubectl reservoir resize dr/eng 6Gi"), "{}", of(&snapshot));
+    // The events of a PersistentVolumeClaim without a controller name nothing.
+    snapshot.pvcs = vec![wants("1Gi")];
+    snapshot.events = vec![event(
+        "PersistentVolumeClaim",
+        "data",
+        "Normal",
+        "ExternalProvisioning",
+        "waiting for csi.reservoir.dev",
+    )];
+    assert!(of(&snapshot).contains("next: kubectl reservoir doctor"), "{}", of(&snapshot));
+}
+
+fn class_of(parameters: Value, mode: &str) -> k8s_openapi::api::storage::v1::StorageClass {
+    from(json!({"metadata": {"name": "eng"}, "provisioner": "csi.reservoir.dev", "parameters": parameters,
+        "volumeBindingMode": mode}))
+}
+
+/// T4: a class that was deleted, or made anew, is told as it is now, and not as an event of before has it.
+#[test]
+fn t4_why_pvc_is_about_the_class_as_it_is_now() {
+    let old = "StorageClass eng says keepFor `3d`; make the class anew";
+    let mut snapshot = Snapshot {
+        other_classes: vec!["local".into()],
+        pvcs: vec![wants("1Gi")],
+        events: vec![event("PersistentVolumeClaim", "data", "Warning", "ProvisioningFailed", old)],
+        ..Snapshot::default()
+    };
+    let of = |snapshot: &Snapshot| ask(snapshot, &PVC, Some("team"), "data").unwrap();
+    let gone = of(&snapshot);
+    assert!(gone.contains("ProvisioningFailed: there is no StorageClass eng\n"), "{gone}");
+    snapshot.classes = vec!["eng".into()];
+    snapshot.our_classes = vec![class_of(json!({"role": "eng", "keepFor": "3d"}), "Immediate")];
+    let wrong = of(&snapshot);
+    assert!(wrong.contains("next: kubectl get storageclass eng -o yaml   # delete it"), "{wrong}");
+    snapshot.our_classes = vec![class_of(json!({"role": "eng", "keepFor": "72h"}), "WaitForFirstConsumer")];
+    let well = of(&snapshot);
+    assert!(well.contains("next: start a pod that uses PersistentVolumeClaim data"), "{well}");
+}
+
+/// T4: what the API server refused has its own step, and a quoted event leads not to itself.
+#[test]
+fn t4_why_pvc_has_the_step_of_a_refusal() {
+    let mut snapshot = Snapshot {
+        classes: vec!["eng".into()],
+        our_classes: vec![class_of(json!({"role": "eng"}), "Immediate")],
+        pvcs: vec![wants("1Gi")],
+        ..Snapshot::default()
+    };
+    let verbs = "the service accounts of namespace team lack the verb create on volumeroles.reservoir.dev/eng: have an \
+                 administrator run: kubectl reservoir grant eng --verbs create --to group system:serviceaccounts:team";
+    let quota = "sharedpersistentvolumes.reservoir.dev \"a\" is forbidden: exceeded quota: q, requested: x";
+    let taken =
+        "a VolumeClaim data that is another's is in the way: give this PersistentVolumeClaim another name";
+    for (said, claim, next) in [
+        (
+            verbs,
+            None,
+            "have an administrator run: kubectl reservoir grant eng --verbs create,use,resize --to group \
+             system:serviceaccounts:team\n",
+        ),
+        (quota, None, "kubectl get resourcequotas,limitranges -n team "),
+        (
+            taken,
+            Some("data"),
+            "kubectl reservoir unclaim data -n team   # the VolumeClaim of this name is another's",
+        ),
+    ] {
+        snapshot.events = vec![event("PersistentVolumeClaim", "data", "Warning", "ProvisioningFailed", said)];
+        let named = claim.map(|name| {
+            let mut claim = claim_of(name);
+            let why = Verdict::no(reason::NAME_TAKEN, "in the way");
+            let conditions = &mut claim.status.get_or_insert_default().conditions;
+            set(conditions, READY, why, None, jiff::Timestamp::UNIX_EPOCH);
+            claim
+        });
+        snapshot.claims = named.into_iter().collect();
+        for (kind, name) in [(&PVC, "data"), (&POD, "web")] {
+            snapshot.pods = vec![pod_of("data", "Pending")];
+            let told = ask(&snapshot, kind, Some("team"), name).unwrap();
+            assert!(told.contains(&format!("next: {next}")), "{told}");
+        }
+    }
+    snapshot.reservations = vec![reserved("eng", "eng", 4, &[])];
+    snapshot.claims.clear();
+    snapshot.events =
+        vec![event("PersistentVolumeClaim", "data", "Warning", "ProvisioningFailed", "no, says a webhook")];
+    let told = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(told.contains("next: do what the message says; Reservoir tries again by itself"), "{told}");
+    // The node of the only reservation is cordoned.
+    let mut on = disk("n1.a", "n1", 7, &[]);
+    on.status.as_mut().unwrap().cordoned = true;
+    snapshot.disks = vec![on];
+    let told = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(told.contains("next: kubectl uncordon n1 "), "{told}");
+}
+
+fn claim_of(name: &str) -> crate::api::VolumeClaim {
+    claim("team", name, "v")
+}
+
+/// T4, P3: a volume that grows while no pod has it mounted waits for its pods, and not for a log.
+#[test]
+fn t4_p3_why_names_the_pods_that_a_growth_waits_for() {
+    let mut volume = ready_volume("pvc-u", "eng", false);
+    volume.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    let status = volume.status.as_mut().unwrap();
+    (status.users, status.user_count) = (vec![crate::plan::testing::pod("team", "db-0")], 1);
+    let busy = "ext4 is busy: wait until the last process that uses it is gone";
+    status.node.as_mut().unwrap().resize_failed = Some(busy.into());
+    let why = Verdict::no(reason::RESIZE_FAILED, busy);
+    set(&mut status.conditions, crate::api::condition::RESIZED, why, None, jiff::Timestamp::UNIX_EPOCH);
+    set(
+        &mut status.conditions,
+        READY,
+        Verdict::yes(reason::READY, "64Mi"),
+        None,
+        jiff::Timestamp::UNIX_EPOCH,
+    );
+    let snapshot = Snapshot { volumes: vec![volume], ..Snapshot::default() };
+    let said = ask(&snapshot, &VOLUME, None, "pvc-u").unwrap();
+    assert!(
+        said.contains("next: kubectl describe pod db-0 -n team   # the volume grows while no pod"),
+        "{said}"
+    );
+}
+
+/// T4: pods run, and their volume waits to grow until they end.
+#[test]
+fn t4_p3_why_of_a_workload_names_a_growth_that_waits() {
+    let mut pod = pod_of("data", "Running");
+    pod.metadata.labels = Some([("app".to_owned(), "web".to_owned())].into());
+    let mut deployment = deployment(json!({"app": "web"}));
+    deployment.data["status"] = json!({"readyReplicas": 1});
+    let mut waits = pvc("data", "Bound", "ours");
+    waits.spec.as_mut().unwrap().resources = from(json!({"requests": {"storage": "33Mi"}}));
+    waits.status.as_mut().unwrap().capacity = from(json!({"storage": "32Mi"}));
+    let mut snapshot = Snapshot {
+        workloads: vec![deployment],
+        pods: vec![pod],
+        pvcs: vec![waits],
+        classes: vec!["ours".into()],
+        ..Snapshot::default()
+    };
+    for (kind, first) in [
+        (Kind::parse("deploy").unwrap(), "Deployment team/web: Ready: 1 of 1 pods are ready; "),
+        (&POD, "Pod team/web: Running; "),
+    ] {
+        let said = ask(&snapshot, kind, Some("team"), "web").unwrap();
+        let waits =
+            "PersistentVolumeClaim team/data is Resizing: 33Mi requested, and its volume has 32Mi now\n";
+        assert!(said.starts_with(&format!("{first}{waits}")), "{said}");
+        assert!(
+            said.contains("next: wait a few seconds; if the state stays the same: kubectl reservoir doctor"),
+            "{said}"
+        );
+    }
+    snapshot.pvcs[0].status.as_mut().unwrap().capacity = from(json!({"storage": "33Mi"}));
+    let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(said.starts_with("Pod team/web: Running\n"), "{said}");
+}
+
+/// T4, C7: the claim says so itself, for users who may not see PersistentVolumeClaims.
+#[test]
+fn t4_c7_a_claim_that_terminates_comes_back_by_itself() {
+    let mut claim = bound("data", "v");
+    let why = Verdict::no(reason::TERMINATING, "PersistentVolumeClaim data is being deleted");
+    set(&mut claim.status.as_mut().unwrap().conditions, READY, why, None, jiff::Timestamp::UNIX_EPOCH);
+    let volumes = vec![ready_volume("v", "eng", true)];
+    let mut snapshot = Snapshot { claims: vec![claim], volumes, ..Snapshot::default() };
+    let said = ask(&snapshot, &CLAIM, Some("team"), "data").unwrap();
+    assert!(said.contains("next: kubectl reservoir tree -n team   # it is made anew by itself"), "{said}");
+    // What keeps the object is known where it may be seen.
+    let mut ending = pvc("data", "Bound", "");
+    ending.metadata.deletion_timestamp = some_time();
+    (snapshot.pvcs, snapshot.pods) = (vec![ending], vec![pod_of("data", "Succeeded")]);
+    for kind in [&PVC, &CLAIM] {
+        let said = ask(&snapshot, kind, Some("team"), "data").unwrap();
+        assert!(said.contains("next: kubectl delete pod web -n team"), "{said}");
+    }
+}
+
+/// T4, F5: data of an earlier PersistentVolumeClaim of the name is told where one looks.
+#[test]
+fn t4_f5_why_pvc_tells_of_old_data() {
+    let mut own = bound("data", "v");
+    own.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    let snapshot = Snapshot {
+        claims: vec![own],
+        volumes: vec![ready_volume("v", "eng", true), ready_volume("old-w", "eng", false)],
+        pvcs: vec![pvc("data", "Bound", "ours")],
+        events: vec![event(
+            "PersistentVolumeClaim",
+            "data",
+            "Warning",
+            "OldDataKept",
+            "volume old-w has old data",
+        )],
+        ..Snapshot::default()
+    };
+    let said = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(said.contains("\n  volume old-w has old data\n"), "{said}");
+}
+
+/// T4: a PersistentVolumeClaim of a class without a place, and its pod.
+#[test]
+fn t4_why_pvc_of_a_class_says_what_it_waits_for() {
+    let from = |value| serde_json::from_value(value).unwrap();
+    let class = from(
+        json!({"metadata": {"name": "eng"}, "provisioner": "csi.reservoir.dev", "parameters": {"role": "eng"}}),
+    );
+    let pvc = |selector: serde_json::Value| -> PersistentVolumeClaim {
+        serde_json::from_value(json!({"metadata": {"namespace": "team", "name": "c", "uid": "u"},
+            "spec": {"storageClassName": "eng", "accessModes": ["ReadWriteOnce"], "selector": selector,
+                "resources": {"requests": {"storage": "3Gi"}}}}))
+        .unwrap()
+    };
+    let mut snapshot = Snapshot {
+        pvcs: vec![pvc(json!(null))],
+        pods: vec![pod_of("c", "Pending")],
+        classes: vec!["eng".into()],
+        our_classes: vec![class],
+        volumes: vec![made_for_pvc("pvc-2")],
+        ..Snapshot::default()
+    };
+    let of = |snapshot: &Snapshot, kind, name| ask(snapshot, kind, Some("team"), name).unwrap();
+    for (kind, name) in [(&PVC, "c"), (&POD, "web")] {
+        let answer = of(&snapshot, kind, name);
+        assert!(answer.contains("next: kubectl reservoir reserve eng --role eng --size 3Gi"), "{answer}");
+    }
+    snapshot.reservations = vec![reserved("r", "eng", 4, &[("v", 2)])];
+    let answer = of(&snapshot, &PVC, "c");
+    assert!(answer.contains("next: kubectl reservoir resize dr/r 5Gi"), "{answer}");
+    let mut waits = ready_volume("pvc-u", "eng", false);
+    waits.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    set_not_ready(&mut waits.status.as_mut().unwrap().conditions, reason::NODE_UNREACHABLE, "n1 is away");
+    snapshot.volumes.push(waits);
+    for (kind, name) in [(&PVC, "c"), (&POD, "web")] {
+        let answer = of(&snapshot, kind, name);
+        assert!(answer.contains("SharedPersistentVolume pvc-u is NodeUnreachable: n1 is away"), "{answer}");
+    }
+    snapshot.volumes.pop();
+    snapshot.pvcs = vec![pvc(json!({"matchLabels": {"a": "b"}}))];
+    let answer = of(&snapshot, &PVC, "c");
+    assert!(
+        answer.contains("next: kubectl delete pvc c -n team   # then make it anew as the message says"),
+        "{answer}"
+    );
+    snapshot.pvcs[0].spec.as_mut().unwrap().volume_name = Some("pv".into());
+    let answer = of(&snapshot, &PVC, "c");
+    assert!(answer.contains("next: kubectl get pv pv; kubectl delete pvc c -n team"), "{answer}");
+    let mut mistyped = claim("team", "d", "pvc-22");
+    set_not_ready(&mut mistyped.status.get_or_insert_default().conditions, reason::NO_SUCH_VOLUME, "said");
+    snapshot.claims.push(mistyped);
+    let answer = of(&snapshot, &CLAIM, "d");
+    assert!(!answer.contains("if volume pvc-2 is meant"), "{answer}");
+}
+
+/// T4: a StorageClass that does not exist is not somebody else's.
+#[test]
+fn t4_why_pvc_sees_a_mistyped_class() {
+    let mut snapshot = Snapshot {
+        pvcs: vec![pvc("data", "Pending", "enng")],
+        classes: vec!["eng".into()],
+        other_classes: vec!["local".into()],
+        ..Snapshot::default()
+    };
+    let next = |snapshot: &Snapshot| {
+        let answer = ask(snapshot, &PVC, Some("team"), "data").unwrap();
+        answer.split_once("next: ").unwrap().1.to_owned()
+    };
+    let near = next(&snapshot);
+    assert!(
+        near.starts_with("kubectl delete pvc data -n team   # then make it with storageClassName eng"),
+        "{near}"
+    );
+    snapshot.classes_unseen = true;
+    assert!(next(&snapshot).contains("you may not see StorageClasses"));
+    snapshot.classes_unseen = false;
+    snapshot.classes.clear();
+    assert!(next(&snapshot).starts_with("kubectl get storageclasses   # none is called enng"));
+    snapshot.other_classes.push("enng".into());
+    assert!(next(&snapshot).contains("its StorageClass is not Reservoir's"));
+}
+
+/// T4, P3: a growth that cannot be met is the answer for a PersistentVolumeClaim that is bound.
+#[test]
+fn t4_p3_why_pvc_tells_of_a_growth_that_waits() {
+    let mut grows = pvc("data", "Bound", "ours");
+    grows.metadata.uid = Some("u".into());
+    let storage = |size: &str| Some([("storage".to_owned(), Quantity(size.to_owned()))].into());
+    grows.spec.as_mut().unwrap().resources =
+        Some(VolumeResourceRequirements { requests: storage("2Gi"), ..Default::default() });
+    grows.status.as_mut().unwrap().capacity = storage("1Gi");
+    let mut volume = ready_volume("pvc-u", "eng", false);
+    volume.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    let mut snapshot = Snapshot {
+        volumes: vec![volume],
+        pvcs: vec![grows],
+        classes: vec!["ours".into()],
+        ..Snapshot::default()
+    };
+    let waits = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(waits.contains("Resizing: 2Gi requested, and its volume has 1Gi now\n"), "{waits}");
+    let told =
+        event("PersistentVolumeClaim", "data", "Warning", "VolumeResizeFailed", "the verb resize lacks");
+    snapshot.events = vec![told];
+    let refused = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(
+        refused.contains("the verb resize lacks") && refused.contains("next: do what the message says"),
+        "{refused}"
+    );
+    set(
+        &mut snapshot.volumes[0].status.as_mut().unwrap().conditions,
+        RESIZED,
+        Verdict::no(reason::RESERVATION_FULL, "it is full"),
+        None,
+        jiff::Timestamp::UNIX_EPOCH,
+    );
+    snapshot.reservations = vec![reserved("eng", "eng", 1, &[("pvc-u", 1)])];
+    let full = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(full.contains("because SharedPersistentVolume pvc-u is ReservationFull: it is full"), "{full}");
+    snapshot.pvcs[0].status.as_mut().unwrap().capacity = storage("2Gi");
+    let done = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(!done.contains("Resizing"), "{done}");
+}
+
+/// T4, P4: the claim of a StatefulSet's healthy PersistentVolumeClaim is not to be deleted.
+#[test]
+fn t4_p4_why_never_advises_to_delete_a_healthy_claim() {
+    let mut made = claim("team", "data", "v");
+    set_ready(&mut made.status.get_or_insert_default().conditions, true);
+    let pods = vec![pod_of("data", "Running")];
+    let mut snapshot = Snapshot { claims: vec![made], pods, ..Snapshot::default() };
+    let plain = ask(&snapshot, &CLAIM, Some("team"), "data").unwrap();
+    assert!(plain.contains("the data kept: kubectl reservoir unclaim data -n team"), "{plain}");
+    snapshot.claims.clear();
+    snapshot.pvcs = vec![pvc("data", "Bound", "ours")];
+    snapshot.pvcs[0].metadata.uid = Some("u".into());
+    let mut volume = ready_volume("pvc-u", "eng", false);
+    volume.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    snapshot.volumes = vec![volume];
+    let answer = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(answer.contains("there is nothing to do") && !answer.contains("kubectl "), "{answer}");
+}
+
+/// T4, P3: a size is asked for where it is written.
+#[test]
+fn t4_p3_resize_names_the_object_that_has_the_size() {
+    let mut bound = claim("team", "data", "v");
+    bound.status.get_or_insert_default().volume = Some(UidRef { name: "v".into(), uid: "uid-v".into() });
+    let mut snapshot = Snapshot { claims: vec![bound], ..Snapshot::default() };
+    let instead = |snapshot: &Snapshot, kind| {
+        resize_instead(snapshot, &Target::new(kind, Some("team".into()), "data".into()), "2Gi")
+    };
+    assert!(instead(&snapshot, &PVC).ends_with("kubectl reservoir resize spv/v 2Gi"));
+    snapshot.claims.clear();
+    let patch =
+        "kubectl patch pvc data -n team -p '{\"spec\":{\"resources\":{\"requests\":{\"storage\":\"2Gi\"}}}}'";
+    let step = instead(&snapshot, &PVC);
+    assert!(step.contains(patch), "{step}");
+    assert_eq!(instead(&snapshot, &POD), "a Pod has no size: resize spv/NAME or dr/NAME");
+}
+
+/// T4, F5: data that is gone, or that this PersistentVolumeClaim has by now, is no reason to delete anything.
+#[test]
+fn t4_f5_old_data_is_told_only_while_it_is_there() {
+    let mut own = pvc("data", "Bound", "ours");
+    own.metadata.uid = Some("u".into());
+    let said = "this PersistentVolumeClaim starts empty, while volume pvc-old has the data of an earlier one of its name";
+    let mut told = event("PersistentVolumeClaim", "data", "Warning", "OldDataKept", said);
+    told.involved_object.uid = Some("u".into());
+    let mut snapshot = Snapshot {
+        pvcs: vec![own],
+        claims: vec![bound("data", "pvc-new")],
+        volumes: vec![ready_volume("pvc-new", "eng", false), ready_volume("pvc-old", "eng", false)],
+        classes: vec!["ours".into()],
+        events: vec![told],
+        ..Snapshot::default()
+    };
+    let of =
+        |snapshot: &Snapshot| ask(snapshot, &PVC, Some("team"), "data").unwrap().contains("starts empty");
+    assert!(of(&snapshot));
+    snapshot.volumes.pop();
+    assert!(!of(&snapshot), "it was destroyed");
+    snapshot.volumes = vec![ready_volume("pvc-old", "eng", false)];
+    snapshot.claims = vec![bound("data", "pvc-old")];
+    assert!(!of(&snapshot), "the advice was followed");
+    snapshot.volumes.push(ready_volume("pvc-new", "eng", false));
+    snapshot.claims = vec![bound("data", "pvc-new")];
+    assert!(of(&snapshot));
+    snapshot.events[0].involved_object.uid = Some("earlier".into());
+    assert!(!of(&snapshot), "it is about an earlier PersistentVolumeClaim");
+}

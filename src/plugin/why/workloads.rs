@@ -1,0 +1,54 @@
+//! Reports about workloads.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::DynamicObject;
+
+use super::events::{last_event, message_of};
+use super::report::Report;
+use super::target::Target;
+use crate::plugin::snapshot::Snapshot;
+
+/// The report of a workload: the number of ready pods, or the reason for missing pods.
+pub(super) fn workload_report(snapshot: &Snapshot, target: &Target) -> Option<Report> {
+    let workload = snapshot.workloads.iter().find(|w| w.name_any() == target.name)?;
+    let number = |part: &str, field: &str| workload.data[part][field].as_u64();
+    let job = target.kind.name == "Job";
+    let conditions = workload.data["status"]["conditions"].as_array();
+    let complete = conditions.into_iter().flatten().any(|c| c["type"] == "Complete" && c["status"] == "True");
+    let (ready, wanted, what) = match job {
+        true => (number("status", "succeeded"), number("spec", "completions"), "pods have succeeded"),
+        false => (
+            number("status", "readyReplicas").or(number("status", "numberReady")),
+            number("spec", "replicas").or(number("status", "desiredNumberScheduled")),
+            "pods are ready",
+        ),
+    };
+    let (ready, wanted) = (ready.unwrap_or(0), wanted.unwrap_or(1));
+    // During a rollout a Deployment has the pods of before, and waits for the new ones.
+    let new = number("status", "unavailableReplicas").filter(|_| ready >= wanted).unwrap_or(0);
+    let trouble = !complete && (ready < wanted || new > 0);
+    let failed =
+        conditions.into_iter().flatten().find(|c| c["type"] == "ReplicaFailure" || c["type"] == "Failed");
+    let failed = failed.and_then(|c| c["message"].as_str()).map(str::to_owned);
+    let said = failed.or_else(|| last_event(snapshot, target.kind, target, true).map(message_of));
+    let said = said.filter(|_| trouble).map(|said| format!(": {said}")).unwrap_or_default();
+    let reason = if trouble { "NotReady" } else { "Ready" };
+    let new = if new > 0 { format!(", and {new} of its rollout not") } else { String::new() };
+    let message = format!("{ready} of {wanted} {what}{new}{said}");
+    Some(Report::of(target.title(), reason, message, trouble))
+}
+
+/// The pods that a workload's selector matches, by name.
+pub(super) fn pods_of_workload<'a>(snapshot: &'a Snapshot, target: &Target) -> Vec<&'a Pod> {
+    let workload = snapshot.workloads.iter().find(|w| w.name_any() == target.name);
+    let labels = |w: &DynamicObject| w.data["spec"]["selector"]["matchLabels"].as_object().cloned();
+    let Some(labels) = workload.and_then(labels) else { return vec![] };
+    let chosen = |pod: &&Pod| {
+        pod.namespace() == target.namespace
+            && labels.iter().all(|(key, value)| pod.labels().get(key).map(String::as_str) == value.as_str())
+    };
+    let mut pods: Vec<&Pod> = snapshot.pods.iter().filter(chosen).collect();
+    pods.sort_by_key(|pod| pod.name_any());
+    pods
+}
