@@ -115,6 +115,7 @@ fn publish(dir: &Path, volume: &VolumeSpec, pod: &str) -> Publish {
         pod: Pod { uid: pod.to_owned(), namespace: "team".to_owned(), name: pod.to_owned() },
         claim_uid: "c".to_owned(),
         with_others: true,
+        unlocked: false,
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use kube::Api;
 use tonic::Code;
 
+use crate::api::condition::reason::VOLUME_SEALED;
 use crate::api::{AccessMode, SharedPersistentVolume};
 use crate::cluster;
 use crate::csi::{self, Error, PublishRequest, Stats, Usage, VolumeHandle, Volumes};
@@ -48,12 +49,12 @@ impl Volumes for Node {
             .map_err(|error| Error::unavailable(unread(), error))?;
 
         let (target, looked_at) = (request.target.clone(), uid(&request.handle)?);
-        let keeps_read_only = ctx.host.locks_read_only()
+        let is_kept = ctx.host.locks_read_only()
             && (ctx.nri.get() || ctx.on_host(move |host| host.is_read_only(&target)).await.unwrap_or(false));
         let is_closed = volume.as_ref().is_some_and(seal::is_closed);
-        let keeps_read_only = keeps_read_only
-            || is_closed
-                && ctx.on_host(move |host| host.is_filesystem_read_only(&looked_at)).await.unwrap_or(false);
+        let refuses_writes = !is_kept
+            && is_closed
+            && matches!(ctx.on_host(move |host| host.refuses_writes(&looked_at)).await, Ok(Ok(true)));
         let asked = Request {
             volume: name,
             volume_uid: request.handle.volume_uid(),
@@ -61,7 +62,7 @@ impl Volumes for Node {
             node: &ctx.node,
             namespace: &request.pod.namespace,
             read_only: request.read_only,
-            keeps_read_only,
+            keeps_read_only: is_kept || refuses_writes,
             block: request.block,
             several_pods: request.several_pods,
             fs_type: &request.fs_type,
@@ -84,6 +85,7 @@ impl Volumes for Node {
             pod,
             claim_uid: request.handle.claim_uid().to_owned(),
             with_others,
+            unlocked: !request.read_only && !is_kept,
         };
         let (uid, pod) = (publish.uid.clone(), pod_ref(publish.pod.clone()));
         // The work on the host goes on after the caller has given up.
@@ -92,6 +94,11 @@ impl Volumes for Node {
             host.publish(&publish)
         };
         let published = ctx.operate("Mount", mount).await;
+        let sealed =
+            volume.as_ref().and_then(|v| seal::on_pod(v, request.handle.claim_uid(), request.read_only));
+        if let Some(message) = sealed.filter(|_| published.is_ok()) {
+            ctx.warn(&cluster::pod_of(&pod), "Mount", VOLUME_SEALED, &message).await;
+        }
         if matches!(published, Err(NodeError::Host(host::Error::Busy { .. }))) {
             let users =
                 volume.as_ref().and_then(|volume| volume.status.as_ref()).map(|status| &*status.users);

@@ -236,7 +236,7 @@ pub mod reason {
         /// Next: use another volume, or have the retirement cancelled.
         pub const VOLUME_RETIRING: &str = "VolumeRetiring";
         /// Claim: the volume is sealed or is to be sealed, and the claim is ReadWrite (E1). Claims that were bound before stay
-        /// bound, and their pods read.
+        /// bound, and their pods read. An event of a pod that such a claim could write through before.
         /// Next: claim the volume with `mode: ReadOnly`.
         pub const VOLUME_SEALED: &str = "VolumeSealed";
         /// Claim: the volume is a raw device, and a raw device cannot be made read-only for a pod (M3).

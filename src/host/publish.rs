@@ -34,6 +34,9 @@ pub struct Publish {
     /// Other pods of the claim may use the volume at the same time. Pods of other claims may do so too if the volume is
     /// shared.
     pub with_others: bool,
+    /// The container runtime makes a read-only mount writable, and must not fail to. Only the mount of a volume that [refuses
+    /// writes](Host::refuses_writes) is left to it.
+    pub unlocked: bool,
 }
 
 impl Host {
@@ -107,8 +110,12 @@ impl Host {
             .backing
             .mount(&volume, &record, request.read_only)
             .and_then(|mount| match &self.read_only_lock {
-                // Of a filesystem that is read-only itself, a runtime may make a mount writable: nobody can write.
-                Some(lock) if request.read_only && !record.is_filesystem_read_only() => lock.lock(&mount),
+                Some(lock) if request.read_only => {
+                    let may_be_writable = request.unlocked
+                        && record.is_filesystem_read_only()
+                        && disk.backing.refuses_writes(&volume)?;
+                    if may_be_writable { Ok(mount) } else { lock.lock(&mount) }
+                }
                 _ => Ok(mount),
             })
             .and_then(|mount| target.attach(&mount, raw));

@@ -121,10 +121,11 @@ impl Host {
         Ok(content)
     }
 
-    /// True for a sealed volume whose filesystem itself is read-only, whatever a pod asks for.
-    pub fn is_filesystem_read_only(&self, uid: &VolumeUid) -> bool {
-        let record = self.find(uid).and_then(|(_, volume)| volume.record());
-        record.is_ok_and(|record| record.is_filesystem_read_only())
+    /// True for a volume whose filesystem itself is read-only, and on a device that refuses writes. So no mount of it can be
+    /// made writable, not even by a container with CAP_SYS_ADMIN, which could make the filesystem writable again.
+    pub fn refuses_writes(&self, uid: &VolumeUid) -> Result<bool> {
+        let (disk, volume) = self.find(uid)?;
+        Ok(volume.record()?.is_filesystem_read_only() && disk.backing.refuses_writes(&volume)?)
     }
 }
 

@@ -356,8 +356,8 @@ advice! {
         "kubectl reservoir erase {uid}   # ends it; or has it back: kubectl reservoir undelete {uid}";
     see_kept() = "kubectl reservoir kept   # lists all of it";
     undelete(uid, name) = "kubectl reservoir undelete {uid} --name {name}";
-    claim_again(claim, role, volume, namespace) =
-        "kubectl reservoir claim {claim} --role {role} --volume {volume} -n {namespace}   # the claim does not come \
+    claim_again(claim, role, volume, mode, namespace) =
+        "kubectl reservoir claim {claim} --role {role} --volume {volume}{mode} -n {namespace}   # the claim does not come \
          back by itself; the same in each namespace that needs one";
 
     // The doctor.

@@ -92,11 +92,15 @@ pub fn choose<'a>(
                 |v: &SharedPersistentVolume| offered(v, subscriptions).and_then(|()| in_share(claim, v));
             let open = fitting.filter(|v| has_place(v).is_ok() && older_rival(v, claim, rivals).is_none());
             let distance = |v: &SharedPersistentVolume| claim.spec.role.len() - v.spec.role.len();
+            let closed = volumes.iter().filter(|v| is_selected(claim, v) && has_place(v).is_ok());
+            let closed = closed.filter_map(|v| seal::claimable(v, claim.spec.mode).err()).next();
             open.min_by_key(|v| (distance(v), size_now(v).bytes_or_zero(), v.name_any())).copied().ok_or_else(|| {
                 let roles: Vec<&str> =
                     subscriptions.iter().flat_map(|s| &s.spec.roles).map(String::as_str).collect();
                 if roles.is_empty() {
                     Verdict::no(reason::NO_SUBSCRIPTION, "this namespace is subscribed to no role; make a RoleSubscription")
+                } else if let Some(closed) = closed {
+                    closed
                 } else {
                     let namespace = claim.namespace().unwrap_or_default();
                     Verdict::no(
@@ -185,11 +189,15 @@ fn fits_role_and_mode(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> R
 }
 
 fn fits(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
+    is_selected(claim, volume) && seal::claimable(volume, claim.spec.mode).is_ok()
+}
+
+/// True if the claim's selector fits the volume, whatever its mode.
+fn is_selected(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
     let Some(selector) = &claim.spec.selector else { return false };
     // A claim names a raw device explicitly, since the pod has to use the volume as a device.
     volume.spec.volume_mode == VolumeMode::Filesystem
         && open_to(volume, &claim.spec.role)
-        && seal::claimable(volume, claim.spec.mode).is_ok()
         && selector.match_labels.as_ref().is_none_or(|wanted| selects(wanted, volume.labels()))
         && selector.min_size.as_ref().map_or(0, Size::bytes_or_zero) <= size_now(volume).bytes_or_zero()
 }
@@ -359,6 +367,8 @@ mod tests {
         assert_eq!(pick(&named, &sub, &volumes, &[]).unwrap_err().reason, "VolumeSealed");
         (named.spec.volume, named.spec.selector) = (None, Some(ClaimSelector::default()));
         assert_eq!(pick(&named, &sub, &volumes, &[]), Ok("b".into()));
+        let said = pick(&named, &sub, &volumes[..1], &[]).unwrap_err();
+        assert_eq!((said.reason, said.message.contains("volume a is being sealed")), ("VolumeSealed", true));
         named.spec.mode = crate::api::AccessMode::ReadOnly;
         assert_eq!(pick(&named, &sub, &volumes, &[]), Ok("a".into()));
     }

@@ -106,7 +106,7 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
     match outcome {
         Ok(()) => {
             status.persistent_volume = Some(persistent_volume::name(claim));
-            let mut verdict = pv_binding::report(claim, binding);
+            let mut verdict = pv_binding::report(claim, &volume, binding);
             if verdict.ok && is_unsubscribed(&volume, &seen.offers) {
                 let role = &volume.spec.role;
                 verdict.message.push_str(&format!(

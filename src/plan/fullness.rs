@@ -7,6 +7,8 @@ use kube::Resource;
 use crate::api::condition::{self, NEARLY_FULL, Verdict, reason};
 use crate::api::{DiskKind, SharedPersistentVolume, SharedPersistentVolumeStatus};
 
+use super::seal;
+
 /// The condition is set at this share of the bytes or of the inodes, in percent.
 const FULL: u128 = 90;
 /// The condition is removed at this share of both, in percent.
@@ -71,7 +73,8 @@ pub fn update(
     // A volume stays nearly full of what its condition names until enough of that is free.
     let both = [("bytes", measured.bytes), ("inodes", measured.inodes)];
     let limit = |what: &str| if is_before(what) { FREE + 1 } else { FULL };
-    let full = both.iter().filter(|(what, units)| units.percent() >= limit(what));
+    // Nobody writes to a sealed volume, however full it is (E1).
+    let full = both.iter().filter(|(what, units)| !seal::is_closed(volume) && units.percent() >= limit(what));
     let Some((what, _)) = full.max_by_key(|(what, _)| is_before(what)) else {
         status.conditions.retain(|condition| condition.type_ != NEARLY_FULL);
         return None;
@@ -146,6 +149,16 @@ mod tests {
         assert_eq!(at(99, 81), (false, Some(false)));
         assert_eq!(at(89, 80), (false, None));
         assert_eq!(at(80, 80), (false, None));
+    }
+
+    #[test]
+    fn e1_a_sealed_volume_may_be_full() {
+        let mut v = ready_volume("v", "eng", true);
+        let mut status = v.status.clone().unwrap();
+        assert!(update(&v, &mut status, measured(99, 0), Timestamp::UNIX_EPOCH).is_some());
+        v.spec.sealed = true;
+        assert_eq!(update(&v, &mut status, measured(99, 0), Timestamp::UNIX_EPOCH), None);
+        assert_eq!(condition::get(&status.conditions, NEARLY_FULL), None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::persistent_volume::{
     persistent_volume_claim,
 };
 use super::resize::size_now;
+use super::seal;
 
 /// The state of the claim's two objects.
 #[derive(Debug, Default)]
@@ -233,11 +234,16 @@ pub fn refused(step: &Step, claim: &VolumeClaim, words: &str) -> Option<Verdict>
 }
 
 /// The condition of a claim that has both objects.
-pub fn report(claim: &VolumeClaim, seen: &Seen) -> Verdict {
+pub fn report(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -> Verdict {
     let name = claim.name_any();
     let cached = seen.cached.filter(|pvc| pvc.bound);
     match cached.map(|pvc| pvc.deleted_at) {
-        Some(None) => Verdict::yes(reason::BOUND, format!("pods may use PersistentVolumeClaim {name}")),
+        Some(None) => {
+            let sealed = seal::bound(volume, claim.spec.mode);
+            let may = if sealed.is_some() { "read" } else { "use" };
+            let sealed = sealed.unwrap_or_default();
+            Verdict::yes(reason::BOUND, format!("pods may {may} PersistentVolumeClaim {name}{sealed}"))
+        }
         Some(Some(_)) => Verdict::no(
             reason::TERMINATING,
             format!(

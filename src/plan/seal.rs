@@ -181,13 +181,36 @@ pub fn event<'a>(
     (is_end && is_new).then_some((&sealed.reason, &sealed.message))
 }
 
+/// The addition to the condition of a bound claim that could write to the volume before; `None`: nothing changed for it.
+pub fn bound(volume: &SharedPersistentVolume, mode: AccessMode) -> Option<String> {
+    let (name, word) = (volume.name_any(), closed(volume).filter(|_| mode == AccessMode::ReadWrite)?);
+    Some(format!(
+        ", and no new pod writes: volume {name} is {word}, so its files stay as they are; to change them, copy them into another volume"
+    ))
+}
+
+/// The event of a pod that could write through its claim before the seal and did not ask to read; `None`: it gets what it asks for.
+pub fn on_pod(volume: &SharedPersistentVolume, claim_uid: &str, read_only: bool) -> Option<String> {
+    let mut claims = volume.status.iter().flat_map(|status| &status.claims);
+    let writes = claims.any(|claim| claim.uid == claim_uid && claim.mode == AccessMode::ReadWrite);
+    let word = closed(volume).filter(|_| writes && !read_only)?;
+    Some(format!(
+        "volume {} is {word}, so this pod has it for reading alone: a write fails with \"Read-only file system\"; for writing, claim \
+         another volume",
+        volume.name_any()
+    ))
+}
+
+/// How the volume came to admit no writer; `None`: it admits them.
+pub fn closed(volume: &SharedPersistentVolume) -> Option<&'static str> {
+    let is_sealed = volume.status.as_ref().is_some_and(|s| s.digest.is_some());
+    is_closed(volume).then_some(if is_sealed { "sealed" } else { "being sealed" })
+}
+
 /// Refuses a claim that is to write to a volume without writers, with the next step.
 pub fn claimable(volume: &SharedPersistentVolume, mode: AccessMode) -> Result<(), Verdict> {
-    if mode == AccessMode::ReadOnly || !is_closed(volume) {
-        return Ok(());
-    }
-    let (name, is_sealed) = (volume.name_any(), volume.status.as_ref().is_some_and(|s| s.digest.is_some()));
-    let word = if is_sealed { "sealed" } else { "being sealed" };
+    let Some(word) = closed(volume).filter(|_| mode == AccessMode::ReadWrite) else { return Ok(()) };
+    let name = volume.name_any();
     let why =
         format!("volume {name} is {word}, so nobody writes to it any more: claim it with mode ReadOnly");
     Err(Verdict::no(reason::VOLUME_SEALED, why))
@@ -196,6 +219,7 @@ pub fn claimable(volume: &SharedPersistentVolume, mode: AccessMode) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::ClaimBinding;
     use crate::plan::testing::*;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -299,6 +323,18 @@ mod tests {
         let failed = Outcome::Failed("no".into());
         assert_eq!(reason_of(&after(&volume, Outcome::Reading), failed.clone()), Some("SealFailed".into()));
         assert_eq!(reason_of(&after(&volume, failed.clone()), failed), None);
+    }
+
+    #[test]
+    fn e1_a_pod_is_told_that_it_cannot_write_any_more() {
+        let mut volume = sealing(false);
+        let reader = ClaimBinding { mode: AccessMode::ReadOnly, ..bound_by("ns", "r", "reader") };
+        volume.status.as_mut().unwrap().claims = vec![bound_by("ns", "w", "writer"), reader];
+        assert_eq!(on_pod(&volume, "writer", false), None);
+        volume.spec.sealed = true;
+        let said = on_pod(&volume, "writer", false).unwrap();
+        assert!(said.starts_with("volume v is being sealed, so this pod has it for reading alone"), "{said}");
+        assert_eq!((on_pod(&volume, "writer", true), on_pod(&volume, "reader", false)), (None, None));
     }
 
     /// C4.

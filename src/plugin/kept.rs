@@ -156,9 +156,10 @@ fn claimed_again(
     let (name, role) = (volume.name_any(), &volume.spec.role);
     let data = find(snapshot, word).ok();
     let made_for = data.and_then(|data| data.kept()?.made_for.clone());
+    let mode = if volume.spec.sealed { " --read-only" } else { "" };
     match made_for.as_deref().and_then(|made_for| made_for.split_once('/')) {
-        Some((namespace, pvc)) => advice::claim_again(pvc, role, &name, namespace),
-        None => advice::claim_again(&name, role, &name, namespace),
+        Some((namespace, pvc)) => advice::claim_again(pvc, role, &name, mode, namespace),
+        None => advice::claim_again(&name, role, &name, mode, namespace),
     }
 }
 
@@ -234,6 +235,10 @@ mod tests {
         );
         let claim = claimed_again(&snapshot, "ns/data", &back, "default");
         assert!(claim.starts_with("kubectl reservoir claim data --role eng --volume a -n ns "), "{claim}");
+        let mut sealed = back;
+        sealed.spec.sealed = true;
+        let claim = claimed_again(&snapshot, "ns/data", &sealed, "default");
+        assert!(claim.contains(" --volume a --read-only -n ns "), "{claim}");
     }
 
     /// X8: the objects of the reservation were lost and recovered, and its list has the kept data no more.

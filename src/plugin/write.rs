@@ -48,6 +48,9 @@ const FINAL: &[&str] = &[
     NO_ORPHAN,
     VOLUME_RETIRING,
     VOLUME_DESTROYING,
+    VOLUME_SEALED,
+    SEALED_SIZE,
+    SEAL_REFUSED,
 ];
 
 /// Time after which such a state counts as lasting.
@@ -512,6 +515,8 @@ mod tests {
             ("NoSubscription: subscribe first", true),
             ("VolumeRetiring: volume v is being retired and takes no new claim; claim another one", true),
             ("VolumeDestroying: said", true),
+            ("VolumeSealed: said", true),
+            ("SealedSize: said", true),
             ("VolumeNotReady: said", false),
             ("VolumeHeld: said", false),
         ] {

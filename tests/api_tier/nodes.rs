@@ -282,6 +282,35 @@ async fn d7_a_node_that_leaves_takes_its_disk_along() {
     watch.assert_unbroken();
 }
 
+/// D7, X9. A Node that somebody deletes goes, and its machine runs on.
+#[tokio::test(flavor = "multi_thread")]
+async fn d7_an_agent_that_runs_on_erases_nothing() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1", true).await;
+    let agent = Agent::start_on_node(&cluster, "n1", |dir| disks(dir, 3)).await;
+    let (node_disks, volumes) = (cluster.all::<NodeDisk>(), cluster.all::<SharedPersistentVolume>());
+    until_reason(&node_disks, "n1.default", "Ready").await;
+    cluster.apply_text(&role("eng", "eng", "reservationTemplates: [{name: each, size: 64Mi}]")).await;
+    until_reason(&cluster.all::<DiskReservation>(), "eng.each.n1.default", "Ready").await;
+    for (name, rest) in [("plain", ""), ("kept", ", keepFor: 24h")] {
+        cluster
+            .apply_text(&format!(
+                "{{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {{name: {name}}},
+                 spec: {{role: eng, size: 16Mi, reservation: eng.each.n1.default{rest}}}}}"
+            ))
+            .await;
+        until_reason(&volumes, name, "Ready").await;
+    }
+    let kept = agent.backings();
+    assert_eq!(kept.len(), 2);
+    cluster.all::<Node>().delete("n1", &DeleteParams::default()).await.unwrap();
+    for name in ["plain", "kept"] {
+        until_gone(&volumes, name).await;
+    }
+    cluster.quiet_for(Duration::from_secs(2)).await;
+    assert_eq!(agent.backings(), kept);
+}
+
 /// D7: in doubt the disk stays. A new machine under an old name ends the old disk.
 #[tokio::test(flavor = "multi_thread")]
 async fn d7_a_node_that_comes_back_keeps_its_data() {

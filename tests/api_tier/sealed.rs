@@ -60,6 +60,7 @@ async fn events(cluster: &Cluster, reason: &str) -> usize {
 async fn e1_only_files_of_its_own_are_sealed() {
     let (cluster, _agent) = one_node("64Mi").await;
     for (rest, why) in [
+        ("", "a new volume has no files to seal (E1): leave sealed out, write the files"),
         ("volumeMode: Block", "a raw device has no files to seal (E1): leave sealed out, or volumeMode"),
         (
             "adopt: {path: /srv/data}",
@@ -107,11 +108,27 @@ async fn e1_a_volume_is_sealed_after_its_last_writer() {
     assert_eq!(message, format!("it has readers only, and 2 files of 7 bytes: {digest}"));
     until("the event", || async { (events(&cluster, "Sealed").await == 1).then_some(()) }).await;
 
-    // The claim of before reads, without a word of it in the pod.
+    // The claim of before reads, without a word of it in the pod. Both are told.
     let target = agent.publish(&cluster, &bound, &second, false).await.unwrap();
     assert_eq!(std::fs::read_to_string(target.join("more")).unwrap(), "67");
     let written = std::fs::write(target.join("never"), "").unwrap_err();
     assert_eq!(written.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    let of_pods = Api::<Event>::namespaced(cluster.client.clone(), "team");
+    let of_pods = || async {
+        let events = of_pods.list(&Default::default()).await.unwrap();
+        let mut of_pods = events
+            .iter()
+            .filter(|event| event.regarding.as_ref().and_then(|of| of.name.as_deref()) == Some("second"));
+        of_pods.any(|event| event.reason.as_deref() == Some("VolumeSealed")).then_some(())
+    };
+    until("the pod's event", of_pods).await;
+    let said = until_reason(&claims, "w", "Bound").await;
+    assert!(
+        said.starts_with(
+            "pods may read PersistentVolumeClaim w, and no new pod writes: volume data is sealed"
+        ),
+        "{said}"
+    );
 
     let refused = set(&cluster, json!({"sealed": false})).await.unwrap_err();
     assert!(refused.contains("a sealed volume stays sealed (E1)"), "{refused}");

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use cyclonedx_bom::prelude::{Bom, Validate};
 use reservoir_cluster::command::Cmd;
 use reservoir_cluster::release::{ARCHS, Built, Release};
 use serde_json::Value;
@@ -184,6 +185,8 @@ fn bills_of_material_name_all_parts(out: &Path) {
     let lock = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock")).unwrap();
     let references = |sbom: &Value| -> BTreeSet<String> {
         assert_eq!((&sbom["bomFormat"], &sbom["specVersion"]), (&"CycloneDX".into(), &"1.5".into()));
+        let wrong = Bom::parse_json_value(sbom.clone()).unwrap().validate();
+        assert!(wrong.passed(), "{wrong:?}");
         assert_eq!(sbom["metadata"]["component"]["version"], VERSION);
         let parts = sbom["components"].as_array().unwrap();
         let parts: BTreeSet<String> =

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use reservoir::host::{Content, ErasePolicy, Error, FsType, Host, Result, VolumeSpec, VolumeUid};
+use reservoir::host::{Content, ErasePolicy, Error, FsType, Host, Publish, Result, VolumeSpec, VolumeUid};
 use rustix::fs::{CWD, FileType, Mode};
 
 use crate::assert_error;
@@ -130,13 +130,24 @@ fn e1_a_sealed_volume_has_readers_only() {
             cannot_write(&node.target(pod, 0));
         }
         assert_eq!(seal(&host, &uid), Ok(content.clone()), "it is not read again");
-        assert!(host.is_filesystem_read_only(&uid));
-        for pod in ["early", "reader"] {
+        assert_eq!(host.refuses_writes(&uid), Ok(false), "the device of before is writable");
+        host.publish(&Publish { unlocked: true, ..node.request(&uid, "runtime", 0, true) }).unwrap();
+        // M3: as a container with CAP_SYS_ADMIN.
+        let made_writable = |pod: &str, options: &str| {
+            Command::new("mount").args(["-o", options]).arg(node.target(pod, 0)).status().unwrap().success()
+        };
+        for pod in ["early", "reader", "runtime"] {
+            assert!(!made_writable(pod, "remount,rw") && !made_writable(pod, "remount,bind,rw"), "{pod}");
+            cannot_write(&node.target(pod, 0));
+        }
+        for pod in ["early", "reader", "runtime"] {
             host.unpublish(&node.target(pod, 0)).unwrap();
         }
         eventually("the loop device stays", || loops(node.dir()).is_empty());
         // A mount that a runtime makes writable is of a read-only device.
-        host.publish(&node.request(&uid, "privileged", 0, true)).unwrap();
+        assert_eq!(host.refuses_writes(&uid), Ok(true));
+        host.publish(&Publish { unlocked: true, ..node.request(&uid, "privileged", 0, true) }).unwrap();
+        assert!(made_writable("privileged", "remount,bind,rw"), "the runtime does that");
         let target = node.target("privileged", 0);
         let device = loops(node.dir()).pop().unwrap();
         assert_eq!(std::fs::read_to_string(format!("/sys/block/{device}/ro")).unwrap().trim(), "1");

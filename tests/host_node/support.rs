@@ -334,6 +334,7 @@ impl Node {
             pod: Pod { uid: format!("uid-of-{pod}"), namespace: "team".to_owned(), name: pod.to_owned() },
             claim_uid: "claim".to_owned(),
             with_others: false,
+            unlocked: false,
         }
     }
 

@@ -221,6 +221,10 @@ impl Backing for Adopting {
         self.own.set_read_only(volume, record, read_only)
     }
 
+    fn refuses_writes(&self, volume: &Volume) -> Result<bool> {
+        self.own.refuses_writes(volume)
+    }
+
     fn owns(&self, volume: &Volume, mount: &Mount) -> Result<bool> {
         let Some(note) = note(volume)? else { return self.own.owns(volume, mount) };
         Ok(mount.device == Device::of(&volume.dir)? && mount.inode == Some(note.identity.inode))

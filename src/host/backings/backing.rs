@@ -126,6 +126,11 @@ pub(crate) trait Backing: Send + Sync {
         Ok(())
     }
 
+    /// True if the volume's device refuses writes, or is made anew by the next mount and refuses them then.
+    fn refuses_writes(&self, _: &Volume) -> Result<bool> {
+        Ok(false)
+    }
+
     /// True for a mount of the volume's root.
     fn owns(&self, volume: &Volume, mount: &Mount) -> Result<bool>;
 

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use crate::host::backings::backing::{Backing, Commit, DiskSpace};
 use crate::host::error::{Context, Error, Result};
-use crate::host::sys::{Device, Mount, Uses, dirfd, filesystem, mounts, zero};
+use crate::host::sys::{Device, Mount, Uses, block_device, dirfd, filesystem, mounts, zero};
 use crate::host::types::{ErasePolicy, FsType, Record, State};
 use crate::host::volume::Volume;
 
@@ -266,6 +266,10 @@ impl<S: ImageStore> Backing for ImageBacking<S> {
     fn set_read_only(&self, volume: &Volume, record: &Record, read_only: bool) -> Result<()> {
         let (fs_type, path, device, _open) = self.attached(volume, record, false)?;
         mounts::set_read_only(fs_type, &path, device, read_only)
+    }
+
+    fn refuses_writes(&self, volume: &Volume) -> Result<bool> {
+        Ok(self.0.devices(volume)?.into_iter().all(block_device::is_read_only))
     }
 
     fn owns(&self, volume: &Volume, mount: &Mount) -> Result<bool> {

@@ -24,6 +24,11 @@ pub(crate) fn attribute(directory: &Path, name: &str) -> Option<String> {
     Some(text.trim_matches(['\0', '\n', ' ']).to_owned()).filter(|text| !text.is_empty())
 }
 
+/// True if the device refuses writes.
+pub(crate) fn is_read_only(device: Device) -> bool {
+    attribute(&directory(Path::new(SYSFS), device), "ro").as_deref() == Some("1")
+}
+
 /// True if the kernel shows a partition of the device.
 pub(crate) fn has_partitions(directory: &Path) -> Result<bool> {
     for entry in std::fs::read_dir(directory).context(|| format!("list {}", directory.display()))? {

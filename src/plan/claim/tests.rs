@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 
 use super::*;
-use crate::api::ClaimSelector;
+use crate::api::{AccessMode, ClaimSelector};
 use crate::plan::persistent_volume::{persistent_volume, persistent_volume_claim};
 use crate::plan::pv_binding::{Pvc, Step as Pv};
 use crate::plan::testing::*;
@@ -97,6 +97,29 @@ fn o1_a_bound_claim_says_that_its_namespace_has_unsubscribed() {
         "pods may use PersistentVolumeClaim c; the namespace is not subscribed to role eng any more, and the claim goes \
          on until it is deleted"
     );
+}
+
+/// C4.
+#[test]
+fn e1_a_claim_of_before_says_that_its_volume_is_sealed() {
+    let (claim, mut volume) = (claim("ns", "c", "v"), ready_volume("v", "eng", true));
+    volume.spec.sealed = true;
+    volume.status.as_mut().unwrap().claims = vec![bind::binding(&claim)];
+    let says = |claim: &VolumeClaim| {
+        let binding = pv_binding::Seen { cached: is_bound(true), ..Default::default() };
+        let subscriptions = vec![Arc::new(subscription("ns", &["eng"], true))];
+        let offers = Offers { subscriptions, ..Default::default() };
+        let seen = Seen { volume: Some(Arc::new(volume.clone())), offers, binding, ..seen() };
+        condition::get(&reason(next(claim, &seen)).1.conditions, READY).unwrap().message.clone()
+    };
+    assert_eq!(
+        says(&claim),
+        "pods may read PersistentVolumeClaim c, and no new pod writes: volume v is being sealed, so its files stay as \
+         they are; to change them, copy them into another volume"
+    );
+    let mut reader = claim.clone();
+    reader.spec.mode = AccessMode::ReadOnly;
+    assert_eq!(says(&reader), "pods may use PersistentVolumeClaim c");
 }
 
 #[test]

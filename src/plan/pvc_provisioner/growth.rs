@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use crate::api::condition::{self, RESIZED, reason};
 use crate::api::{ANNOTATION_DECIDED_BY, SharedPersistentVolume, Size};
 use crate::plan::resize::size_now;
+use crate::plan::seal;
 
 use super::class;
 
@@ -150,6 +151,14 @@ pub fn next(
     let status = pvc.status.as_ref();
     let allocated = storage(status.and_then(|s| s.allocated_resources.as_ref()));
     let wished = volume.spec.size.bytes_or_zero();
+    if let Some(sealed) = seal::closed(volume).filter(|_| requested > has) {
+        // The volume is not asked for more, and what it was asked for before is taken back.
+        let kept = has.max(begun(volume));
+        return match wished > kept {
+            true => Step::Resize(Size::from_bytes(kept)),
+            false => failed(&keeps_size(volume, sealed)),
+        };
+    }
     if requested > wished.max(has) {
         let size = Size::from_bytes(requested);
         if allocated >= Some(requested) {
@@ -174,6 +183,14 @@ pub fn next(
         return Step::Report(Box::new(report));
     }
     class::attributes_refused(pvc, "the volume stays as it is").map_or(Step::Rest, Step::Refuse)
+}
+
+/// Why a volume that is `sealed` does not grow. Kubernetes refuses to take a request back to the present size.
+fn keeps_size(volume: &SharedPersistentVolume, sealed: &str) -> String {
+    let size = size_now(volume);
+    format!(
+        "the volume is {sealed} and keeps its {size}; its pods read on, and nothing more comes of the larger request"
+    )
 }
 
 /// The state of the growth; `None`: the volume's condition is about an earlier spec.
@@ -289,6 +306,23 @@ mod tests {
         let status = volume.status.as_mut().unwrap();
         (status.size, status.node.as_mut().unwrap().size) = (Some(gi(has)), Some(gi(has)));
         volume
+    }
+
+    /// Nobody can take a request back to the present size, so the volume is not asked for more, and the report says so.
+    #[test]
+    fn e1_a_sealed_volume_is_not_asked_to_grow() {
+        let (pvc, mut volume) = (pvc("2Gi", 1, None), volume(2, 1));
+        volume.spec.sealed = true;
+        assert_eq!(next(&pvc, &volume, None, NOW), Step::Resize(gi(1)), "what was asked for before");
+        volume.spec.size = gi(1);
+        let Step::Report(report) = next(&pvc, &volume, None, NOW) else { panic!() };
+        let event = report.event.unwrap();
+        assert_eq!(event.reason, "VolumeResizeFailed");
+        assert!(
+            event.message.contains("being sealed and keeps its 1Gi; its pods read on"),
+            "{}",
+            event.message
+        );
     }
 
     fn resized(volume: &mut SharedPersistentVolume, reason: &'static str, message: &str, generation: i64) {

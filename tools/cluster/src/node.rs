@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 
 use crate::cache::Cache;
 use crate::command::Cmd;
@@ -147,9 +147,16 @@ impl Cluster {
     }
 
     /// Starts the kubelet of a retired node, which registers its Node with these arguments, and waits until the node is ready.
+    ///
+    /// The node's /etc is read-only from then on, as on systems that come as an image, such as Talos.
     pub fn join(&self, node: &str, kubelet_args: &str) -> anyhow::Result<()> {
         let set = format!("s|^KUBELET_EXTRA_ARGS=|&{kubelet_args} |");
         self.exec(node, &["sed", "--in-place", &set, "/etc/default/kubelet"])?;
+        // Networks put their files into /etc/cni.
+        let freeze =
+            "mount --rbind /etc /etc && mount --bind /etc/cni /etc/cni && mount -o remount,bind,ro /etc";
+        self.exec(node, &["sh", "-c", freeze])?;
+        ensure!(self.exec(node, &["mkdir", "/etc/lvm"]).is_err(), "/etc of {node} can still be written to");
         self.exec(node, &["systemctl", "start", "kubelet"])?;
         let node = format!("node/{node}");
         let wait =

@@ -5,7 +5,7 @@ use anyhow::ensure;
 use super::{NAMESPACE, Tour};
 
 /// The chart's values of the pool. Its directory is a part of the node's root file system on purpose.
-const POOL: [&str; 8] = [
+const POOL: [&str; 9] = [
     "removeStartupTaint=true",
     "agent.pools[0].name=cache",
     "agent.pools[0].nodeSelector.pool=cache",
@@ -14,6 +14,8 @@ const POOL: [&str; 8] = [
     "agent.pools[0].disks[0].requireMount=false",
     "agent.pools[0].disks[0].capacity=2Gi,agent.pools[0].disks[0].systemReserved=0",
     "agent.pools[0].disks[0].lifetime=Node,agent.pools[0].disks[0].nodeGraceSeconds=10",
+    // LVM reads the node's /etc/lvm, which is missing there and cannot be made.
+    "agent.pools[0].disks[1].name=group,agent.pools[0].disks[1].path=/dev/no-such-group,agent.pools[0].disks[1].backing=Lvm",
 ];
 
 /// The arguments that the kubelets of the pool get from their node group.
@@ -60,6 +62,12 @@ impl Tour {
             self.show(&["wait", "--for=create", what, "--timeout=120s"])?;
             self.ready(&[what])?;
         }
+        let refused = format!("nodedisk/{node}.group");
+        self.show(&[
+            "wait",
+            "--for=jsonpath={.status.conditions[?(@.type==\"Ready\")].reason}=DiskRefused",
+            &refused,
+        ])?;
         self.show(&["-n", "team-a", "rollout", "status", "statefulset/cache", "--timeout=120s"])?;
         let taints = self.field(&["node", node], "{.spec.taints[*].key}")?;
         ensure!(!taints.contains("agent-not-ready"), "the pod runs, and the node has the taints {taints}");
