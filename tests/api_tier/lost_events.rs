@@ -53,6 +53,8 @@ const WITHOUT_ROW: &[(&str, &str)] = &[
     ("ShareTaken", "a ledger or list with a place again"),
     ("TemplateWaits", "a reservation that waits itself, as with NotEnoughRoom"),
     ("NodeCordoned", "the end of a cordon is a change of the NodeDisk (tests/api_tier/cordon.rs)"),
+    ("DiskNotReady", "its NodeDisk, as with NodeUnreachable"),
+    ("Terminating", "the end of its PersistentVolumeClaim, as with Binding"),
     ("GuaranteeTooLarge", "another quota, as with OverQuota"),
     ("NodeGone", "tests/api_tier/nodes.rs has all its steps"),
 ];

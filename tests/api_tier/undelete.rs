@@ -73,7 +73,8 @@ async fn x8_a_destroyed_volume_comes_back_with_its_data() {
     let listed = does(&cluster, "kept");
     assert!(listed.contains("data") && listed.contains(&old.uid().unwrap()), "{listed}");
     let printed = does(&cluster, "recover");
-    assert!(printed.contains("kubectl reservoir undelete data") && !printed.contains("kind:"), "{printed}");
+    let step = format!("kubectl reservoir undelete {}", old.uid().unwrap());
+    assert!(printed.contains(&step) && !printed.contains("kind:"), "{printed}");
 
     // A volume of the old name is there by now.
     cluster.apply_text(&volume("data", "")).await;
