@@ -18,7 +18,21 @@ pub(super) fn kind_config(nodes: usize, audit_policy: &Path, composed: bool) -> 
     let control_plane = json!({
         "role": "control-plane",
         "extraMounts": [{"hostPath": audit_policy, "containerPath": AUDIT_POLICY, "readOnly": true}],
-        "kubeadmConfigPatches": patches(&[control_plane_taints(), api_server_audit()]),
+        "kubeadmConfigPatches": patches(&[
+            control_plane_taints(),
+            // kind writes the form of kubeadm's release, and takes the patch of that.
+            api_server_audit(
+                "v1beta4",
+                &json!([
+                    {"name": "audit-policy-file", "value": AUDIT_POLICY},
+                    {"name": "audit-log-path", "value": AUDIT_LOG},
+                ]),
+            ),
+            api_server_audit(
+                "v1beta3",
+                &json!({"audit-policy-file": AUDIT_POLICY, "audit-log-path": AUDIT_LOG}),
+            ),
+        ]),
     });
     let workers = (1..nodes).map(|_| json!({"role": "worker"}));
     let mut config = json!({
@@ -51,16 +65,14 @@ fn control_plane_taints() -> Value {
     json!({"kind": "InitConfiguration", "nodeRegistration": {"taints": []}})
 }
 
-fn api_server_audit() -> Value {
+fn api_server_audit(version: &str, arguments: &Value) -> Value {
     let volume = |name: &str, path: &str, kind: &str, read_only: bool| json!({"name": name, "hostPath": path, "mountPath": path, "pathType": kind, "readOnly": read_only});
     json!({
+        "apiVersion": format!("kubeadm.k8s.io/{version}"),
         "kind": "ClusterConfiguration",
         "apiServer": {
             // A merge replaces the whole list. kind's own entry is empty, so nothing is lost.
-            "extraArgs": [
-                {"name": "audit-policy-file", "value": AUDIT_POLICY},
-                {"name": "audit-log-path", "value": AUDIT_LOG},
-            ],
+            "extraArgs": arguments,
             "extraVolumes": [
                 volume("audit-policy", AUDIT_POLICY, "File", true),
                 volume("audit-log", AUDIT_DIR, "DirectoryOrCreate", false),
