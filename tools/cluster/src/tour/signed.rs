@@ -6,6 +6,9 @@ use tempfile::NamedTempFile;
 
 use super::Tour;
 
+/// A line of a manifest of pods with a `ReadOnly` claim, which is to be written there.
+const READER: &str = "# readOnly: true";
+
 impl Tour {
     /// A manifest of `examples/`, for the caller whom the arguments `caller` of kubectl name.
     pub(super) fn manifest(&self, example: &str, caller: &[&str]) -> anyhow::Result<NamedTempFile> {
@@ -13,7 +16,7 @@ impl Tour {
         if !self.admission_writes()? {
             let documents: anyhow::Result<Vec<String>> =
                 text.split("\n---\n").map(|document| self.signed(document, caller)).collect();
-            text = documents?.join("\n---\n");
+            text = documents?.join("\n---\n").replace(READER, &READER.replace("# ", ""));
         }
         let mut file = tempfile::Builder::new().suffix(".yaml").tempfile()?;
         file.write_all(text.as_bytes())?;

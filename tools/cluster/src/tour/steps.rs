@@ -225,7 +225,10 @@ impl Tour {
         ensure!(said.contains("Read-only file system"), "a reader's write was not refused by EROFS: {said}");
         let path = "{.items[*].spec.volumes[*].persistentVolumeClaim.readOnly}";
         let said = self.field(&["-n", "team-b", "pods", "-l", "app=readers"], path)?;
-        ensure!(said.is_empty(), "the readers are younger than their claim: readOnly is {said}");
+        ensure!(
+            said.is_empty() || !self.admission_writes()?,
+            "the readers are younger than their claim: readOnly is {said}"
+        );
         self.show(&["get", "pods", "-A", "-l", "batch.kubernetes.io/job-name=writer", "-o", "wide"])?;
         self.show(&["-n", "team-b", "get", "pods", "-o", "wide"])?;
         let home = self.field(&["spv", "datasets"], "{.status.nodeName}")?;
