@@ -81,6 +81,8 @@ impl Tour {
         for what in [&disk, &reservation, &format!("spv/{volume}")] {
             self.show(&["wait", "--for=delete", what, "--timeout=120s"])?;
         }
+        // Of a disk that no agent could open nobody knows whether it is gone.
+        self.show(&["delete", &refused])?;
         self.until("a new PersistentVolumeClaim of the StatefulSet", || {
             let now = self.field(&[&claim[..], &["--ignore-not-found"]].concat(), "{.metadata.uid}")?;
             Ok(if now.is_empty() || now == first { Err(now) } else { Ok(()) })
