@@ -19,8 +19,8 @@ use super::stores::{CLAIM, QUEUE, queue_of};
 use super::volume_users::counted;
 use super::{Again, Error, take_over, unclaim};
 
-/// Reconciles a claim that is not being deleted; see [`unclaim::reconcile`] for the others, and [`take_over::reconcile`] for
-/// those that an earlier version made.
+/// Reconciles a claim that is not being deleted. [`unclaim::reconcile`] is for the others, and [`take_over::reconcile`] for claims
+/// that an earlier version made for PersistentVolumeClaims.
 ///
 /// 1. Gather: its volume, or the offers; its PersistentVolumeClaim, read live if the cache has none.
 /// 2. Decide: [`next`].

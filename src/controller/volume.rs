@@ -14,8 +14,7 @@ use crate::api::{
 use crate::cluster;
 use crate::plan::holder::held_by_volume;
 use crate::plan::kept::left_unplaced;
-use crate::plan::own_pvc::pvc_of;
-use crate::plan::own_pvc::{self, Gone, Own};
+use crate::plan::own_pvc::{self, Gone, Own, pvc_of};
 use crate::plan::volume::{Seen, Step, has_data_of, keeps_entry, next};
 use crate::plan::{create, namesake, persistent_volume, pv_binding, refs};
 

@@ -92,11 +92,11 @@ pub fn choose<'a>(
                 |v: &SharedPersistentVolume| offered(v, subscriptions).and_then(|()| in_share(claim, v));
             let open = fitting.filter(|v| has_place(v).is_ok() && older_rival(v, claim, rivals).is_none());
             let distance = |v: &SharedPersistentVolume| claim.spec.role.len() - v.spec.role.len();
-            let closed = volumes.iter().filter(|v| is_selected(claim, v) && has_place(v).is_ok());
-            let closed = closed.filter_map(|v| seal::claimable(v, claim.spec.mode).err()).next();
             open.min_by_key(|v| (distance(v), size_now(v).bytes_or_zero(), v.name_any())).copied().ok_or_else(|| {
                 let roles: Vec<&str> =
                     subscriptions.iter().flat_map(|s| &s.spec.roles).map(String::as_str).collect();
+                let closed = volumes.iter().filter(|v| is_selected(claim, v) && has_place(v).is_ok());
+                let closed = closed.filter_map(|v| seal::claimable(v, claim.spec.mode).err()).next();
                 if roles.is_empty() {
                     Verdict::no(reason::NO_SUBSCRIPTION, "this namespace is subscribed to no role; make a RoleSubscription")
                 } else if let Some(closed) = closed {

@@ -176,8 +176,7 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
             // write fail.
             destroy.tombstone = Some(condition::stored(seen.now));
             let is_made = status.node.as_ref().is_some_and(|node| node.backing == BackingState::Made);
-            destroy.kept_until =
-                kept::until(volume, seen.now).filter(|_| is_made && !is_disk_gone(volume, seen));
+            destroy.kept_until = kept::until(volume, seen.now).filter(|_| is_made && !destroy.disk_gone);
             status.phase = VolumePhase::Destroyed;
             why
         }
@@ -236,15 +235,13 @@ fn end(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     let Some(mut reservations) = entries.clone() else { return Step::Rest };
     let status = volume.status.clone().unwrap_or_default();
     let is_placed = status.node_name.is_some();
-    let node = status.node.unwrap_or_default();
+    let (node, disk_gone) = (status.node.unwrap_or_default(), is_disk_gone(volume, seen));
     let of = match is_placed {
         true => status.reservation.map(|own| own.uid),
         false => reservations.first().and_then(|first| first.uid()),
     };
     let left = match is_placed {
-        true => {
-            kept::left(volume).filter(|_| node.backing == BackingState::Kept && !is_disk_gone(volume, seen))
-        }
+        true => kept::left(volume).filter(|_| node.backing == BackingState::Kept && !disk_gone),
         false => kept::left_unplaced(volume, seen.has_heir, seen.now),
     };
     let left = of.zip(left.map(Box::new));
@@ -271,7 +268,7 @@ fn end(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
             ),
         ),
         (Some(adopt), _) => ("LetGo", format!("it was adopted from {}; its data stays there", adopt.path)),
-        (None, _) if erased.is_none() && is_disk_gone(volume, seen) => {
+        (None, _) if erased.is_none() && disk_gone => {
             ("DiskGone", "its bytes were not erased, because its disk was declared gone".to_owned())
         }
         (None, _) if erased.is_none() && node.backing == BackingState::Erased => {
@@ -296,11 +293,9 @@ fn is_marked(reservation: &DiskReservationStatus, volume: &SharedPersistentVolum
 fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
     let status = volume.status.clone().unwrap_or_default();
     let destroy = status.destroy.clone().unwrap_or_default();
-    let node = status.node.clone().unwrap_or_default();
+    let (node, disk_gone) = (status.node.clone().unwrap_or_default(), is_disk_gone(volume, seen));
     let keeps = destroy.kept_until.is_some()
-        || kept::until(volume, seen.now).is_some()
-            && node.backing == BackingState::Made
-            && !is_disk_gone(volume, seen);
+        || kept::until(volume, seen.now).is_some() && node.backing == BackingState::Made && !disk_gone;
     let ending = match (&volume.spec.adopt, keeps) {
         (Some(_), _) => LETTING_GO,
         (None, true) => KEEPING,
@@ -315,7 +310,7 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
     if destroy.tombstone.is_some() || status.node_name.is_none() {
         // A volume without a node was never made by an agent, so the disk has nothing to erase.
         let nothing_to_erase = status.node_name.is_none()
-            || is_disk_gone(volume, seen)
+            || disk_gone
             || matches!(node.backing, BackingState::Erased | BackingState::Kept);
         return if nothing_to_erase { Err(end(volume, seen)) } else { Ok(Stage::Wait(name(ending))) };
     }
@@ -338,7 +333,7 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
         BackingState::Erased => Some(Err(end(volume, seen))),
         _ => Some(Err(Step::Orphan(orphan(volume, &status)))),
     };
-    if is_disk_gone(volume, seen) {
+    if disk_gone {
         // Nothing is erased here, so a process that still has the volume mounted loses nothing.
         let Some(live) = &seen.live else { return Err(Step::LookForUsers) };
         let tombstone = || Ok(Stage::Tombstone("its disk was declared gone".to_owned()));

@@ -108,7 +108,7 @@ pub enum Own {
     Gone(Gone),
 }
 
-/// What is left of a PersistentVolumeClaim that is gone.
+/// The traces of a PersistentVolumeClaim that is gone.
 #[derive(Clone, Debug, Default)]
 pub struct Gone {
     /// The reclaim policy of its PersistentVolume, read live after that.

@@ -239,10 +239,11 @@ pub fn report(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen)
     let cached = seen.cached.filter(|pvc| pvc.bound);
     match cached.map(|pvc| pvc.deleted_at) {
         Some(None) => {
-            let sealed = seal::bound(volume, claim.spec.mode);
-            let may = if sealed.is_some() { "read" } else { "use" };
-            let sealed = sealed.unwrap_or_default();
-            Verdict::yes(reason::BOUND, format!("pods may {may} PersistentVolumeClaim {name}{sealed}"))
+            let (may, why) = match seal::bound(volume, claim.spec.mode) {
+                Some(why) => ("read", why),
+                None => ("use", String::new()),
+            };
+            Verdict::yes(reason::BOUND, format!("pods may {may} PersistentVolumeClaim {name}{why}"))
         }
         Some(Some(_)) => Verdict::no(
             reason::TERMINATING,

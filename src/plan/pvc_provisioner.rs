@@ -103,13 +103,13 @@ pub fn next(seen: &Seen) -> Step {
         if node_lifetime::has_ended(volume) {
             return if is_going(pvc) { Step::Rest } else { Step::EndPvc(node_lifetime::pvc_ended(volume)) };
         }
-        // Pods come with the PersistentVolume.
-        let is_first =
-            seen.binding.pv.is_none() && pvc.spec.as_ref().is_some_and(|s| s.volume_name.is_none());
-        if let Some(Err(why)) = (is_first && !seen.bound).then(|| offer::ready(volume)) {
-            return Step::WaitForPv(why.message);
-        }
         if !seen.bound {
+            // Pods come with the PersistentVolume.
+            let is_first =
+                seen.binding.pv.is_none() && pvc.spec.as_ref().is_some_and(|s| s.volume_name.is_none());
+            if let Some(Err(why)) = is_first.then(|| offer::ready(volume)) {
+                return Step::WaitForPv(why.message);
+            }
             return match pv_binding::next(&own_pvc::claim(binding, pvc, volume), volume, &seen.binding) {
                 pv_binding::Step::Done => Step::Rest,
                 pv_binding::Step::Wait(why) => Step::WaitForPv(why.message),

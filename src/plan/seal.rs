@@ -201,7 +201,7 @@ pub fn on_pod(volume: &SharedPersistentVolume, claim_uid: &str, read_only: bool)
     ))
 }
 
-/// How the volume came to admit no writer; `None`: it admits them.
+/// The word for a volume that admits no writer; `None`: it admits them.
 pub fn closed(volume: &SharedPersistentVolume) -> Option<&'static str> {
     let is_sealed = volume.status.as_ref().is_some_and(|s| s.digest.is_some());
     is_closed(volume).then_some(if is_sealed { "sealed" } else { "being sealed" })

@@ -65,6 +65,9 @@ impl<'a> Item<'a> {
         })
     }
 
+    /// The message about an object that [is outdated](Self::is_outdated).
+    pub const OUTDATED: &'static str = "its spec was changed, and the controller has not looked at it since";
+
     /// True if the spec is newer than the condition `Ready`: the controller has not reported about the change.
     pub fn is_outdated(&self) -> bool {
         let seen = self.ready().and_then(|ready| ready.observed_generation);

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use kube::ResourceExt;
 use serde::Serialize;
 
+use super::item::Item;
 use super::kind::{CLAIM, DISK, PVC, VOLUME};
 use super::paint::{Paint, human, table};
 use super::snapshot::Snapshot;
@@ -143,8 +144,8 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
     });
     let unseen = items.iter().filter(|item| item.is_ready() && item.is_outdated()).map(|item| Waiting {
         object: item.title(),
-        reason: "NotLookedAt".into(),
-        message: "its spec was changed, and the controller has not looked at it since".into(),
+        reason: why::NOT_LOOKED_AT.into(),
+        message: Item::OUTDATED.into(),
         argument: item.argument(),
     });
     Status {

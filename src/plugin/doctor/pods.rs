@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Event, Node, Pod, PodSpec, Tai
 use kube::ResourceExt;
 
 use crate::plan::advice;
+use crate::plugin::why;
 
 /// A DaemonSet or Deployment of the installation.
 pub(super) struct Workload<'a> {
@@ -59,8 +60,7 @@ impl Workload<'_> {
         let (name, namespace) = (pod.name_any(), &self.namespace);
         let status = pod.status.clone().unwrap_or_default();
         let of = |why: String, step: String| Some((format!("pod {name}: {why}"), step));
-        let mut conditions = status.conditions.iter().flatten();
-        if let Some(unplaced) = conditions.find(|c| c.type_ == "PodScheduled" && c.status == "False") {
+        if let Some(unplaced) = why::unscheduled(pod) {
             return of(unplaced.message.clone().unwrap_or_default(), advice::fit_pod(&name, namespace));
         }
         let containers: Vec<&ContainerStatus> = status

@@ -79,7 +79,7 @@ pub(in crate::plugin) async fn revoke(
         left.clear();
     }
     if !args.end_claims {
-        // Who may make claims nowhere has got the right in another way, such as by a group of a user.
+        // A receiver that may make claims nowhere may have the right in another way, such as by a group of a user.
         let (may, no) = may_claim(client, &from, &left).await;
         let no = if may.is_empty() { BTreeSet::new() } else { no };
         left.retain(|claim| claim.namespace().is_some_and(|namespace| !no.contains(&namespace)));

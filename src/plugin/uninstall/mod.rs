@@ -100,7 +100,7 @@ pub(super) async fn uninstall(client: &Client, args: &Uninstall, namespace: &str
     }
 }
 
-/// What is to become of the data: nobody guesses that.
+/// The fate of the data, which nobody guesses.
 fn fate(args: &Uninstall) -> anyhow::Result<Data> {
     match (args.keep_data, args.erase) {
         (true, _) => Ok(Data::Keep),

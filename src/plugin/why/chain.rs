@@ -67,15 +67,15 @@ pub(super) fn reports(snapshot: &Snapshot, target: &Target) -> Option<Vec<Report
 }
 
 /// The reason of an object that the controller has not seen, or not since its last change.
-const NOT_LOOKED_AT: &str = "NotLookedAt";
+pub(in crate::plugin) const NOT_LOOKED_AT: &str = "NotLookedAt";
 
 /// The reason of a disk with a static reservation that the API server refused.
 pub(super) const NOT_AS_CONFIGURED: &str = "NotAsConfigured";
 
-/// What the controller would have reported about the object by now.
+/// The report that the controller owes about the object by now.
 fn unseen(snapshot: &Snapshot, target: &Target, item: &Item<'_>) -> Option<String> {
     if item.is_outdated() {
-        return Some("its spec was changed, and the controller has not looked at it since".into());
+        return Some(Item::OUTDATED.into());
     }
     let volume = snapshot.volumes.iter().find(|v| target.kind == &VOLUME && v.name_any() == target.name)?;
     let uid = pvc_of(volume).filter(|_| snapshot.sees_all(&PVC) && !item.deleting && !volume.spec.retire)?;

@@ -43,7 +43,7 @@ pub(super) fn growth_report(snapshot: &Snapshot, target: &Target) -> Option<Repo
     Some(Report::of(target.title(), &reason, message, true))
 }
 
-/// What the event of a refused growth says.
+/// The message of the event about a refused growth.
 pub(super) fn refusal(snapshot: &Snapshot, target: &Target) -> Option<String> {
     let failed = |event: &&Event| event.reason.as_deref() == Some("VolumeResizeFailed");
     last_event(snapshot, &PVC, target, true).filter(failed).map(message_of)

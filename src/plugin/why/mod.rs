@@ -16,8 +16,10 @@ mod workloads;
 
 use serde::Serialize;
 
+pub(super) use chain::NOT_LOOKED_AT;
 pub(super) use ending_pvc::{explain as explain_ending, find as find_ending};
 pub(super) use growth::growth;
+pub(super) use pods::unscheduled;
 pub(super) use pvcs::PROVISIONING_FAILED;
 pub(super) use report::TERMINATING;
 pub(super) use steps::resize_instead;
@@ -60,8 +62,7 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
         let summary = format!("its PersistentVolumeClaim is {}", answer.summary);
         return Ok(Why { object: target.title(), summary, holders, ..answer });
     }
-    let is_of_class =
-        target.kind == &PVC && target.find_pvc(snapshot).is_some_and(|pvc| snapshot.made_for(pvc).is_some());
+    let is_of_class = target.is_made_of_class(snapshot);
     let is_taken = snapshot.is_name_taken(target.namespace.as_deref(), &target.name);
     if is_of_class || target.kind == &PVC && !is_taken && reports(snapshot, &claim).is_some() {
         // A claim's PersistentVolumeClaim has the name of the claim, and waits for the claim.

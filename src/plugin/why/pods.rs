@@ -1,6 +1,6 @@
 //! Reports about pods, and their next steps.
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod, Volume};
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod, PodCondition, Volume};
 use kube::ResourceExt;
 
 use super::containers;
@@ -28,8 +28,7 @@ pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Ve
     }
     let status = pod.status.clone().unwrap_or_default();
     let phase = status.phase.unwrap_or_else(|| "Pending".into());
-    let unscheduled =
-        status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
+    let unscheduled = unscheduled(pod);
     if let Some(node) = off.filter(|_| phase == "Running") {
         return report(&phase, format!("but node {node} is not Ready, so nothing is known of it now"));
     }
@@ -174,8 +173,7 @@ fn other_node(snapshot: &Snapshot, pod: &Pod) -> Option<Place> {
     let selected = spec.node_selector.as_ref().and_then(|labels| labels.get("kubernetes.io/hostname"));
     let bound = asked_by_affinity(pod);
     let asked = spec.node_name.as_ref().or(selected).or(bound.as_ref());
-    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let unscheduled = conditions.find(|c| c.type_ == "PodScheduled" && c.status == "False");
+    let unscheduled = unscheduled(pod);
     let says = |part: &str| {
         unscheduled.and_then(|c| c.message.as_ref()).is_some_and(|message| message.contains(part))
     };
@@ -207,6 +205,12 @@ fn other_node(snapshot: &Snapshot, pod: &Pod) -> Option<Place> {
         };
         (asked.is_some() || other.is_some() || by_volume || is_cordoned).then(place)
     })
+}
+
+/// The scheduler's condition of a pod that it has placed nowhere.
+pub(in crate::plugin) fn unscheduled(pod: &Pod) -> Option<&PodCondition> {
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.find(|c| c.type_ == "PodScheduled" && c.status == "False")
 }
 
 /// The one node that the affinity of a pod asks for, as that of a pod of a DaemonSet does.
@@ -253,10 +257,7 @@ fn holder<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<(String, String, &'a 
         let has = |other: &&Pod| {
             other.uid() != pod.uid() && other.spec.as_ref().is_some_and(|s| s.node_name.is_some())
         };
-        let pvc = snapshot
-            .pvcs
-            .iter()
-            .find(|pvc| pvc.name_any() == name && pvc.namespace().as_ref() == Some(&namespace));
+        let pvc = snapshot.pvc(Some(&namespace), &name);
         let modes = pvc.and_then(|pvc| pvc.spec.as_ref()?.access_modes.as_ref());
         let several_pods = modes.is_some_and(|modes| !modes.iter().any(|mode| mode == ONE_POD));
         let other = snapshot.pods_of(&namespace, &name).find(has)?;

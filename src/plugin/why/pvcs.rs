@@ -39,7 +39,7 @@ pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report>
         return report(true, NAMES_VOLUME, why);
     }
     if phase != "Pending" {
-        // Who may see no volumes sees a PersistentVolumeClaim.
+        // A PersistentVolumeClaim may be seen where its volume may not.
         let whose = if snapshot.is_ours(pvc) { "pods may use it" } else { "its volume is not Reservoir's" };
         return report(phase != "Bound", phase, whose.into());
     }
@@ -236,14 +236,11 @@ pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> St
 fn not_made_step(snapshot: &Snapshot, target: &Target, namespace: &str) -> String {
     let Some(pod) = ephemeral_in(snapshot, target) else { return advice::look_again() };
     let said = refused_binding(snapshot, pod).unwrap_or_default();
-    match said.contains("exceeded quota") || said.contains("storage usage per") {
-        true => advice::change_quota(namespace),
-        false => advice::describe_pod(pod.name_any(), namespace),
-    }
+    refusal_step(&said, namespace).unwrap_or_else(|| advice::describe_pod(pod.name_any(), namespace))
 }
 
-/// What Kubernetes says about the PersistentVolumeClaim of an ephemeral volume of the pod. The scheduler's later events only say
-/// that the PersistentVolumeClaim is not there.
+/// The message of Kubernetes about the refused PersistentVolumeClaim of an ephemeral volume of the pod. The scheduler's later
+/// events only say that there is none.
 fn refused_binding(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
     let of = |event: &&Event| {
         let object = &event.involved_object;
@@ -263,10 +260,11 @@ fn class_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str)
             None => advice::see_classes(class),
         };
     }
-    match target.find_pvc(snapshot).and_then(|pvc| snapshot.refused(pvc)) {
+    let pvc = target.find_pvc(snapshot);
+    match pvc.and_then(|pvc| snapshot.refused(pvc)) {
         Some((Some(class), _)) => return advice::make_class_as_said(class),
         Some((None, _)) => {
-            return match target.find_pvc(snapshot).and_then(pod_of) {
+            return match pvc.and_then(pod_of) {
                 Some(pod) => advice::make_pod_as_said(pod, namespace),
                 None => advice::make_pvc_as_said(name, namespace),
             };
@@ -277,16 +275,11 @@ fn class_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str)
     if said.contains("is in the way") && snapshot.is_name_taken(target.namespace.as_deref(), name) {
         return advice::free_name(name, namespace);
     }
-    if let Some(step) = refusal_step(&said, namespace) {
+    let step = refusal_step(&said, namespace).or_else(|| space_step(snapshot, target));
+    if let Some(step) = step.or_else(|| place_step(snapshot, pvc?)) {
         return step;
     }
-    if let Some(step) = space_step(snapshot, target) {
-        return step;
-    }
-    if let Some(step) = target.find_pvc(snapshot).and_then(|pvc| place_step(snapshot, pvc)) {
-        return step;
-    }
-    match target.find_pvc(snapshot).is_some_and(|pvc| snapshot.is_ours(pvc)) {
+    match pvc.is_some_and(|pvc| snapshot.is_ours(pvc)) {
         // The event that was quoted is the last word of Reservoir.
         true if !said.is_empty() && said != UNCAUSED => advice::follow_event(),
         true => advice::read_events(name, namespace),

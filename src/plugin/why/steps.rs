@@ -114,11 +114,6 @@ pub(super) fn full_step(snapshot: &Snapshot, target: &Target) -> Option<String> 
     About::new(snapshot, &Target::new(&VOLUME, None, volume.name_any())).step(NEARLY_FULL)
 }
 
-/// True for a PersistentVolumeClaim of a StorageClass with its volume.
-fn waits_of_class(snapshot: &Snapshot, target: &Target) -> bool {
-    target.find_pvc(snapshot).is_some_and(|pvc| snapshot.made_for(pvc).is_some())
-}
-
 /// The step to end a healthy object that is in use.
 pub(super) fn deletion_step(snapshot: &Snapshot, target: &Target) -> Option<String> {
     let name = &target.name;
@@ -141,7 +136,7 @@ pub(super) fn deletion_step(snapshot: &Snapshot, target: &Target) -> Option<Stri
                 _ => advice::unclaim(name, namespace),
             }
         }
-        "pvc" if waits_of_class(snapshot, target) => advice::leave_volume_to_class(name),
+        "pvc" if target.is_made_of_class(snapshot) => advice::leave_volume_to_class(name),
         _ => return None,
     })
 }

@@ -62,7 +62,12 @@ impl Target {
     }
 
     pub fn find_pvc<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a PersistentVolumeClaim> {
-        snapshot.pvcs.iter().find(|pvc| pvc.name_any() == self.name && pvc.namespace() == self.namespace)
+        snapshot.pvc(self.namespace.as_deref(), &self.name)
+    }
+
+    /// True for a PersistentVolumeClaim of a StorageClass with its volume.
+    pub fn is_made_of_class(&self, snapshot: &Snapshot) -> bool {
+        self.kind == &PVC && self.find_pvc(snapshot).is_some_and(|pvc| snapshot.made_for(pvc).is_some())
     }
 
     /// The message for a missing object, with the most similar name. An object that the caller may not see may exist.

@@ -12,7 +12,7 @@ use crate::plugin::snapshot::Snapshot;
 use crate::plugin::why::testing::*;
 use crate::plugin::why::{Target, resize_instead};
 
-/// T4, F3: a PersistentVolumeClaim that a finished pod keeps says so, whoever made it, and so does its claim.
+/// T4, F3: the report about a PersistentVolumeClaim names the finished pod that keeps it, whoever made it. So does that about its claim.
 #[test]
 fn t4_f3_why_names_what_keeps_a_persistent_volume_claim() {
     let mut own = bound("data", "v");
@@ -258,7 +258,7 @@ fn t4_c7_a_claim_that_terminates_comes_back_by_itself() {
     let mut snapshot = Snapshot { claims: vec![claim], volumes, ..Snapshot::default() };
     let said = ask(&snapshot, &CLAIM, Some("team"), "data").unwrap();
     assert!(said.contains("next: kubectl reservoir tree -n team   # it is made anew by itself"), "{said}");
-    // What keeps the object is known where it may be seen.
+    // The keeper of the object is known where it may be seen.
     let mut ending = pvc("data", "Bound", "");
     ending.metadata.deletion_timestamp = some_time();
     (snapshot.pvcs, snapshot.pods) = (vec![ending], vec![pod_of("data", "Succeeded")]);
