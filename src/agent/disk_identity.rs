@@ -8,7 +8,7 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::api::condition::reason;
-use crate::api::{AGENT_MANAGER, NodeDisk, NodeDiskSpec, UNKNOWN_DISK};
+use crate::api::{AGENT_MANAGER, Lifetime, NodeDisk, NodeDiskSpec, UNKNOWN_DISK};
 use crate::cluster;
 use crate::host::Host;
 use crate::plan::disk_identity::{
@@ -34,6 +34,7 @@ impl DiskIdentities {
 
     /// Returns the NodeDisks by the names of the disks, or the failure of a disk without one, and sets the host's
     /// expected disks. Nothing else of a disk is read before that: a disk is identified by its ID, not by its place.
+    /// `node_uid` is the UID of this Node, which a placeholder goes with (D7).
     ///
     /// 1. Gather: the identities of the disks, and all NodeDisks if a disk has none among `mine`.
     /// 2. Decide: `plan::disk_identity::identify`, for each disk.
@@ -43,6 +44,7 @@ impl DiskIdentities {
         &mut self,
         api: &Api<NodeDisk>,
         mine: &[NodeDisk],
+        node_uid: Option<&str>,
     ) -> Result<(BTreeMap<String, NodeDisk>, Result<(), NodeError>), NodeError> {
         let mut identities = self.ctx.on_host(|host| host.identities()).await?;
         let is_unknown = |entry: &DiskEntry| {
@@ -97,8 +99,12 @@ impl DiskIdentities {
                         tracing::error!(disk, why, "refused to serve a disk");
                     }
                     let name = placeholder_name(&node, &disk, &all);
-                    match placeholder(api, &name, entry.spec(&node, UNKNOWN_DISK, entry.place()), &all).await
-                    {
+                    let goes_along = node_uid.filter(|_| entry.lifetime == Lifetime::Node);
+                    let spec = NodeDiskSpec {
+                        node_uid: goes_along.map(str::to_owned),
+                        ..entry.spec(&node, UNKNOWN_DISK, entry.place())
+                    };
+                    match placeholder(api, &name, spec, &all).await {
                         Ok(object) => drop(objects.insert(disk.clone(), object)),
                         Err(error) => failed = Err(error.into()),
                     }

@@ -79,8 +79,8 @@ impl Disks {
         let api: Api<NodeDisk> = Api::all(self.ctx.client.clone());
         let on_node = ListParams::default().fields(&format!("spec.nodeName={}", self.ctx.node));
         let mine = cluster::list(&api, &on_node).await?;
-        let (objects, mut failed) = self.identities.reconcile(&api, &mine).await?;
         self.learn_node_uid(&mine).await?;
+        let (objects, mut failed) = self.identities.reconcile(&api, &mine, self.node_uid.as_deref()).await?;
         self.ctx.disk_names.set(&objects);
         self.identified = true;
         let recovered = self.recovered.clone();

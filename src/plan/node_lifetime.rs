@@ -25,6 +25,8 @@ use super::{bind, disk_identity::is_placeholder};
 pub enum Step {
     /// Declare the disk gone, by compare-and-swap on the NodeDisk that was read.
     GiveUp,
+    /// Delete a placeholder, which holds nothing, by compare-and-swap likewise.
+    Delete,
     /// Look again after that time.
     LookAgain(Duration),
     /// Nothing.
@@ -41,7 +43,6 @@ pub(super) fn may_end(disk: &NodeDisk) -> bool {
         && !spec.gone
         && spec.take_over.is_none()
         && spec.node_uid.is_some()
-        && !is_placeholder(disk)
         && disk.metadata.deletion_timestamp.is_none()
 }
 
@@ -99,6 +100,7 @@ pub fn next(disk: &NodeDisk, is_missing: bool, now: Timestamp) -> Step {
         Some(since) => {
             let elapsed = Duration::try_from(now.duration_since(since.0)).unwrap_or_default();
             match grace.saturating_sub(elapsed) {
+                Duration::ZERO if is_placeholder(disk) => Step::Delete,
                 Duration::ZERO => Step::GiveUp,
                 left => Step::LookAgain(left),
             }
@@ -222,7 +224,6 @@ mod tests {
 
         assert!(!with(|disk| disk.spec.lifetime = Lifetime::Disk), "D4");
         assert!(!with(|disk| disk.spec.node_uid = None));
-        assert!(!with(|disk| disk.spec.disk_id = UNKNOWN_DISK.into()));
         assert!(!with(|disk| disk.spec.gone = true));
         assert!(!with(|disk| {
             let (node_name, disk_name) = ("n2".to_owned(), "a".to_owned());
@@ -243,6 +244,9 @@ mod tests {
         assert_eq!(next(&disk, true, at(-9)), seconds(300), "a clock that is set back");
         disk.spec.node_grace_seconds = Some(10);
         assert_eq!(next(&disk, true, at(10)), Step::GiveUp);
+        disk.spec.disk_id = UNKNOWN_DISK.into();
+        assert_eq!(next(&disk, true, at(9)), seconds(1));
+        assert_eq!(next(&disk, true, at(10)), Step::Delete, "no agent had opened it");
     }
 
     /// A Node object that is away for a moment, also while no controller looks.

@@ -163,12 +163,13 @@ const CLASS: &str = "
  resources: {requests: {storage: 32Mi}}}}]}}
 ";
 
-/// Disks that go with their node after so many seconds.
+/// Disks that go with their node after so many seconds. The second one is nowhere.
 fn disks(dir: &Path, grace: u32) -> String {
+    let dir = dir.display();
     format!(
-        "[{{name: default, path: {}/disk, capacity: 256Mi, requireMount: false, systemReserved: 0, lifetime: Node, \
-         nodeGraceSeconds: {grace}, reservations: [{{role: fixed, size: 16Mi}}]}}]",
-        dir.display()
+        "[{{name: default, path: {dir}/disk, capacity: 256Mi, requireMount: false, systemReserved: 0, lifetime: Node, \
+         nodeGraceSeconds: {grace}, reservations: [{{role: fixed, size: 16Mi}}]}}, \
+         {{name: lost, path: {dir}/nowhere/disk, capacity: 16Mi, lifetime: Node, nodeGraceSeconds: {grace}}}]"
     )
 }
 
@@ -203,6 +204,7 @@ async fn d7_a_node_that_leaves_takes_its_disk_along() {
         cluster.node(node, true).await;
         agents.push(Agent::start_on_node(&cluster, node, |dir| disks(dir, 3)).await);
         until_reason(&node_disks, &format!("{node}.default"), "Ready").await;
+        until_reason(&node_disks, &format!("{node}.lost"), "DiskRefused").await;
     }
     cluster.label_node("n1", "zone", "a").await;
     cluster.apply_text(&role("eng", "eng", "reservationTemplates: [{name: each, size: 128Mi}]")).await;
@@ -240,6 +242,7 @@ async fn d7_a_node_that_leaves_takes_its_disk_along() {
     // The autoscaler removes the node.
     agents[0].kill().await;
     nodes.delete("n1", &DeleteParams::default()).await.unwrap();
+    until_gone(&node_disks, "n1.lost").await;
     until_gone(&node_disks, "n1.default").await;
     for name in ["v", "w"] {
         until_gone(&volumes, name).await;

@@ -78,11 +78,9 @@ impl Tour {
 
         self.title("The node leaves for good; its disk goes with it, and the StatefulSet gets a new claim")?;
         self.cluster.lose(node)?;
-        for what in [&disk, &reservation, &format!("spv/{volume}")] {
+        for what in [&disk, &reservation, &refused, &format!("spv/{volume}")] {
             self.show(&["wait", "--for=delete", what, "--timeout=120s"])?;
         }
-        // Of a disk that no agent could open nobody knows whether it is gone.
-        self.show(&["delete", &refused])?;
         self.until("a new PersistentVolumeClaim of the StatefulSet", || {
             let now = self.field(&[&claim[..], &["--ignore-not-found"]].concat(), "{.metadata.uid}")?;
             Ok(if now.is_empty() || now == first { Err(now) } else { Ok(()) })
