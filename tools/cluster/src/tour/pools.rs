@@ -5,7 +5,7 @@ use anyhow::ensure;
 use super::{NAMESPACE, Tour};
 
 /// The chart's values of the pool. Its directory is a part of the node's root file system on purpose.
-const POOL: [&str; 9] = [
+const POOL: [&str; 10] = [
     "removeStartupTaint=true",
     "agent.pools[0].name=cache",
     "agent.pools[0].nodeSelector.pool=cache",
@@ -16,6 +16,7 @@ const POOL: [&str; 9] = [
     "agent.pools[0].disks[0].lifetime=Node,agent.pools[0].disks[0].nodeGraceSeconds=10",
     // LVM reads the node's /etc/lvm, which is missing there and cannot be made.
     "agent.pools[0].disks[1].name=group,agent.pools[0].disks[1].path=/dev/no-such-group,agent.pools[0].disks[1].backing=Lvm",
+    "agent.pools[0].disks[1].lifetime=Node,agent.pools[0].disks[1].nodeGraceSeconds=10",
 ];
 
 /// The arguments that the kubelets of the pool get from their node group.
