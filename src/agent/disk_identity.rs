@@ -8,7 +8,7 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::api::condition::reason;
-use crate::api::{AGENT_MANAGER, Lifetime, NodeDisk, NodeDiskSpec, UNKNOWN_DISK};
+use crate::api::{AGENT_MANAGER, DiskReservation, Lifetime, NodeDisk, NodeDiskSpec, UNKNOWN_DISK};
 use crate::cluster;
 use crate::host::Host;
 use crate::plan::disk_identity::{
@@ -36,7 +36,8 @@ impl DiskIdentities {
     /// expected disks. Nothing else of a disk is read before that: a disk is identified by its ID, not by its place.
     /// `node_uid` is the UID of this Node, which a placeholder goes with (D7).
     ///
-    /// 1. Gather: the identities of the disks, and all NodeDisks if a disk has none among `mine`.
+    /// 1. Gather: the identities of the disks, and all NodeDisks if a disk has none among `mine`; all reservations if a disk
+    ///    has none at all.
     /// 2. Decide: `plan::disk_identity::identify`, for each disk.
     /// 3. Apply: NodeDisks made or taken over; a placeholder for a disk that is not served as any (D8); the host expects
     ///    or refuses each disk.
@@ -60,6 +61,7 @@ impl DiskIdentities {
         let node = self.ctx.node.clone();
         let configured: Vec<&str> = self.entries.iter().map(|entry| &*entry.name).collect();
         let (mut objects, mut expected, mut failed) = (BTreeMap::new(), Vec::new(), Ok(()));
+        let mut reservations = Vec::new();
         for entry in &self.entries {
             let on_disk = identities.remove(&entry.name).map_or_else(
                 || Err("the agent has not opened it".to_owned()),
@@ -70,7 +72,13 @@ impl DiskIdentities {
                 stored.map(|disk| Stored { id: &disk.id, attested_key: disk.attested_key.as_deref() });
             let (id, path) = on_disk.as_ref().map_or(("", entry.place()), |disk| (&disk.id, &disk.path));
             let place = path.display().to_string();
-            let identity = identify(&node, &entry.name, &place, &configured, stored, &all);
+            let mut identity =
+                identify(&node, &entry.name, &place, &configured, stored.clone(), &all, &reservations);
+            if matches!(identity, Identity::New(_)) && reservations.is_empty() {
+                let api: Api<DiskReservation> = Api::all(self.ctx.client.clone());
+                reservations = cluster::list(&api, &ListParams::default()).await?;
+                identity = identify(&node, &entry.name, &place, &configured, stored, &all, &reservations);
+            }
             let spec = || entry.spec(&node, id, path);
             let object = match identity {
                 Identity::Known(known) => Ok(Ok(known.clone())),

@@ -171,6 +171,13 @@ pub struct DiskReservationStatus {
     /// Kind of that disk. A disk of another kind than `Path` is reserved as a whole (D2).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_kind: Option<DiskKind>,
+    /// ID of that disk. A NodeDisk that is missing is made anew with this ID (D3). Absent for a refinement.
+    #[schemars(rename = "diskID")]
+    #[serde(rename = "diskID", skip_serializing_if = "Option::is_none")]
+    pub disk_id: Option<String>,
+    /// Name of that disk in the configuration of its agent. Absent for a refinement.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_name: Option<String>,
     /// Reserved size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<Size>,

@@ -81,6 +81,10 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
             Step::Take(of, entry) => {
                 of_kind!(&of, |name: K| entries::take::<K>(name, &entry, &mut seen, ctx).await)?;
             }
+            Step::MakeDisk(disk) => {
+                make_disk(&disk, &api, &seen.reservation, ctx).await?;
+                break;
+            }
             Step::MakeRoom(name, bytes) => {
                 kept::make_room(&name, Wanted { bytes, place: None }, ctx).await?;
                 seen.room_made = true;
@@ -127,6 +131,24 @@ fn from_caches(reservation: Arc<DiskReservation>, ctx: &Context) -> Seen {
         now: (ctx.now)(),
         reservation,
     }
+}
+
+/// Makes a missing NodeDisk anew. Disks and reservation were read at the same time, so the reservation may have left a disk
+/// that went with its node (D7): it is read once more.
+async fn make_disk(
+    disk: &NodeDisk,
+    api: &Api<DiskReservation>,
+    reservation: &DiskReservation,
+    ctx: &Context,
+) -> Result<(), Error> {
+    let now = cluster::get_same(api, reservation).await?;
+    let on = now.and_then(|now| now.status).and_then(|status| status.node_disk);
+    let disks: Api<NodeDisk> = Api::all(ctx.client.clone());
+    if on == disk.metadata.name && cluster::create(&disks, disk).await?.is_some() {
+        let (node_disk, node) = (disk.name_any(), &disk.spec.node_name);
+        tracing::warn!(node_disk, node, "made a NodeDisk anew, which was missing");
+    }
+    Ok(())
 }
 
 /// Reads all objects of `seen` live; `None`: the reservation is gone.

@@ -3,7 +3,7 @@
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use crate::api::{NodeDisk, TakeOver, UNKNOWN_DISK};
+use crate::api::{DiskReservation, NodeDisk, TakeOver, UNKNOWN_DISK};
 
 use super::disk_key;
 
@@ -35,7 +35,8 @@ pub struct Stored<'a> {
 }
 
 /// Decides the NodeDisk of the disk that is named `disk` in the configuration of `node`, at `path`. `stored` is the identity
-/// on the disk, or the error of reading it. `configured` lists the names of all disks of the node.
+/// on the disk, or the error of reading it. `configured` lists the names of all disks of the node, and `reservations` all
+/// reservations: a disk is [`Identity::New`] only after a look at them.
 pub fn identify<'a>(
     node: &str,
     disk: &str,
@@ -43,6 +44,7 @@ pub fn identify<'a>(
     configured: &[&str],
     stored: Result<Stored<'_>, String>,
     all: &'a [NodeDisk],
+    reservations: &[DiskReservation],
 ) -> Identity<'a> {
     let is_it = |d: &&NodeDisk| d.spec.node_name == node && d.spec.disk_name == disk;
     let named: Vec<&NodeDisk> = all.iter().filter(is_it).filter(|d| !is_placeholder(d)).collect();
@@ -77,8 +79,12 @@ pub fn identify<'a>(
                 .any(|object| object.name_any() == *name && !(is_placeholder(object) && is_it(&object)))
         };
         let more = (2..=MOST_NAMES).map(|n| format!("{name}-{n}"));
-        let free = [name.clone()].into_iter().chain(more).find(is_free);
-        return free.map_or_else(|| Identity::Refused(no_name_left(&name)), Identity::New);
+        let names: Vec<String> = [name.clone()].into_iter().chain(more).filter(is_free).collect();
+        return match of_record((node, disk), id, names, all, reservations) {
+            Ok(Some(name)) => Identity::New(name),
+            Ok(None) => Identity::Refused(no_name_left(&name)),
+            Err(why) => Identity::Refused(why),
+        };
     };
     // A disk that was declared gone under another node or name is gone here too (D4).
     if let Some(why) = declared_gone(found) {
@@ -92,6 +98,44 @@ pub fn identify<'a>(
         ));
     }
     Identity::TakeOver(found)
+}
+
+/// The name for a disk without a NodeDisk, out of `names`, or the reason for none. NodeDisks may have gone with their
+/// kind. Reservations and volumes have their names still, and reservations the IDs of their disks (D3).
+fn of_record(
+    (node, disk): (&str, &str),
+    id: &str,
+    names: Vec<String>,
+    all: &[NodeDisk],
+    reservations: &[DiskReservation],
+) -> Result<Option<String>, String> {
+    let places = reservations.iter().filter_map(|reservation| {
+        let status = reservation.status.as_ref()?;
+        Some((status.node_disk.as_deref()?, status.disk_id.as_deref()?, status.node_name.as_deref()))
+    });
+    let (own, others): (Vec<_>, Vec<_>) = places.partition(|(_, of, _)| *of == id);
+    // A broken node may have made a NodeDisk with the ID of this disk (A7), so the disk's own names come first.
+    if let Some(name) = names.iter().find(|name| own.iter().any(|(own, ..)| own == name)) {
+        return Ok(Some(name.clone()));
+    }
+    let there = |name: &str| all.iter().find(|object| object.name_any() == name);
+    let of_this = |name: &str| there(name).is_none_or(|object| object.spec.disk_id == id);
+    let mut own: Vec<_> = own.into_iter().filter(|(name, ..)| of_this(name)).collect();
+    own.sort_by_key(|(_, _, on)| *on != Some(node));
+    if let Some((name, ..)) = own.first() {
+        return Err(match there(name) {
+            None => {
+                format!("by its ID it is NodeDisk {name}, which is missing: the controller makes it anew")
+            }
+            Some(object) => format!(
+                "by its ID it is NodeDisk {name} of node {}, which was made anew without a key to prove that: set \
+                 spec.nodeName to {node} and spec.diskName to {disk} in NodeDisk {name} if the disk is here for good",
+                object.spec.node_name
+            ),
+        });
+    }
+    let is_others = |name: &String| others.iter().any(|(other, ..)| other == name);
+    Ok(names.into_iter().find(|name| !is_others(name)))
 }
 
 /// The name that the first NodeDisk of the same configured disk has. Later ones have a number behind it.
@@ -213,7 +257,7 @@ mod tests {
     #[test]
     fn d3_a_disk_is_its_id_whatever_its_node_is_called() {
         let all = [object("n1.a", "n1", "a"), object("n2.a", "n2", "a"), object("n3.a", "old", "a")];
-        let ask = |node, disk, id| identify(node, disk, "", &["a", "b"], stored(id), &all);
+        let ask = |node, disk, id| identify(node, disk, "", &["a", "b"], stored(id), &all, &[]);
         assert_eq!(
             ask("n1", "a", "id-n2.a"),
             Identity::Known(&all[0]),
@@ -224,10 +268,10 @@ mod tests {
         assert_eq!(ask("n3", "a", "new-id-of-a"), Identity::New("n3.a-2".into()), "the name is taken");
         assert!(refused(ask("n1", "b", "id-n1.a"), "has as disk a: correct the paths"));
         assert!(refused(
-            identify("n1", "b", "", &["b"], Err("it is not readable".into()), &all),
+            identify("n1", "b", "", &["b"], Err("it is not readable".into()), &all, &[]),
             "not readable"
         ));
-        let renamed = identify("n1", "b", "", &["b"], stored("id-n1.a"), &all);
+        let renamed = identify("n1", "b", "", &["b"], stored("id-n1.a"), &all, &[]);
         assert_eq!(renamed, Identity::TakeOver(&all[0]), "the configuration calls it otherwise now");
     }
 
@@ -236,7 +280,7 @@ mod tests {
     fn d3_a_disk_that_has_its_name_again_is_served_again() {
         let mut all = [object("n1.a", "n1", "earlier"), object("n1.a-2", "n1", "a")];
         (all[0].spec.path, all[1].spec.path) = ("/a".into(), "/b".into());
-        let ask = |all, id| identify("n1", "a", "/a", &["a"], id, all);
+        let ask = |all, id| identify("n1", "a", "/a", &["a"], id, all, &[]);
         assert_eq!(ask(&all, stored("id-n1.a")), Identity::TakeOver(&all[0]), "by its ID");
         assert_eq!(ask(&all, stored("new")), Identity::Known(&all[1]), "refused later");
         let mut both = all.clone();
@@ -247,11 +291,59 @@ mod tests {
         assert_eq!(ask(&both, Err("no mount".into())), Identity::Known(&both[1]), "that with its path");
     }
 
+    /// The kind NodeDisk was deleted and applied again. Reservations and volumes refer to names.
+    #[test]
+    fn d3_a_disk_without_a_nodedisk_has_the_name_on_record() {
+        let on = |name: &str, node: &str, id: &str| {
+            let mut reservation = testing::reserved(name, "eng", 1, &[]);
+            let status = reservation.status.as_mut().unwrap();
+            (status.node_disk, status.node_name) = (Some(name.into()), Some(node.into()));
+            (status.disk_id, status.disk_name) = (Some(id.into()), Some("a".into()));
+            reservation
+        };
+        let ask = |all: &[NodeDisk], recorded: &[DiskReservation]| match identify(
+            "n2",
+            "a",
+            "",
+            &["a"],
+            stored("id"),
+            all,
+            recorded,
+        ) {
+            Identity::New(name) => name,
+            Identity::Refused(why) => why,
+            identity => panic!("{identity:?}"),
+        };
+        assert_eq!(ask(&[], &[on("n2.a-2", "n2", "id")]), "n2.a-2");
+        assert_eq!(
+            ask(&[], &[on("n2.a", "n3", "other"), on("n1.a", "n1", "more")]),
+            "n2.a-2",
+            "another's name"
+        );
+        let moved = [on("n3.a", "n3", "id"), on("n1.a", "n2", "id")];
+        assert_eq!(
+            ask(&[], &moved),
+            "by its ID it is NodeDisk n1.a, which is missing: the controller makes it anew",
+            "the one on this node comes first"
+        );
+        let mut there = object("n1.a", "n1", "a");
+        assert_eq!(ask(&[there.clone()], &moved[1..]), "n2.a", "the name is another disk's now");
+        (there.spec.disk_id, there.spec.key_proof) = ("id".into(), None);
+        let key = testing::disk_public_key(1);
+        let with_key = Stored { id: "id", attested_key: Some(&key) };
+        let unsigned = [there];
+        let found = identify("n2", "a", "", &["a"], Ok(with_key), &unsigned, &moved[1..]);
+        assert!(refused(found, "set spec.nodeName to n2 and spec.diskName to a in NodeDisk n1.a"));
+        // A7: a broken node has made a NodeDisk with this ID, and something is reserved on it.
+        let forged = [on("n3.x", "n3", "id"), on("n2.a", "n2", "id")];
+        assert_eq!(ask(&[], &forged), "n2.a");
+    }
+
     #[test]
     fn d8_a_placeholder_becomes_the_disk_and_is_taken_for_none() {
         let mut all = [object("n1.a", "n1", "a"), object("n2.a", "n2", "a")];
         all[0].spec.disk_id = UNKNOWN_DISK.into();
-        let ask = |disk, id| identify("n1", disk, "", &["a", "b"], id, &all);
+        let ask = |disk, id| identify("n1", disk, "", &["a", "b"], id, &all, &[]);
         assert!(refused(ask("a", Err("no such directory".into())), "no such directory"));
         assert_eq!(ask("a", stored("id-of-a")), Identity::New("n1.a".into()));
         assert_eq!(
@@ -271,10 +363,10 @@ mod tests {
         gone.spec.gone = true;
         let all = [gone];
         assert!(refused(
-            identify("n2", "a", "", &["a"], stored("id-n1.a"), &all),
+            identify("n2", "a", "", &["a"], stored("id-n1.a"), &all, &[]),
             "NodeDisk n1.a, which it is by its ID"
         ));
-        assert_eq!(identify("n1", "a", "", &["a"], stored("id-n1.a"), &all), Identity::Known(&all[0]));
+        assert_eq!(identify("n1", "a", "", &["a"], stored("id-n1.a"), &all, &[]), Identity::Known(&all[0]));
         assert!(declared_gone(&all[0]).is_some() && declared_gone(&object("n1.b", "n1", "b")).is_none());
     }
 
@@ -289,7 +381,7 @@ mod tests {
         let copied = NodeDiskSpec { key: Some(key.clone()), ..forged.spec.clone() };
         let copied = NodeDisk { spec: copied, ..forged.clone() };
         for object in [&forged, &copied] {
-            let found = identify("n1", "a", "", &["a"], Ok(stored_here), std::slice::from_ref(object));
+            let found = identify("n1", "a", "", &["a"], Ok(stored_here), std::slice::from_ref(object), &[]);
             assert_eq!(found, Identity::New("n1.a".into()));
         }
         // The disk's own NodeDisk is found in any node, whatever else is there.
@@ -298,11 +390,11 @@ mod tests {
         testing::sign(&mut own, 1);
         let all = [forged, own];
         for (node, disk) in [("n3", "c"), ("n1", "renamed")] {
-            let found = identify(node, disk, "", &[disk], Ok(stored_here), &all);
+            let found = identify(node, disk, "", &[disk], Ok(stored_here), &all, &[]);
             assert_eq!(found, Identity::TakeOver(&all[1]));
         }
         // A disk whose NodeDisk has had no signature yet is one of an earlier version.
-        let earlier = identify("n3", "c", "", &["c"], stored("id"), &all[..1]);
+        let earlier = identify("n3", "c", "", &["c"], stored("id"), &all[..1], &[]);
         assert_eq!(earlier, Identity::TakeOver(&all[0]));
     }
 
@@ -312,12 +404,15 @@ mod tests {
         let mut all = vec![object("n1.a", "n2", "a")];
         for n in 2..=MOST_NAMES {
             assert_eq!(
-                identify("n1", "a", "", &["a"], stored("new"), &all),
+                identify("n1", "a", "", &["a"], stored("new"), &all, &[]),
                 Identity::New(format!("n1.a-{n}"))
             );
             all.push(object(&format!("n1.a-{n}"), "n2", "a"));
         }
-        assert!(refused(identify("n1", "a", "", &["a"], stored("new"), &all), "n1.a to n1.a-9 are there"));
+        assert!(refused(
+            identify("n1", "a", "", &["a"], stored("new"), &all, &[]),
+            "n1.a to n1.a-9 are there"
+        ));
     }
 
     #[test]

@@ -23,7 +23,8 @@ use kube::ResourceExt;
 
 use crate::api::condition::{self, READY, RESIZED, Verdict, reason};
 use crate::api::{
-    DiskReservation, DiskReservationStatus, FINALIZER, LedgerEntry, NodeDisk, ReservationPhase, Size, UidRef,
+    BackingKind, DiskKind, DiskReservation, DiskReservationStatus, FINALIZER, LedgerEntry, Lifetime,
+    NodeDisk, NodeDiskSpec, ReservationPhase, Size, UNKNOWN_DISK, UidRef,
 };
 
 use super::candidate::free_space;
@@ -47,6 +48,8 @@ pub enum Step {
     /// Write the status. If the write fails, settle the entries in [`Seen::holders`]: a controller that released the
     /// reservation may have missed these entries.
     Report(Box<DiskReservationStatus>),
+    /// Make this NodeDisk anew, unless there is one of its name, and decide again (D3).
+    MakeDisk(Box<NodeDisk>),
     /// Erase kept data of the reservation of that name for so many free bytes (X8), and decide again.
     MakeRoom(String, u64),
     /// Release the entry in that ledger.
@@ -94,21 +97,63 @@ fn reserve(seen: &Seen) -> Step {
 
 /// A reservation that has its bytes is never moved, even if its disk fails.
 fn keep(seen: &Seen) -> Step {
-    let mut status = seen.status();
-    let lost = lost(seen, &status);
-    let node = seen.disk(status.node_disk.as_deref()).map(|disk| &disk.spec.node_name);
-    let moved = node.filter(|node| status.node_name.as_ref().is_some_and(|known| known != *node)).cloned();
+    let (before, lost) = (seen.status(), lost(seen, &seen.status()));
+    let mut status = where_disk_is(seen, before.clone());
+    let has_moved = status.node_name != before.node_name
+        || before.disk_name.is_some() && status.disk_name != before.disk_name;
     // A stale cache must not move a reservation (D3), nor report its disk or parent as missing.
     let is_for_good = |why: &Verdict| [reason::DISK_GONE, reason::NODE_GONE].contains(&why.reason);
-    if !seen.live && (moved.is_some() || lost.as_ref().is_some_and(|why| !is_for_good(why))) {
+    if !seen.live && (has_moved || lost.as_ref().is_some_and(|why| !is_for_good(why))) {
         return Step::ReadLive;
     }
-    status.node_name = moved.or(status.node_name);
+    if let Some(disk) = missing_disk(seen, &status) {
+        return Step::MakeDisk(Box::new(disk));
+    }
     match lost {
         Some(why) if why.reason == reason::NODE_GONE => leave(seen, status, why),
         Some(why) => report(seen, status, Err(why)),
         None => resize(seen, &mut status).unwrap_or_else(|| report(seen, status, Ok(()))),
     }
+}
+
+/// The status with the present place of the disk, and with the disk's ID. The ID stays, whatever disk has the name.
+fn where_disk_is(seen: &Seen, mut status: DiskReservationStatus) -> DiskReservationStatus {
+    let Some(NodeDisk { spec, .. }) = seen.disk(status.node_disk.as_deref()) else { return status };
+    status.node_name = status.node_name.map(|_| spec.node_name.clone());
+    if status.parent.is_none() && status.disk_id.as_ref().is_none_or(|id| *id == spec.disk_id) {
+        (status.disk_id, status.disk_name) = (Some(spec.disk_id.clone()), Some(spec.disk_name.clone()));
+    }
+    status
+}
+
+/// D3: the NodeDisk of the reservation went with its kind. Its disk may be in another node than the name has, whose agent
+/// may not make a NodeDisk of that name (A7), and reservations and volumes refer to the name. The agent that finds the ID
+/// corrects the rest.
+fn missing_disk(seen: &Seen, status: &DiskReservationStatus) -> Option<NodeDisk> {
+    let name = status.node_disk.as_deref().filter(|name| seen.disk(Some(name)).is_none())?;
+    let kind = status.disk_kind?;
+    let spec = NodeDiskSpec {
+        node_name: status.node_name.clone()?,
+        disk_name: status.disk_name.clone()?,
+        disk_id: status.disk_id.clone()?,
+        kind,
+        backing: match kind {
+            DiskKind::Path => BackingKind::Loop,
+            DiskKind::Mount => BackingKind::Mount,
+            DiskKind::Block => BackingKind::Block,
+        },
+        path: UNKNOWN_DISK.to_owned(),
+        adopt_roots: Vec::new(),
+        allow_unenforced: false,
+        key: None,
+        key_proof: None,
+        take_over: None,
+        lifetime: Lifetime::Disk,
+        node_grace_seconds: None,
+        node_uid: None,
+        gone: false,
+    };
+    Some(NodeDisk::new(name, spec))
 }
 
 /// D7: an empty reservation leaves a disk that has gone with its node, and is placed anew. Its entry is settled after its
@@ -163,7 +208,11 @@ fn resize(seen: &Seen, status: &mut DiskReservationStatus) -> Option<Step> {
 fn unreserve(seen: &Seen) -> Step {
     let status = seen.status();
     if let Some(why) = release::reservation_held(&status) {
-        return report(seen, status, Err(why));
+        return match missing_disk(seen, &status) {
+            Some(_) if !seen.live => Step::ReadLive,
+            Some(disk) => Step::MakeDisk(Box::new(disk)),
+            None => report(seen, status, Err(why)),
+        };
     }
     match seen.holders().into_iter().next() {
         _ if !seen.live => Step::ReadLive,
@@ -237,6 +286,8 @@ fn take_from_disk(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskRes
             node_disk: Some(disk.name_any()),
             node_name: Some(disk.spec.node_name.clone()),
             disk_kind: Some(disk.spec.kind),
+            disk_id: Some(disk.spec.disk_id.clone()),
+            disk_name: Some(disk.spec.disk_name.clone()),
             size: Some(Size::from_bytes(held.min(wanted))),
             ..seen.status()
         });

@@ -103,7 +103,14 @@ impl Agent {
         let Some(disk) = self.on_host(|host| host.disk.clone()) else { return Ok(()) };
         let all = cluster::list(&api, &ListParams::default()).await?;
         let stored = Stored { id: &disk, attested_key: None };
-        let found = match identify(&self.node, DISK.0, DISK.1, &[DISK.0], Ok(stored), &all) {
+        let find =
+            |recorded: &[_]| identify(&self.node, DISK.0, DISK.1, &[DISK.0], Ok(stored), &all, recorded);
+        let mut identity = find(&[]);
+        if matches!(identity, Identity::New(_)) {
+            let api: Api<DiskReservation> = Api::all(self.client.clone());
+            identity = find(&cluster::list(&api, &ListParams::default()).await?);
+        }
+        let found = match identity {
             Identity::Known(known) if known.spec.disk_id == disk => known.clone(),
             Identity::New(name) => {
                 cluster::apply(&api, &NodeDisk::new(&name, self.spec(&disk)), AGENT_MANAGER).await?

@@ -1,7 +1,5 @@
 //! Faults, alone and together: processes, clocks, the network, nodes, disks, and what people do to objects by hand.
 
-use kube::ResourceExt;
-use reservoir::api::NodeDisk;
 use serde_json::json;
 
 use crate::clock;
@@ -66,33 +64,13 @@ impl World {
             19 if self.random.in_a_thousand(200) => self.restore_etcd(),
             20 if self.random.in_a_thousand(100) => {
                 let kind = *self.random.pick(&DELETED).unwrap_or(&DELETED[0]);
-                if kind != "nodedisks" || self.are_disks_at_home() {
-                    lock(&self.server).delete_kind(kind);
-                }
+                lock(&self.server).delete_kind(kind);
             }
             21 => lock(&self.server).end_kinds(true),
-            22 if self.random.in_a_thousand(400) && self.has_nodedisks() => self.move_disk(),
+            22 if self.random.in_a_thousand(400) => self.move_disk(),
             22 => self.say_where_disks_are(),
             _ => self.fail_network(),
         }
-    }
-
-    /// The node and the NodeDisk of each disk.
-    fn nodedisks(&self) -> Vec<(String, Option<NodeDisk>)> {
-        let all: Vec<NodeDisk> = lock(&self.server).all("nodedisks");
-        let hosts = host::lock(&self.hosts);
-        let disks = hosts.iter().filter_map(|(node, host)| Some((node.clone(), host.disk.as_ref()?)));
-        disks.map(|(node, disk)| (node, all.iter().find(|of| of.spec.disk_id == *disk).cloned())).collect()
-    }
-
-    fn has_nodedisks(&self) -> bool {
-        self.nodedisks().iter().all(|(_, disk)| disk.is_some())
-    }
-
-    /// False after a disk has moved. Its NodeDisk would have another name if it were made anew.
-    fn are_disks_at_home(&self) -> bool {
-        let all = self.nodedisks();
-        all.iter().all(|(node, disk)| disk.as_ref().is_none_or(|disk| disk.name_any().starts_with(node)))
     }
 
     fn any_node(&mut self) -> usize {

@@ -249,6 +249,7 @@ impl World {
         for _ in 0..rest::WITHIN.as_secs() {
             tokio::time::sleep(Duration::from_secs(1)).await;
             while kubernetes::turn(&self.server) {}
+            self.say_where_disks_are();
             lock(&self.server).end_kinds(true);
             self.start_controller(0);
             if self.is_broken() {

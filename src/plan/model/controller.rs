@@ -112,6 +112,8 @@ impl Controller {
             // No volume of the model is kept (X8), and no reservation is static (R2).
             Step::MakeRoom(..) => seen.room_made = true,
             Step::Delete => unreachable!(),
+            // No kind is deleted, and a reservation leaves a disk before the disk goes (D7).
+            Step::MakeDisk(_) => unreachable!(),
             Step::Settle(unsettled) => {
                 self.settle(unsettled);
                 seen.settled = true;

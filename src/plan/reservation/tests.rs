@@ -355,6 +355,45 @@ fn d3_d4_a_reservation_follows_its_disk_and_is_never_moved() {
     assert_eq!(reason_of(&seen), "NoSuchDisk");
 }
 
+/// The kind NodeDisk was deleted and applied again, and the disk is in another node than its NodeDisk is named after.
+#[test]
+fn d3_a_reservation_makes_its_missing_nodedisk_anew() {
+    let mut seen = placed(4, &[], 4);
+    Arc::make_mut(&mut seen.disks[0]).spec.node_name = "n2".into();
+    let Step::Report(mut status) = next(&seen) else { panic!() };
+    let place = |status: &DiskReservationStatus| (status.disk_id.clone(), status.disk_name.clone());
+    assert_eq!(place(&status), (Some("id-n1.a".into()), Some("a".into())));
+    status.disk_kind = Some(DiskKind::Mount);
+    Arc::make_mut(&mut seen.reservation).status = Some(*status);
+    let there = std::mem::take(&mut seen.disks);
+    seen.live = false;
+    assert_eq!(next(&seen), Step::ReadLive, "a cache may be behind");
+    seen.live = true;
+    let Step::MakeDisk(made) = next(&seen) else { panic!("{:?}", next(&seen)) };
+    let NodeDiskSpec { node_name, disk_name, disk_id, kind, backing, .. } = &made.spec;
+    assert_eq!(
+        (made.name_any().as_str(), &**node_name, &**disk_name, &**disk_id),
+        ("n1.a", "n2", "a", "id-n1.a")
+    );
+    assert_eq!((*kind, *backing), (DiskKind::Mount, BackingKind::Mount));
+    // A deletion waits for the volumes, and these for the disk.
+    let deleted = |volumes: &[(&str, u64)]| {
+        let mut seen = seen.clone();
+        let reservation = Arc::make_mut(&mut seen.reservation);
+        reservation.metadata.deletion_timestamp = some_time();
+        let status = reservation.status.as_mut().unwrap();
+        status.volumes = volumes.iter().map(|(name, size)| ledger_entry(name, "eng", *size)).collect();
+        next(&seen)
+    };
+    assert!(matches!(deleted(&[("v", 1)]), Step::MakeDisk(_)));
+    assert_eq!(deleted(&[]), Step::RemoveFinalizer, "nobody needs the disk");
+    // Another disk has the name now: the ID on record stays.
+    seen.disks = there;
+    Arc::make_mut(&mut seen.disks[0]).spec.disk_id = "another".into();
+    let Step::Report(status) = next(&seen) else { panic!() };
+    assert_eq!(place(&status).0, Some("id-n1.a".into()));
+}
+
 #[test]
 fn s3_an_empty_reservation_goes_entries_first() {
     let leaving = |mut seen: Seen| {
