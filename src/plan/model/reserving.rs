@@ -32,9 +32,9 @@ pub(super) struct Reserving {
     /// The sizes that users ask for, in turn.
     pub sizes: [&'static [u64]; 2],
     pub controllers: usize,
-    /// True if the first reservation has its first size and asks for the second one, for which the first controller has just
-    /// taken the bytes from the VolumeRole. Its next step takes those of the disk.
-    pub grows: bool,
+    /// True if the first reservation has its first size and asks for the second one, for which the first controller has done
+    /// two steps. If the second one is larger, it has just taken the bytes from the VolumeRole, and takes those of the disk next.
+    pub resizes: bool,
     /// Steps before the first state.
     pub after: &'static [Action],
 }
@@ -316,7 +316,7 @@ impl Model for Reserving {
 
     fn init_states(&self) -> Vec<State> {
         let (mut server, mut asked) = (Objects::new(), [0, 0]);
-        if let ([has, wanted, ..], true) = (self.sizes[0], self.grows) {
+        if let ([has, wanted, ..], true) = (self.sizes[0], self.resizes) {
             let first =
                 Reservation { asked: *wanted, generation: 2, has: Some(*has), guarded: true, deleted: false };
             (server.reservations[0], asked[0]) = (Some((first, true)), 2);
@@ -325,7 +325,7 @@ impl Model for Reserving {
         let actor = Actor { cache: server.clone(), work: None };
         let begin = State { server, asked, actors: vec![actor; self.controllers] };
         let before = [Action::Look(0, 0), Action::Go(0), Action::Go(0), Action::Hear(1)];
-        let steps = before.into_iter().filter(|_| self.grows).chain(self.after.iter().copied());
+        let steps = before.into_iter().filter(|_| self.resizes).chain(self.after.iter().copied());
         vec![steps.fold(begin, |state, step| self.next_state(&state, step).unwrap_or(state))]
     }
 
@@ -429,13 +429,22 @@ impl Model for Reserving {
 /// S1, R6, Q2: a part of all orders.
 #[test]
 fn s1_q2_two_controllers_reserve_in_few_steps() {
-    explore(Reserving { sizes: [&[6], &[6]], controllers: 2, grows: false, after: &[] }, Bound::Steps(12));
+    explore(Reserving { sizes: [&[6], &[6]], controllers: 2, resizes: false, after: &[] }, Bound::Steps(12));
 }
 
-/// S1, R6, Q2: a controller tidies the entries of a reservation that another one grows.
+/// S1, R6, Q2: a controller tidies the entries of a reservation that another one resizes.
 #[test]
 fn s1_r6_two_controllers_grow_and_tidy_in_few_steps() {
-    explore(Reserving { sizes: [&[4, 6], &[]], controllers: 2, grows: true, after: &[] }, Bound::Steps(8));
+    explore(Reserving { sizes: [&[4, 6], &[]], controllers: 2, resizes: true, after: &[] }, Bound::Steps(8));
+}
+
+/// S1, R6: a controller tidies the entries of a reservation that another one shrinks.
+#[test]
+fn s1_r6_two_controllers_shrink_and_tidy_in_few_steps() {
+    explore(
+        Reserving { sizes: [&[4, 4, 2], &[]], controllers: 2, resizes: true, after: &[] },
+        Bound::Steps(8),
+    );
 }
 
 /// S1, R6: a user takes the growth back and asks for it again, while another controller is about to cut the entry that was
@@ -445,7 +454,7 @@ fn s1_r6_an_entry_for_an_earlier_spec_is_not_reported() {
     use Action::{Ask, Go, Hear, Tidy};
     let after = &[Go(0), Ask(0), Hear(1), Tidy(1, true), Go(1), Go(1)];
     let sizes: [&[u64]; 2] = [&[4, 6, 4, 6], &[]];
-    explore(Reserving { sizes, controllers: 2, grows: true, after }, Bound::Steps(9));
+    explore(Reserving { sizes, controllers: 2, resizes: true, after }, Bound::Steps(9));
 }
 
 /// S1, R6, Q2: `make model-check`.
@@ -453,9 +462,9 @@ fn s1_r6_an_entry_for_an_earlier_spec_is_not_reported() {
 #[ignore = "minutes"]
 fn s1_q2_model_check_reservations_in_every_order() {
     let setups = [
-        Reserving { sizes: [&[6, 2, 5], &[5]], controllers: 1, grows: false, after: &[] },
-        Reserving { sizes: [&[6], &[5]], controllers: 2, grows: false, after: &[] },
-        Reserving { sizes: [&[4, 6, 2], &[5]], controllers: 2, grows: true, after: &[] },
+        Reserving { sizes: [&[6, 2, 5], &[5]], controllers: 1, resizes: false, after: &[] },
+        Reserving { sizes: [&[6], &[5]], controllers: 2, resizes: false, after: &[] },
+        Reserving { sizes: [&[4, 6, 2], &[5]], controllers: 2, resizes: true, after: &[] },
     ];
     let states: usize = setups.into_iter().map(|setup| explore(setup, many())).sum();
     println!("{states} states");
