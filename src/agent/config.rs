@@ -1,6 +1,8 @@
 //! The agent's configuration file: the disks of its node.
 
+use std::num::NonZeroU32;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -19,6 +21,19 @@ pub struct Config {
     /// The directory for the records of disks of kind `Block`, which have no space for records.
     #[serde(default = "state_dir")]
     pub state_dir: PathBuf,
+    /// Reads sealed volumes again by itself, and compares them with their digest (E4). Off if absent.
+    #[serde(default)]
+    pub scrub: Option<Scrub>,
+}
+
+/// How often and how fast sealed volumes are read again.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Scrub {
+    /// The time between two readings of a volume, in hours.
+    pub every_hours: NonZeroU32,
+    /// The most MiB that are read in a second, of each of the volumes that are read at once.
+    pub mebibytes_per_second: NonZeroU32,
 }
 
 /// One disk.
@@ -113,6 +128,16 @@ pub enum ConfigError {
         /// The place and the kind of the mistake.
         source: serde_yaml::Error,
     },
+}
+
+impl Scrub {
+    pub(super) fn every(&self) -> Duration {
+        Duration::from_secs(3600 * u64::from(self.every_hours.get()))
+    }
+
+    pub(super) fn bytes_per_second(&self) -> u64 {
+        u64::from(self.mebibytes_per_second.get()) << 20
+    }
 }
 
 impl Config {

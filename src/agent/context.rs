@@ -11,6 +11,7 @@ use crate::host::{self, Host, VolumeUid};
 use crate::nri::Connected;
 use crate::telemetry::Metrics;
 
+use super::config::Scrub;
 use super::disk_names::DiskNames;
 use super::held_targets::HeldTargets;
 use super::readings::Readings;
@@ -28,6 +29,8 @@ pub(super) struct Context {
     pub(super) held_targets: HeldTargets,
     pub(super) refused_readers: RefusedReaders,
     pub(super) readings: Readings,
+    /// How sealed volumes are read again by themselves (E4).
+    pub(super) scrub: Option<Scrub>,
     /// The volumes to reconcile, once their work queue runs.
     pub(super) volumes: OnceLock<Arc<WorkQueue<SharedPersistentVolume>>>,
     /// The container runtime asks the agent about new containers.

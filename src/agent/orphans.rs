@@ -95,6 +95,7 @@ fn spec(uid: &str, record: &Record) -> SharedPersistentVolumeSpec {
             Some(host::ErasePolicy::Discard) | None => ErasePolicy::Discard,
         },
         deletion_policy: DeletionPolicy::Refuse,
+        verify: None,
         sealed: record.seal.as_ref().is_some_and(|seal| seal.content.is_some()),
         keep_for: was.keep_for.clone(),
         retire: false,

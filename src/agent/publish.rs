@@ -263,6 +263,7 @@ mod tests {
             held_targets: Default::default(),
             refused_readers: Default::default(),
             readings: Default::default(),
+            scrub: None,
             volumes: Default::default(),
             nri: Default::default(),
         }))

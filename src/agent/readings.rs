@@ -1,4 +1,5 @@
-//! The volumes whose files are being read to seal them (E1). That can take hours, so it goes on in the background.
+//! The volumes whose files are being read, to seal them (E1) or to verify them (E4). That can take hours, so it goes on in the
+//! background.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::api::SharedPersistentVolume;
 use crate::cluster::WorkQueue;
-use crate::host::{self, Host, VolumeUid};
+use crate::host::{self, Content, Differences, Host, Pace, VolumeUid};
 use crate::telemetry::Metrics;
 
 /// The most volumes that are read at once. More would only make the disk's head jump.
@@ -21,10 +22,30 @@ const SHORT: Duration = Duration::from_secs(2);
 #[derive(Clone, Default)]
 pub(super) struct Readings(Arc<Mutex<BTreeMap<VolumeUid, Reading>>>);
 
+/// What the files are read for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Seal,
+    Verify {
+        /// `spec.verify` at the begin.
+        request: Option<String>,
+        /// The most bytes in a second.
+        bytes_per_second: Option<u64>,
+    },
+}
+
+/// What was found.
+#[derive(Clone, Debug)]
+pub(super) enum Found {
+    Sealed(Content),
+    Verified { request: Option<String>, differences: Differences },
+}
+
 #[derive(Clone)]
 struct Reading {
+    purpose: Purpose,
     stop: Arc<AtomicBool>,
-    done: watch::Receiver<Option<host::Result<host::Content>>>,
+    done: watch::Receiver<Option<host::Result<Found>>>,
 }
 
 /// The parts of the agent that a reading needs.
@@ -49,39 +70,48 @@ impl Readings {
         &self,
         name: &str,
         uid: &VolumeUid,
+        purpose: Purpose,
         needs: Needs,
-    ) -> Option<host::Result<host::Content>> {
-        let mut reading = self.of(name, uid, needs)?;
+    ) -> Option<host::Result<Found>> {
+        let mut reading = self.of(name, uid, purpose, needs)?;
         let done = tokio::time::timeout(SHORT, reading.done.wait_for(Option::is_some)).await.ok()?;
-        let sealed = done.map(|done| done.clone());
+        let found = done.map(|done| done.clone());
         self.readings().remove(uid);
-        match sealed {
+        match found {
             Ok(Some(Err(host::Error::Stopped)) | None) => None,
-            Ok(sealed) => sealed,
+            Ok(found) => found,
             // The sender is gone without an outcome.
             Err(_) => Some(Err(host::Error::Panicked)),
         }
     }
 
-    fn of(&self, name: &str, uid: &VolumeUid, needs: Needs) -> Option<Reading> {
+    fn of(&self, name: &str, uid: &VolumeUid, purpose: Purpose, needs: Needs) -> Option<Reading> {
         let mut readings = self.readings();
-        if let Some(reading) = readings.get(uid) {
-            return Some(reading.clone());
+        match readings.get(uid) {
+            Some(reading) if reading.purpose.is_that_of(&purpose) => return Some(reading.clone()),
+            // One for the seal ends before one that verifies begins. Its end enqueues the volume.
+            Some(reading) if reading.done.borrow().is_none() && reading.done.has_changed().is_ok() => {
+                reading.stop.store(true, Ordering::Relaxed);
+                return None;
+            }
+            Some(_) => drop(readings.remove(uid)),
+            None => {}
         }
         if readings.len() >= AT_ONCE {
             return None;
         }
         let (to, done) = watch::channel(None);
-        let reading = Reading { stop: Arc::default(), done };
+        let reading = Reading { purpose: purpose.clone(), stop: Arc::default(), done };
         readings.insert(uid.clone(), reading.clone());
         let (name, uid, stop) = (name.to_owned(), uid.clone(), reading.stop.clone());
         tokio::task::spawn_blocking(move || {
             let started = Instant::now();
-            tracing::info!(volume = name, "reads the files of a volume to seal it");
-            let sealed = needs.host.seal(&uid, &stop);
-            let failed = sealed.as_ref().err().map(host::Error::label);
-            needs.metrics.operated("Seal", failed, started.elapsed());
-            to.send_replace(Some(sealed));
+            tracing::info!(volume = name, ?purpose, "reads the files of a volume");
+            let operation = purpose.operation();
+            let found = read(&needs.host, &uid, purpose, &stop);
+            let failed = found.as_ref().err().map(host::Error::label);
+            needs.metrics.operated(operation, failed, started.elapsed());
+            to.send_replace(Some(found));
             needs.queue.inspect(|queue| queue.enqueue_name(name.as_str()));
         });
         Some(reading)
@@ -89,5 +119,31 @@ impl Readings {
 
     fn readings(&self) -> MutexGuard<'_, BTreeMap<VolumeUid, Reading>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Purpose {
+    /// True if a reading for this purpose serves the other one. A newer request gets a reading of its own afterwards.
+    fn is_that_of(&self, other: &Self) -> bool {
+        matches!((self, other), (Self::Seal, Self::Seal) | (Self::Verify { .. }, Self::Verify { .. }))
+    }
+
+    /// The operation in metrics.
+    fn operation(&self) -> &'static str {
+        match self {
+            Self::Seal => "Seal",
+            Self::Verify { .. } => "Verify",
+        }
+    }
+}
+
+/// Reads the files; blocks.
+fn read(host: &Host, uid: &VolumeUid, purpose: Purpose, stop: &AtomicBool) -> host::Result<Found> {
+    match purpose {
+        Purpose::Seal => host.seal(uid, stop).map(Found::Sealed),
+        Purpose::Verify { request, bytes_per_second } => {
+            let pace = Pace { bytes_per_second, from_disk: true, ..Pace::full(stop) };
+            host.verify(uid, pace).map(|differences| Found::Verified { request, differences })
+        }
     }
 }

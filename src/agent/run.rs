@@ -86,7 +86,7 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let Options { node, config, kubelet_dir, nri_socket, measure_every, look_again, wake } = options;
-    let entries = config.disks.clone();
+    let (entries, scrub) = (config.disks.clone(), config.scrub.clone());
     let targets_root = kubelet_dir.clone();
     let open = move || {
         let disks = config.to_host(kubelet::thresholds(&targets_root));
@@ -105,6 +105,7 @@ pub async fn run(
         held_targets: Default::default(),
         refused_readers: Default::default(),
         readings: Default::default(),
+        scrub,
         volumes: Default::default(),
         nri: Default::default(),
     });

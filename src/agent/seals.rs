@@ -1,14 +1,16 @@
-//! Seals the node's volumes (E1).
+//! Seals the node's volumes (E1), and verifies sealed ones (E4).
 
 use kube::ResourceExt;
 
 use crate::api::SharedPersistentVolume;
 use crate::host::{self, Host, VolumeUid};
 use crate::plan::seal::{Content, Outcome, Step};
+use crate::plan::verify;
 
+use super::config::Scrub;
 use super::context::{Context, NodeError};
 use super::held::pod_ref;
-use super::readings::Needs;
+use super::readings::{Found, Needs, Purpose};
 
 /// Does a step of the seal on the disk.
 pub(super) async fn perform(
@@ -28,14 +30,14 @@ pub(super) async fn perform(
             opened.map(|()| Outcome::Opened)
         }
         Step::Read => {
-            let (host, metrics, queue) = (ctx.host.clone(), ctx.metrics.clone(), ctx.volumes.get().cloned());
-            match ctx.readings.read(&name, uid, Needs { host, metrics, queue }).await {
-                None => Ok(Outcome::Reading),
-                Some(read) => read.map_err(NodeError::from).map(|host::Content { digest, files, bytes }| {
+            let read = ctx.readings.read(&name, uid, Purpose::Seal, needs(ctx)).await;
+            read.transpose().map_err(NodeError::from).map(|found| match found {
+                Some(Found::Sealed(host::Content { digest, files, bytes })) => {
                     tracing::info!(volume = name, digest, files, bytes, "sealed a volume");
                     Outcome::Sealed(Content { digest, files, bytes })
-                }),
-            }
+                }
+                Some(Found::Verified { .. }) | None => Outcome::Reading,
+            })
         }
     };
     done.unwrap_or_else(|error| {
@@ -46,4 +48,34 @@ pub(super) async fn perform(
             _ => Outcome::Failed(message),
         }
     })
+}
+
+/// Reads the files of a sealed volume again. What somebody asked for is read as fast as the disk can.
+pub(super) async fn verify(
+    volume: &SharedPersistentVolume,
+    uid: &VolumeUid,
+    ctx: &Context,
+) -> verify::Outcome {
+    let name = volume.name_any();
+    let scrub = ctx.scrub.as_ref().filter(|_| !verify::is_requested(volume));
+    let purpose = Purpose::Verify {
+        request: volume.spec.verify.clone(),
+        bytes_per_second: scrub.map(Scrub::bytes_per_second),
+    };
+    match ctx.readings.read(&name, uid, purpose, needs(ctx)).await {
+        Some(Ok(Found::Verified { request, differences: host::Differences { count, first } })) => {
+            tracing::info!(volume = name, differ = count, "verified a volume");
+            verify::Outcome::Read { request, differ: count, first }
+        }
+        Some(Ok(Found::Sealed(_))) | None => verify::Outcome::Reading,
+        Some(Err(error)) => {
+            let message = NodeError::from(error).of_volume(uid, &name, ctx);
+            tracing::warn!(volume = name, error = message, "failed to verify a volume");
+            verify::Outcome::Failed(message)
+        }
+    }
+}
+
+fn needs(ctx: &Context) -> Needs {
+    Needs { host: ctx.host.clone(), metrics: ctx.metrics.clone(), queue: ctx.volumes.get().cloned() }
 }

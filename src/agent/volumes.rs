@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
-use crate::api::condition::reason::{NEARLY_FULL, SEALED};
+use crate::api::condition::reason::{NEARLY_FULL, SEALED, VERIFIED};
 use crate::api::{AGENT_MANAGER, BackingState, PodRef, SharedPersistentVolume};
 use crate::cluster;
 use crate::host::{self, Host, VolumeUid};
@@ -14,8 +14,9 @@ use crate::plan::fullness::{self, Measured, Units};
 use crate::plan::kept;
 use crate::plan::node_task::{self, OnDisk, Outcome, Recorded, Task};
 use crate::plan::resize::OnNode;
-use crate::plan::seal;
+use crate::plan::{seal, verify};
 
+use super::config::Scrub;
 use super::context::{Context, NodeError};
 use super::held::{self, pod_ref};
 use super::seals;
@@ -59,7 +60,7 @@ pub(super) async fn reconcile(
     // A disk without an answer may have the volume. So the volume is neither lost nor made.
     let task = on_disk.as_ref().map_or(Task::Rest, |on_disk| node_task::next(volume, *on_disk));
 
-    if on_disk.is_ok() && task != Task::Seal(seal::Step::Read) {
+    if on_disk.is_ok() && !matches!(task, Task::Seal(seal::Step::Read) | Task::Verify) {
         ctx.readings.stop(&uid);
     }
     let done = match on_disk {
@@ -86,11 +87,15 @@ pub(super) async fn reconcile(
     node_task::hold(&mut status, holders);
     let pause = node_task::refuse(&mut status, ctx.refused_readers.of(&name)).or(pause);
     let now = Timestamp::now();
+    let pause = pause.or_else(|| verify::left(volume, ctx.scrub.as_ref().map(Scrub::every), now));
     let filled = measured.and_then(|measured| fullness::update(volume, &mut status, measured, now));
     cluster::write_status(&api, volume, &status, AGENT_MANAGER).await?;
     if let Some((reason, message)) = seal::event(volume, &status) {
         let ok = reason == SEALED;
         ctx.events.publish(volume, None, ok, "Seal", reason, message).await;
+    }
+    if let Some((reason, message)) = verify::event(volume, &status) {
+        ctx.events.publish(volume, None, reason == VERIFIED, "Verify", reason, message).await;
     }
     if let Some(message) = filled {
         ctx.warn(volume, "Measure", NEARLY_FULL, &message).await;
@@ -119,6 +124,7 @@ pub(super) async fn reconcile(
 /// The volume's record on its own disk.
 async fn look(volume: &SharedPersistentVolume, uid: &VolumeUid, ctx: &Context) -> Result<OnDisk, NodeError> {
     let (on, uid) = (disk_of(volume, ctx)?, uid.clone());
+    let verify = verify::is_due(volume, ctx.scrub.as_ref().map(Scrub::every), Timestamp::now());
     let disk = on.clone();
     let found = move |host: &Host| {
         Ok::<_, host::Error>(match host.look(&disk, &uid)? {
@@ -129,6 +135,7 @@ async fn look(volume: &SharedPersistentVolume, uid: &VolumeUid, ctx: &Context) -
                 resizing: record.resizing.is_some(),
                 published: !record.publishes.is_empty(),
                 seal: sealed(&record),
+                verify,
             }),
             None if host.has_receipt(&disk, &uid)? => OnDisk::Receipt,
             None => OnDisk::Nothing,
@@ -231,6 +238,7 @@ async fn perform(
             Ok(Outcome::Untouched)
         }
         Task::Lost(_) => Ok(Outcome::NoRecord),
+        Task::Verify => Ok(Outcome::Verify(seals::verify(volume, &uid, ctx).await)),
         Task::Seal(step) => Ok(Outcome::Seal(seals::perform(step, volume, &uid, ctx).await)),
         Task::Make => {
             let (disk, spec) = (disk_of(volume, ctx)?, volume_spec(volume, uid, size)?);

@@ -27,6 +27,9 @@ pub const NEARLY_FULL: &str = "NearlyFull";
 /// A volume has readers only, and the digest of its content is in its status (E1). The agent adds the condition when
 /// `spec.sealed` is true, and removes it when that is set back.
 pub const SEALED: &str = "Sealed";
+/// The files of a sealed volume are what was sealed, as far as they were read again (E4). The agent adds the condition with
+/// the first reading.
+pub const INTACT: &str = "Intact";
 
 /// Defines constants, and the list [`reason::ALL`] of them with their doc comments.
 macro_rules! reasons {
@@ -206,6 +209,16 @@ pub mod reason {
         /// Volume: its node could not seal it; the message has the cause (E1).
         /// Next: follow the message; the agent tries again by itself.
         pub const SEAL_FAILED: &str = "SealFailed";
+        /// Volume: all files of the sealed volume were read again, and are what was sealed (E4). An event, too, if somebody asked.
+        /// Next: nothing to do.
+        pub const VERIFIED: &str = "Verified";
+        /// Volume: files of the sealed volume are not what was sealed; the message names the first ones (E4). No new claim binds
+        /// to it, and its pods go on. An event, too.
+        /// Next: fill another volume from where the files came, and delete this one then.
+        pub const COPY_DIFFERS: &str = "CopyDiffers";
+        /// Volume: its node could not read all files of the sealed volume; the message has the cause (E4). An event, too.
+        /// Next: follow the message; the agent tries again by itself.
+        pub const VERIFY_FAILED: &str = "VerifyFailed";
         /// Volume: a sealed volume keeps its size (E1).
         /// Next: set the size back; for another size, copy the files into another volume.
         pub const SEALED_SIZE: &str = "SealedSize";

@@ -43,7 +43,7 @@ pub use subscription::{Capability, RoleSubscription, RoleSubscriptionSpec, RoleS
 pub use volume::{
     Adopt, BackingState, Destroy, ErasePolicy, FIXED_MOUNT_OPTIONS, FsType, MOUNT_OPTIONS, NamespaceUse,
     NodePart, Process, Recover, Shared, SharedPersistentVolume, SharedPersistentVolumeSpec,
-    SharedPersistentVolumeStatus, SubRoles, VolumeMode, VolumePhase,
+    SharedPersistentVolumeStatus, SubRoles, Verified, VolumeMode, VolumePhase,
 };
 pub use volume_role::{
     Quota, ReservationTemplate, TemplateStatus, VolumeRole, VolumeRoleSpec, VolumeRoleStatus,

@@ -107,6 +107,8 @@ macro_rules! smallest {
         .message("a raw device has no files to seal (E1): leave sealed out, or volumeMode"),
     validation = Rule::new("!has(self.sealed) || !self.sealed || !has(self.adopt)")
         .message("others than pods may write in an adopted directory, so it cannot be sealed (E1): copy its files into a volume without adopt, and seal that"),
+    validation = Rule::new("!has(self.verify) || has(self.sealed) && self.sealed")
+        .message("only a sealed volume has a digest to compare its files with (E4): seal it first, or leave verify out"),
     validation = Rule::new("!has(self.adopt) || !has(self.permissions)")
         .message("an adopted directory keeps its permissions: leave permissions out"),
     validation = Rule::new(concat!("self.fsType != 'xfs' || (type(self.size) == int ? int(self.size) >= ", smallest!(xfs, bytes), " : !(", super::size::is_quantity!("self.size"), ") || quantity(string(self.size)).compareTo(quantity('", smallest!(xfs, text), "')) >= 0)"))
@@ -200,6 +202,11 @@ pub struct SharedPersistentVolumeSpec {
     /// gets it meanwhile. Setting it back to false cancels the request as long as `status.digest` is absent. False if absent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sealed: bool,
+    /// Requests that the node reads the files of a sealed volume again and compares them with its digest, once for each new
+    /// value (E4). `kubectl reservoir verify` writes the time. `status.verified` and the condition `Intact` have the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub verify: Option<String>,
     /// Requests the destruction of the volume after its last use. Bound claims go on, and no new claim binds.
     /// Setting it back to false cancels the request until the last user is gone; then the volume is being
     /// destroyed (X5). False if absent.
@@ -395,11 +402,28 @@ pub struct SharedPersistentVolumeStatus {
     /// Bytes of the files of a sealed volume, as a quantity. Written by the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<Size>,
-    /// The conditions `Ready`, `Resized` and `Retiring`, written by the controller, and `Backed`, `NearlyFull` and
-    /// `Sealed`, written by the agent (T1).
+    /// The last time that all files of a sealed volume were read again (E4). Written by the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verified>,
+    /// The conditions `Ready`, `Resized` and `Retiring`, written by the controller, and `Backed`, `NearlyFull`,
+    /// `Sealed` and `Intact`, written by the agent (T1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// A finished reading of all files of a sealed volume (E4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Verified {
+    /// `spec.verify` when the reading began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub request: Option<String>,
+    /// The time of its end.
+    pub at: Time,
+    /// The number of names that differ from the manifest; 0: the content is the one of the digest.
+    pub differ: u64,
 }
 
 /// Use of a volume by one namespace (Q4).

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
-use crate::api::condition::{BACKED, DISK_HEALTHY, NEARLY_FULL, SEALED};
+use crate::api::condition::{BACKED, DISK_HEALTHY, INTACT, NEARLY_FULL, SEALED};
 use crate::api::{
     AGENT_MANAGER, DiskReservation, FINALIZER, NodeDisk, RoleSubscription, SharedPersistentVolume,
     VolumeClaim, VolumeRole,
@@ -157,8 +157,8 @@ impl Owned for NodeDisk {
 }
 
 impl Owned for SharedPersistentVolume {
-    const AGENT_FIELDS: &'static [&'static str] = &["node", "digest", "files", "bytes"];
-    const AGENT_CONDITIONS: &'static [&'static str] = &[BACKED, NEARLY_FULL, SEALED];
+    const AGENT_FIELDS: &'static [&'static str] = &["node", "digest", "files", "bytes", "verified"];
+    const AGENT_CONDITIONS: &'static [&'static str] = &[BACKED, NEARLY_FULL, SEALED, INTACT];
 }
 
 impl Owned for DiskReservation {}

@@ -15,7 +15,7 @@
 //! - Only the [expected](Host::expect) disk of a place is read (D3). A missing volume counts as erased only if there
 //!   is a receipt.
 //! - A volume that is sealed once has no writer any more, and its manifest is on stable storage before its record says so
-//!   (E1).
+//!   (E1). A later reading of its files is compared with the digest in the record (E4).
 //! - Every file is reached by descriptor beneath a disk or beneath the targets' root, through no symbolic link (M7,
 //!   S12). A foreign mount or loop device is never touched (M5).
 //!
@@ -57,6 +57,7 @@ mod sys;
 mod taken;
 mod targets;
 mod types;
+mod verify;
 mod volume;
 
 pub use error::{Error, Result};

@@ -15,7 +15,7 @@ use crate::host::error::{Context, Error, Result};
 use crate::host::layout::{MANIFEST, NEW_MANIFEST};
 use crate::host::node::Host;
 use crate::host::sys::{dirfd, manifest};
-use crate::host::types::{Content, Pod, Record, Seal, State, VolumeUid};
+use crate::host::types::{Content, Pace, Pod, Record, Seal, State, VolumeUid};
 use crate::host::volume::Volume;
 
 impl Host {
@@ -105,7 +105,7 @@ impl Host {
         };
         rustix::fs::syncfs(&dirfd::open_dir(&mount, ".").context(|| "open the volume's root")?)
             .context(|| "synchronize the volume")?;
-        let content = write_manifest(&volume, &mount, stop)?;
+        let content = write_manifest(&volume, &mount, Pace::full(stop))?;
         let _volume = self.volume_locks.lock(uid);
         let (_, volume) = self.find(uid)?;
         let mut record = volume.record()?;
@@ -130,7 +130,7 @@ impl Host {
 }
 
 /// Refuses a volume that has no files, or whose files others may change.
-fn ensure_sealable(record: &Record) -> Result<()> {
+pub(super) fn ensure_sealable(record: &Record) -> Result<()> {
     let uid = &record.spec.uid;
     if record.spec.raw {
         return Err(Error::InvalidArgument(format!(
@@ -150,13 +150,13 @@ fn ensure_sealable(record: &Record) -> Result<()> {
 }
 
 /// Writes the manifest beside the record, under its temporary name.
-fn write_manifest(volume: &Volume, mount: &OwnedFd, stop: &AtomicBool) -> Result<Content> {
+pub(super) fn write_manifest(volume: &Volume, mount: &OwnedFd, pace: Pace<'_>) -> Result<Content> {
     let remove = || dirfd::remove(&volume.dir, NEW_MANIFEST, AtFlags::empty());
     remove().context(|| format!("remove {NEW_MANIFEST}"))?;
     let file = dirfd::create(&volume.dir, NEW_MANIFEST).context(|| format!("create {NEW_MANIFEST}"))?;
     let file = File::from(file);
     let root = dirfd::open_dir(mount, ".").context(|| "open the volume's root")?;
-    let written = manifest::write(&root, &file, stop)
+    let written = manifest::write(&root, &file, pace)
         .and_then(|content| file.sync_all().context(|| "synchronize the manifest").map(|()| content));
     if written.is_err()
         && let Err(error) = remove()

@@ -176,6 +176,9 @@ advice! {
     let_writers_go_on(volume) =
         "kubectl patch spv {volume} --type=merge -p '{{\"spec\":{{\"sealed\":false}}}}'   # lets the pods go on that \
          the message names; else end them, and it is sealed";
+    replace_content(volume) =
+        "kubectl describe spv {volume}   # fill another volume from where the files came; when its pods run with that one, and only \
+         then: kubectl delete spv {volume}";
     take_seal_back(volume) =
         "kubectl patch spv {volume} --type=merge -p '{{\"spec\":{{\"sealed\":false}}}}'   # then remove or change the \
          file that the message names, and set it to true again";

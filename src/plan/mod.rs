@@ -61,6 +61,7 @@ pub mod unbind;
 pub mod unclaim;
 pub mod undivided;
 pub mod usage;
+pub mod verify;
 pub mod volume;
 
 use std::collections::BTreeMap;

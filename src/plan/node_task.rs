@@ -13,7 +13,7 @@ use crate::api::{
 
 use super::LISTED_PODS;
 use super::resize::{self, OnNode};
-use super::seal;
+use super::{seal, verify};
 
 /// The agent's next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub enum Task {
     Size(OnNode),
     /// Bring the seal of the volume a step further (E1).
     Seal(seal::Step),
+    /// Read the files of the sealed volume again (E4).
+    Verify,
     /// Report that a made volume has lost its bytes. The volume is never made again, since the bytes may come back.
     Lost(OnDisk),
     /// Refuse new mounts, and report the present mounts.
@@ -66,6 +68,8 @@ pub struct Recorded {
     pub published: bool,
     /// The seal of the volume (E1).
     pub seal: seal::OnDisk,
+    /// The files of the sealed volume are to be read again (E4).
+    pub verify: bool,
 }
 
 /// The outcome of a task.
@@ -83,6 +87,8 @@ pub enum Outcome {
     NotResized(String),
     /// The seal is a step further, or waits.
     Seal(seal::Outcome),
+    /// The files of the sealed volume were read, or are being read.
+    Verify(verify::Outcome),
     /// New mounts are refused.
     Fenced {
         /// The pods in the volume record.
@@ -134,7 +140,9 @@ pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
                 let unreported = record.size.is_some() && record.size != reported;
                 let size = resize::on_node(volume, record.resizing || unreported).map(Task::Size);
                 let seal = || seal::next(volume, record.seal).map(Task::Seal);
-                size.or_else(seal).unwrap_or(Task::Make)
+                let verify =
+                    || (record.seal == seal::OnDisk::Sealed && record.verify).then_some(Task::Verify);
+                size.or_else(seal).or_else(verify).unwrap_or(Task::Make)
             }
             OnDisk::Nothing | OnDisk::Receipt if is_made => Task::Lost(on_disk),
             _ => Task::Make,
@@ -191,7 +199,7 @@ pub fn is_at_rest(volume: &SharedPersistentVolume) -> bool {
         BackingState::Made => {
             let sized = resize::on_node(volume, false).is_none() && node.resize_failed.is_none();
             let usable = condition::is_true(&status.conditions, BACKED) && !node.fenced;
-            let is_settled = sized && seal::is_settled(volume);
+            let is_settled = sized && seal::is_settled(volume) && !verify::is_requested(volume);
             volume.metadata.deletion_timestamp.is_none() && is_settled && usable && ending(volume).is_empty()
         }
     }
@@ -257,6 +265,10 @@ pub fn report(
         (_, Outcome::Seal(outcome)) => {
             status.node = before;
             pause = seal::report(volume, &mut status, outcome, now);
+        }
+        (_, Outcome::Verify(outcome)) => {
+            status.node = before;
+            pause = verify::report(volume, &mut status, outcome, now);
         }
         (Task::Size(OnNode::Announce(size)), Outcome::Untouched) => {
             node.growing = Some(Size::from_bytes(size))

@@ -19,7 +19,7 @@ use crate::api::{
 use super::holder::held_by_volume;
 use super::own_pvc::{Fate, Own, fate};
 use super::unbind::unbind;
-use super::{LISTED_PODS, create, kept, names, node_lifetime, refs, resize, undivided, usage};
+use super::{LISTED_PODS, create, kept, names, node_lifetime, refs, resize, undivided, usage, verify};
 
 /// The state around a volume's object.
 #[derive(Debug)]
@@ -408,6 +408,7 @@ fn report(volume: &SharedPersistentVolume, on: Option<&NodeDisk>) -> (VolumePhas
             let own = [reason::BACKING_LOST, reason::NO_ORPHAN].into_iter().find(|own| c.reason == *own);
             Verdict::no(own.unwrap_or(reason::BACKING_FAILED), c.message.clone())
         }
+        (_, Some(_)) if let Some(differs) = verify::differs(&status) => differs,
         (_, Some(_)) if made => Verdict::yes(
             reason::READY,
             format!(

@@ -150,6 +150,13 @@ pub(super) enum Command {
         #[command(flatten)]
         write: Write,
     },
+    /// Reads the files of a sealed volume again, and compares them with its digest. With --wait it waits for the answer.
+    Verify {
+        /// Name of the volume.
+        volume: String,
+        #[command(flatten)]
+        write: Write,
+    },
     /// Cancels the request of retire, until the last user of the volume is gone.
     Unretire {
         /// Name of the volume.

@@ -5,7 +5,7 @@ use kube::{Resource, ResourceExt};
 
 use super::kind::{CLAIM, DISK, Kind, OFFER, RESERVATION, ROLE, SUBSCRIPTION, VOLUME};
 use super::snapshot::Snapshot;
-use crate::api::condition::{self, NEARLY_FULL, READY, RESIZED, RETIRING, SEALED, TEMPLATED};
+use crate::api::condition::{self, INTACT, NEARLY_FULL, READY, RESIZED, RETIRING, SEALED, TEMPLATED};
 
 /// An object of one of the kinds.
 pub(super) struct Item<'a> {
@@ -59,7 +59,7 @@ impl<'a> Item<'a> {
     /// The conditions that the object has trouble with beside `Ready`.
     pub fn beside(&self) -> impl Iterator<Item = &'a Condition> + use<'a> {
         self.conditions.iter().filter(|c| match c.type_.as_str() {
-            RESIZED | TEMPLATED | SEALED => c.status != "True",
+            RESIZED | TEMPLATED | SEALED | INTACT => c.status != "True",
             RETIRING | NEARLY_FULL => c.status == "True",
             _ => false,
         })

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::{CommandFactory, Parser};
+use jiff::Timestamp;
 use kube::Client;
 use serde_json::json;
 
@@ -24,7 +25,7 @@ use super::write::{self, Until};
 use super::{
     complete, delete, discover, kept, orphans, rights, status, subscribe, unclaim, uninstall, unsubscribe,
 };
-use crate::api::condition::RESIZED;
+use crate::api::condition::{INTACT, RESIZED};
 
 /// Runs the command line. An error is one line on standard error.
 pub async fn run(args: Vec<OsString>) -> ExitCode {
@@ -119,6 +120,11 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Retire { volume, write } => {
             let field = ("retire", json!(true));
             let result = ("is being retired", Some(Until::Deleted));
+            write::change_field(&client, &kind::VOLUME, &volume, field, result, &write).await?;
+        }
+        Command::Verify { volume, write } => {
+            let field = ("verify", json!(Timestamp::now().to_string()));
+            let result = ("is being verified", Some(Until::Condition(INTACT)));
             write::change_field(&client, &kind::VOLUME, &volume, field, result, &write).await?;
         }
         Command::Unretire { volume, write } => {

@@ -51,6 +51,7 @@ const FINAL: &[&str] = &[
     VOLUME_SEALED,
     SEALED_SIZE,
     SEAL_REFUSED,
+    COPY_DIFFERS,
 ];
 
 /// Time after which such a state counts as lasting.

@@ -43,6 +43,8 @@ const WITHOUT_ROW: &[(&str, &str)] = &[
     ("HasWriters", "needs no event: the agent looks again each 2 seconds (tests/api_tier/sealed.rs)"),
     ("Sealing", "as HasWriters; the end of the reading causes a look"),
     ("SealFailed", "as BackingFailed"),
+    ("VerifyFailed", "as BackingFailed"),
+    ("CopyDiffers", "waits for nothing: people decide (tests/api_tier/sealed.rs)"),
     ("VolumeSealed", "a volume on offer again, as with VolumeRetiring"),
     ("BelowUsed", "the API server refuses it, so a race must have left it; its own change ends it"),
     ("WrongDisk", "an unplaced volume, as with NoReservation"),

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
-use reservoir::api::condition::{self, RESIZED, SEALED};
+use reservoir::api::condition::{self, INTACT, READY, RESIZED, SEALED};
 use reservoir::api::{SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim};
 use serde_json::{Value, json};
 
@@ -170,4 +170,53 @@ async fn e1_a_refused_seal_is_taken_back() {
     set(&cluster, json!({"sealed": true})).await.unwrap();
     until_said(&cluster, SEALED, "Sealed").await;
     assert_eq!(status(&cluster).await.files, Some(1));
+}
+
+/// E4. A byte that changed by itself takes the volume off offer; its pods go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn e4_a_sealed_volume_is_verified_on_request() {
+    let (cluster, agent) = start().await;
+    let claims: Api<VolumeClaim> = cluster.within("team");
+    let refused = set(&cluster, json!({"verify": "first"})).await.unwrap_err();
+    assert!(
+        refused.contains("only a sealed volume has a digest to compare its files with (E4)"),
+        "{refused}"
+    );
+    let (bound, writer, target) = write_on(&cluster, &agent).await;
+    let content = "all that is to be kept ".repeat(1000);
+    std::fs::write(target.join("weights"), &content).unwrap();
+    agent.unpublish(&bound, &writer).await.unwrap();
+    set(&cluster, json!({"sealed": true})).await.unwrap();
+    until_said(&cluster, SEALED, "Sealed").await;
+    cluster.quiet_for(std::time::Duration::from_secs(1)).await;
+
+    set(&cluster, json!({"verify": "first"})).await.unwrap();
+    let message = until_said(&cluster, INTACT, "Verified").await;
+    assert_eq!(message, "its 1 files were read again, and are what was sealed");
+    until("the event", || async { (events(&cluster, "Verified").await == 1).then_some(()) }).await;
+
+    let path = agent.dir.join("disk/volumes").join(&agent.backings()[0]).join("image");
+    let image = std::fs::read(&path).unwrap();
+    let at = image.windows(content.len()).position(|window| window == content.as_bytes()).unwrap();
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"?", at as u64).unwrap();
+    file.sync_all().unwrap();
+    let reader = cluster.pod("team", "reader", &["w"]).await;
+    agent.publish(&cluster, &bound, &reader, true).await.unwrap();
+    set(&cluster, json!({"verify": "second"})).await.unwrap();
+    let message = until_said(&cluster, INTACT, "CopyDiffers").await;
+    assert!(
+        message.starts_with("its files are not what was sealed: weights has other bytes; no new claim"),
+        "{message}"
+    );
+    assert_eq!(until_said(&cluster, READY, "CopyDiffers").await, message);
+    let verified = status(&cluster).await.verified.unwrap();
+    assert_eq!((verified.request.as_deref(), verified.differ), (Some("second"), 1));
+    until("the event", || async { (events(&cluster, "CopyDiffers").await == 1).then_some(()) }).await;
+    cluster.apply_text(&claim("late", "ReadOnly")).await;
+    let message = until_reason(&claims, "late", "VolumeNotReady").await;
+    assert!(message.contains("weights has other bytes"), "{message}");
+    let second = cluster.pod("team", "second", &["w"]).await;
+    agent.publish(&cluster, &bound, &second, true).await.unwrap();
+    cluster.quiet_for(std::time::Duration::from_secs(1)).await;
 }

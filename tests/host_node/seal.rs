@@ -10,7 +10,9 @@ use std::process::Command;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use reservoir::host::{Content, ErasePolicy, Error, FsType, Host, Publish, Result, VolumeSpec, VolumeUid};
+use reservoir::host::{
+    Content, Differences, ErasePolicy, Error, FsType, Host, Pace, Publish, Result, VolumeSpec, VolumeUid,
+};
 use rustix::fs::{CWD, FileType, Mode};
 
 use crate::assert_error;
@@ -19,6 +21,12 @@ use crate::support::*;
 
 fn seal(host: &Host, uid: &VolumeUid) -> Result<Content> {
     host.seal(uid, &AtomicBool::new(false))
+}
+
+/// The differences, by a reading at most at that many bytes in a second.
+fn verify(host: &Host, uid: &VolumeUid, bytes_per_second: Option<u64>) -> Result<Differences> {
+    let stop = AtomicBool::new(false);
+    host.verify(uid, Pace { bytes_per_second, from_disk: true, ..Pace::full(&stop) })
 }
 
 fn set_mode(path: &Path, mode: u32) {
@@ -314,5 +322,66 @@ fn sealing_against_reading() {
         });
         host.unpublish(&reader).unwrap();
         cold("sealing", &mut || drop(seal(&host, &spec.uid).unwrap()));
+    });
+}
+
+/// E4: a byte that a disk changes by itself is found, while pods read, and without one all is well.
+#[test]
+fn e4_a_changed_byte_is_found() {
+    on_a_node(|node| {
+        let host = node.host();
+        let spec = ext4(1);
+        filled(node, &host, "d", &spec, false);
+        assert_error!(verify(&host, &spec.uid, None), Error::InvalidArgument(_));
+        host.refuse_writers(&spec.uid).unwrap();
+        let content = seal(&host, &spec.uid).unwrap();
+        host.publish(&node.request(&spec.uid, "reader", 0, true)).unwrap();
+        assert_eq!(read(&node.target("reader", 0), "plain"), "text");
+        assert_eq!(verify(&host, &spec.uid, None), Ok(Differences::default()));
+        let began = Instant::now();
+        assert_eq!(verify(&host, &spec.uid, Some(4 * MIB)), Ok(Differences::default()));
+        assert!(began.elapsed() > Duration::from_secs(1), "at most 4 MiB in a second");
+
+        // A manifest that is damaged alone is written anew.
+        let manifest = node.volume(&spec.uid).join("manifest");
+        let whole = std::fs::read(&manifest).unwrap();
+        std::fs::write(&manifest, "reservoir manifest 1\n").unwrap();
+        assert_eq!(verify(&host, &spec.uid, None), Ok(Differences::default()));
+        assert_eq!(std::fs::read(&manifest).unwrap(), whole);
+
+        // Bytes of a file, behind the back of its filesystem.
+        let image =
+            File::options().read(true).write(true).open(node.volume(&spec.uid).join("image")).unwrap();
+        let (mut chunk, mut at) = (vec![0; MIB as usize], 0);
+        let begin: Vec<u8> = (4096..4096 + 64u64).map(|i| ((i * i) >> 7) as u8).collect();
+        let found = loop {
+            image.read_exact_at(&mut chunk, at).unwrap();
+            match chunk.windows(begin.len()).position(|window| window == begin) {
+                Some(within) => break at + within as u64,
+                None => at += MIB / 2,
+            }
+        };
+        image.write_all_at(b"?", found).unwrap();
+        image.sync_all().unwrap();
+        let differences = verify(&host, &spec.uid, None).unwrap();
+        assert_eq!((differences.count, &*differences.first[0]), (1, "weights has other bytes"));
+        assert_eq!(
+            verify(&host, &spec.uid, None).unwrap(),
+            differences,
+            "it is not taken for what was sealed"
+        );
+        assert_eq!(seal(&host, &spec.uid), Ok(content), "the digest stays");
+        std::fs::write(&manifest, "damaged, too").unwrap();
+        let both = verify(&host, &spec.uid, None).unwrap();
+        assert!(both.first[0].starts_with("its manifest is damaged as well"), "{both:?}");
+
+        image.write_all_at(&begin[..1], found).unwrap();
+        image.sync_all().unwrap();
+        assert_eq!(verify(&host, &spec.uid, None), Ok(Differences::default()), "the disk reads it again");
+        assert_eq!(std::fs::read(&manifest).unwrap(), whole);
+        assert!(!node.volume(&spec.uid).join("manifest.new").exists());
+        host.unpublish(&node.target("reader", 0)).unwrap();
+        host.fence(&spec.uid).unwrap();
+        host.erase(&spec.uid, ErasePolicy::Discard).unwrap();
     });
 }

@@ -15,10 +15,10 @@ use reservoir::cluster::{self, CacheConfig, Change, Name, WorkQueue, cache, run_
 use reservoir::plan::disk_identity::{Identity, Stored, identify};
 use reservoir::plan::kept;
 use reservoir::plan::node_disk::{self, Seen, Step};
-use reservoir::plan::node_task::{self, OnDisk, Outcome, Task};
+use reservoir::plan::node_task::{self, OnDisk, Outcome, Recorded, Task};
 use reservoir::plan::publish::{Permit, Request, authorise};
 use reservoir::plan::resize::OnNode;
-use reservoir::plan::seal;
+use reservoir::plan::{seal, verify};
 
 use crate::clock;
 use crate::host::{self, Host, Hosts, Mount, Record};
@@ -244,7 +244,13 @@ impl Agent {
             host.serves.is_some() && host.serves == volume.status.as_ref().and_then(|s| s.node_disk.clone())
         });
         let on_disk = match is_served && !self.fails() {
-            true => Some(self.look(volume, &uid).await?),
+            true => Some(match self.look(volume, &uid).await? {
+                OnDisk::Record(record) => {
+                    let verify = verify::is_due(volume, None, clock::true_time());
+                    OnDisk::Record(Recorded { verify, ..record })
+                }
+                other => other,
+            }),
             false => None,
         };
         let mut unmounted = if on_disk.is_some() { node_task::ending(volume) } else { vec![] };
@@ -308,6 +314,10 @@ impl Agent {
                 Outcome::Untouched
             }
             Task::Seal(step) => Outcome::Seal(self.seal(step, uid).await),
+            Task::Verify => {
+                let request = volume.spec.verify.clone();
+                Outcome::Verify(verify::Outcome::Read { request, differ: 0, first: vec![] })
+            }
             Task::Lost(_) => Outcome::NoRecord,
             Task::Make => {
                 if let (Some(Recover { uid: from }), OnDisk::Nothing | OnDisk::NotInherited) =

@@ -90,6 +90,7 @@ impl Host {
                 resizing: record.resizing,
                 published: !self.mounts_of(uid).is_empty(),
                 seal: self.seal_of(uid, record),
+                verify: false,
             }),
             None if self.receipts.contains(uid) => OnDisk::Receipt,
             None => OnDisk::Nothing,

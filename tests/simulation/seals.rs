@@ -12,6 +12,7 @@ use kube::ResourceExt;
 use reservoir::api::condition::{self, SEALED, reason};
 use reservoir::api::{AccessMode, ClaimBinding, LABEL_CLAIM_NAMESPACE, PodRef, SharedPersistentVolume};
 use reservoir::plan::seal::{Content, OnDisk, Outcome, Step};
+use reservoir::plan::verify;
 use tokio::sync::watch;
 
 use crate::agent::Agent;
@@ -258,7 +259,7 @@ pub fn e1_nobody_mounts_a_sealed_volume_to_write(volume: &SharedPersistentVolume
     })
 }
 
-/// L1, at rest: a Ready volume that is to be sealed is sealed, or says why not; any other one has no seal.
+/// L1, at rest: a Ready volume that is to be sealed is sealed and verified, or says why not; any other one has no seal.
 pub fn e1_a_seal_comes_to_be(volume: &SharedPersistentVolume, hosts: &Hosts) -> Option<String> {
     let status = volume.status.as_ref()?;
     let is_ready = condition::is_true(&status.conditions, condition::READY);
@@ -274,7 +275,7 @@ pub fn e1_a_seal_comes_to_be(volume: &SharedPersistentVolume, hosts: &Hosts) -> 
     let says = condition::get(&status.conditions, SEALED).map(|sealed| sealed.reason.as_str());
     let on_disk = host.records.get(&uid).map(|record| host.seal_of(&uid, record));
     let is_so = match (says, on_disk?) {
-        (Some(reason::SEALED), OnDisk::Sealed) => status.digest.is_some(),
+        (Some(reason::SEALED), OnDisk::Sealed) => status.digest.is_some() && !verify::is_requested(volume),
         (Some(reason::HAS_WRITERS), OnDisk::Closed(true)) => volume.spec.sealed,
         (Some(reason::SEAL_REFUSED), OnDisk::Closed(false)) => volume.spec.sealed,
         (None, OnDisk::Open) => !volume.spec.sealed,

@@ -100,7 +100,15 @@ pub fn next(server: &Server, random: &mut Random) -> Option<(&'static str, Reque
         124..128 => {
             let volume = any(server, random, "sharedpersistentvolumes")?;
             let sealed = random.in_a_thousand(700);
-            ("user", patch("sharedpersistentvolumes", &volume, "", json!({"spec": {"sealed": sealed}})))
+            (
+                "user",
+                patch(
+                    "sharedpersistentvolumes",
+                    &volume,
+                    "",
+                    json!({"spec": {"sealed": sealed, "verify": sealed.then_some("asked")}}),
+                ),
+            )
         }
         _ => {
             let pod = any(server, random, "pods")?;

@@ -43,6 +43,9 @@ metadata:
 data:
   agent.yaml: |
     stateDir: {{ .Values.agent.stateDir }}
+    {{- with .Values.agent.scrub }}
+    scrub: {{- toYaml . | nindent 6 }}
+    {{- end }}
     disks: {{- toYaml $pool.disks | nindent 6 }}
 ---
 apiVersion: apps/v1
@@ -76,7 +79,7 @@ spec:
         {{- toYaml . | nindent 8 }}
         {{- end }}
       annotations:
-        checksum/disks: {{ toYaml $pool.disks | sha256sum }}
+        checksum/disks: {{ toYaml (list $pool.disks .Values.agent.scrub) | sha256sum }}
         {{- with .Values.agent.podAnnotations }}
         {{- toYaml . | nindent 8 }}
         {{- end }}

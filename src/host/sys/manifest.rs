@@ -23,13 +23,13 @@ use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, AtFlags, Dir, FileType, OFlags, Stat};
 
 use crate::host::error::{Context, Error, Result};
 use crate::host::sys::dirfd;
-use crate::host::types::Content;
+use crate::host::types::{Content, Pace};
 
 /// The first line. Another layout has another number.
 const HEADER: &str = "reservoir manifest 1\n";
@@ -48,18 +48,23 @@ const MOST_LINKED: usize = 250_000;
 /// Bytes that are read at once.
 const CHUNK: usize = 1 << 20;
 
-/// Writes the manifest of everything in `root` into a new file. `stop` ends the work early.
+/// The longest pause between two looks at `stop`.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Writes the manifest of everything in `root` into a new file, at that pace.
 ///
 /// # Errors
 /// [`Error::Unsealable`] names the first file, in the manifest's order, that no copy could have; [`Error::Stopped`];
 /// [`Error::Busy`] for a file that changes meanwhile.
-pub(crate) fn write(root: impl AsFd, to: &File, stop: &AtomicBool) -> Result<Content> {
+pub(crate) fn write(root: impl AsFd, to: &File, pace: Pace<'_>) -> Result<Content> {
     let root = root.as_fd();
     let of_root = rustix::fs::fstat(root).context(|| "look at the volume's root")?;
     let mut walk = Walk {
         root,
         device: of_root.st_dev,
-        stop,
+        pace,
+        began: Instant::now(),
+        read: 0,
         path: vec![],
         lines: Lines {
             to,
@@ -124,7 +129,10 @@ impl Lines<'_> {
 struct Walk<'a> {
     root: BorrowedFd<'a>,
     device: u64,
-    stop: &'a AtomicBool,
+    pace: Pace<'a>,
+    began: Instant,
+    /// All bytes that were read.
+    read: u64,
     /// The path of the present file.
     path: Vec<u8>,
     lines: Lines<'a>,
@@ -209,7 +217,18 @@ impl Walk<'_> {
     }
 
     fn ensure_wanted(&self) -> Result<()> {
-        if self.stop.load(Ordering::Relaxed) { Err(Error::Stopped) } else { Ok(()) }
+        if self.pace.is_stopped() { Err(Error::Stopped) } else { Ok(()) }
+    }
+
+    /// Waits as long as the pace wants after a chunk.
+    fn rest(&self) -> Result<()> {
+        loop {
+            self.ensure_wanted()?;
+            match self.pace.pause(self.read, self.began.elapsed()) {
+                Duration::ZERO => return Ok(()),
+                pause => std::thread::sleep(pause.min(LOOK)),
+            }
+        }
     }
 
     /// Adds the line of a name in the directory at the present path. Returns a directory, whose content comes next.
@@ -290,19 +309,21 @@ impl Walk<'_> {
     /// The hash of a file's bytes. Holes read as zeroes, so a sparse file has the hash of a dense one.
     fn read(&mut self, mut file: File, size: u64) -> Result<blake3::Hash> {
         let context = || format!("read {}", escape(&self.path));
+        if self.pace.from_disk {
+            rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).context(context)?;
+        }
         if size > CHUNK as u64 {
             rustix::fs::fadvise(&file, 0, None, Advice::Sequential).context(context)?;
         }
         let (mut hash, mut length) = (blake3::Hasher::new(), 0);
         loop {
-            if self.stop.load(Ordering::Relaxed) {
-                return Err(Error::Stopped);
-            }
+            self.rest()?;
             match file.read(&mut self.chunk).context(context)? {
                 0 => break,
                 read => {
                     hash.update(&self.chunk[..read]);
                     length += read as u64;
+                    self.read += read as u64;
                 }
             }
         }
@@ -334,7 +355,7 @@ fn mode(stat: &Stat) -> String {
 }
 
 /// A path as one word of a line.
-fn escape(path: &[u8]) -> String {
+pub(super) fn escape(path: &[u8]) -> String {
     let mut text = String::with_capacity(path.len());
     let bytes = |text: &mut String, bytes: &[u8]| {
         for byte in bytes {
@@ -359,6 +380,7 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::path::Path;
+    use std::sync::atomic::AtomicBool;
 
     use rustix::fs::{CWD, Mode};
 
@@ -366,7 +388,7 @@ mod tests {
 
     fn manifest(root: &Path) -> (Result<Content>, String) {
         let (file, stop) = (tempfile::tempfile().unwrap(), AtomicBool::new(false));
-        let content = write(File::open(root).unwrap(), &file, &stop);
+        let content = write(File::open(root).unwrap(), &file, Pace::full(&stop));
         let mut text = vec![0; file.metadata().unwrap().len() as usize];
         file.read_exact_at(&mut text, 0).unwrap();
         (content, String::from_utf8(text).unwrap())
@@ -448,7 +470,8 @@ mod tests {
         let temp = temporary();
         std::fs::write(temp.path().join("a"), "a").unwrap();
         let file = tempfile::tempfile().unwrap();
-        let written = write(File::open(temp.path()).unwrap(), &file, &AtomicBool::new(true));
+        let stop = AtomicBool::new(true);
+        let written = write(File::open(temp.path()).unwrap(), &file, Pace::full(&stop));
         assert_eq!(written, Err(Error::Stopped));
     }
 

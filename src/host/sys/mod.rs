@@ -4,6 +4,7 @@
 pub(super) mod atomic_file;
 pub(super) mod block_device;
 pub(super) mod btrfs_subvolumes;
+pub(super) mod compare_manifests;
 pub(super) mod dirfd;
 pub(super) mod disk_usage;
 pub(super) mod filesystem;

@@ -18,6 +18,6 @@ pub use record::{Kept, Pod, Published, Record, State};
 pub use report::{
     DiskIdentity, DiskReport, Enforcement, FenceReport, Held, Holder, Receipt, Recovery, Usage, VolumeReport,
 };
-pub use seal::{Content, Seal};
+pub use seal::{Content, Differences, Pace, Seal};
 pub use spec::{ErasePolicy, Reserved, VolumeSpec};
 pub use uid::{InvalidUid, VolumeUid};

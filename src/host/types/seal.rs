@@ -1,5 +1,8 @@
 //! The seal of a volume, in its record (E1).
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// A volume that admits no writer any more (E1).
@@ -24,4 +27,70 @@ pub struct Content {
     pub files: u64,
     /// The bytes of these files.
     pub bytes: u64,
+}
+
+/// The differences between the files of a sealed volume and its manifest (E4).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Differences {
+    /// The number of names that differ.
+    pub count: u64,
+    /// The first ones, each a path and what differs.
+    pub first: Vec<String>,
+}
+
+impl Differences {
+    /// The most differences that are named.
+    const NAMED: usize = 5;
+
+    /// Adds a difference.
+    pub(crate) fn add(&mut self, what: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.first.len() < Self::NAMED {
+            self.first.push(what());
+        }
+    }
+}
+
+/// How fast the files of a volume are read, and where from.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace<'a> {
+    /// Ends the work early once it is true.
+    pub stop: &'a AtomicBool,
+    /// The most bytes in a second, on average. `None`: as fast as the disk reads.
+    pub bytes_per_second: Option<u64>,
+    /// The bytes are read from the disk, even if the kernel has them in memory. Pages that a process has mapped are not.
+    pub from_disk: bool,
+}
+
+impl<'a> Pace<'a> {
+    /// As fast as possible, also from memory.
+    pub fn full(stop: &'a AtomicBool) -> Self {
+        Self { stop, bytes_per_second: None, from_disk: false }
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// The pause after so many bytes in that time.
+    pub(crate) fn pause(&self, read: u64, elapsed: Duration) -> Duration {
+        let due = self.bytes_per_second.map(|most| Duration::from_secs_f64(read as f64 / most.max(1) as f64));
+        due.unwrap_or_default().saturating_sub(elapsed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn e4_a_pace_has_pauses() {
+        let stop = AtomicBool::new(false);
+        let seconds = Duration::from_secs;
+        assert_eq!(Pace::full(&stop).pause(1 << 40, seconds(0)), seconds(0));
+        let slow = Pace { bytes_per_second: Some(1 << 20), ..Pace::full(&stop) };
+        assert_eq!(slow.pause(0, seconds(0)), seconds(0));
+        assert_eq!(slow.pause(5 << 20, seconds(2)), seconds(3));
+        assert_eq!(slow.pause(5 << 20, seconds(9)), seconds(0));
+    }
 }

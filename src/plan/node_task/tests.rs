@@ -13,6 +13,7 @@ const RECORD: OnDisk = OnDisk::Record(Recorded {
     resizing: false,
     published: false,
     seal: seal::OnDisk::Open,
+    verify: false,
 });
 const FENCED: OnDisk = OnDisk::Record(Recorded {
     fenced: true,
@@ -21,6 +22,7 @@ const FENCED: OnDisk = OnDisk::Record(Recorded {
     resizing: false,
     published: false,
     seal: seal::OnDisk::Open,
+    verify: false,
 });
 
 #[test]

@@ -72,7 +72,7 @@ impl<'a> About<'a> {
         let Self { name, argument, namespace, role, .. } = self;
         Some(match reason {
             READY | DISK_HEALTHY | RESIZED | BACKED | RETIRE_WITHDRAWN | BOUND | SUBSCRIBED | OFFERED
-            | SEALED => advice::nothing_to_do(),
+            | SEALED | VERIFIED => advice::nothing_to_do(),
             RELEASING if self.foreign_finalizer().is_some() => {
                 advice::see_finalizers_of(argument, self.foreign_finalizer().unwrap_or_default())
             }
@@ -94,7 +94,8 @@ impl<'a> About<'a> {
             SEALED_SIZE => advice::take_size_back(name, self.present_size()),
             HAS_WRITERS => advice::let_writers_go_on(name),
             SEAL_REFUSED => advice::take_seal_back(name),
-            AGENT_SILENT | BACKING_FAILED | RESIZE_FAILED | SEAL_FAILED => self.agent_log(),
+            AGENT_SILENT | BACKING_FAILED | RESIZE_FAILED | SEAL_FAILED | VERIFY_FAILED => self.agent_log(),
+            COPY_DIFFERS => advice::replace_content(name),
             // The node may have no object.
             NODE_UNREACHABLE if !self.snapshot.sees(&DISK) => {
                 advice::have_administrator_ask(match &self.disk {

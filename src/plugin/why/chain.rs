@@ -104,6 +104,7 @@ static OF_VOLUME: &[(&[&str], &Kind)] = &[
             RESIZING,
             SEALING,
             SEAL_FAILED,
+            VERIFY_FAILED,
             BACKING_FAILED,
             BACKING_LOST,
             DESTROYING,
