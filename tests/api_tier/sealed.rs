@@ -195,7 +195,7 @@ async fn e4_a_sealed_volume_is_verified_on_request() {
     assert_eq!(message, "its 1 files were read again, and are what was sealed");
     until("the event", || async { (events(&cluster, "Verified").await == 1).then_some(()) }).await;
 
-    let path = agent.dir.join("disk/volumes").join(&agent.backings()[0]).join("image");
+    let path = agent.data_file(&agent.backings()[0]);
     let image = std::fs::read(&path).unwrap();
     let at = image.windows(content.len()).position(|window| window == content.as_bytes()).unwrap();
     let file = std::fs::File::options().write(true).open(path).unwrap();

@@ -350,8 +350,7 @@ fn e4_a_changed_byte_is_found() {
         assert_eq!(std::fs::read(&manifest).unwrap(), whole);
 
         // Bytes of a file, behind the back of its filesystem.
-        let image =
-            File::options().read(true).write(true).open(node.volume(&spec.uid).join("image")).unwrap();
+        let image = File::options().read(true).write(true).open(node.data(&spec.uid)).unwrap();
         let (mut chunk, mut at) = (vec![0; MIB as usize], 0);
         let begin: Vec<u8> = (4096..4096 + 64u64).map(|i| ((i * i) >> 7) as u8).collect();
         let found = loop {
@@ -364,7 +363,7 @@ fn e4_a_changed_byte_is_found() {
         image.write_all_at(b"?", found).unwrap();
         image.sync_all().unwrap();
         let differences = verify(&host, &spec.uid, None).unwrap();
-        assert_eq!((differences.count, &*differences.first[0]), (1, "weights has other bytes"));
+        assert_eq!((differences.count, &*differences.first[0]), (1, "model/again has other bytes"));
         assert_eq!(
             verify(&host, &spec.uid, None).unwrap(),
             differences,
