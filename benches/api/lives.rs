@@ -6,7 +6,7 @@ use reservoir::api::NodeDisk;
 use reservoir_cluster::api::ApiOptions;
 
 use super::support::{
-    Agent, Cluster, Tally, Write, claim_lives, class_lives, own_writes, prepare_claims, prepare_class,
+    Agent, Cluster, Order, Tally, Write, claim_lives, class_lives, own_writes, prepare_claims, prepare_class,
     until_reason,
 };
 use super::{Controller, row};
@@ -63,7 +63,7 @@ async fn count(way: Way, lives: usize, idle: u64, wanted: &str) {
     };
     match way {
         Way::Class => class_lives(&cluster, lives, step).await,
-        Way::Claim => claim_lives(&cluster, lives, step).await,
+        Way::Claim => claim_lives(&cluster, lives, Order::OneByOne, step).await,
     }
     let all = settled(&cluster).await;
     let per_life = |writes: usize| match lives {

@@ -137,7 +137,8 @@ fn cached_pvc(claim: &VolumeClaim, ctx: &Context) -> Option<pv_binding::Pvc> {
     Some(pv_binding::Pvc { bound: pvc.bound, capacity: pvc.capacity, deleted_at: pvc.deleted_at })
 }
 
-fn offers(claim: &VolumeClaim, ctx: &Context) -> Offers {
+/// The volumes that the claim may use, and the claims that compete for them.
+pub(super) fn offers(claim: &VolumeClaim, ctx: &Context) -> Offers {
     let mut volumes = match &claim.spec.volume {
         Some(name) => Vec::from_iter(ctx.stores.volumes.get(name)),
         None => ctx.stores.volumes_for(&claim.spec.role),

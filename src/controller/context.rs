@@ -64,7 +64,7 @@ pub struct Context {
     pub replaced: Mutex<HashMap<String, String>>,
     /// The nodes that storage capacities tell as smaller than they are.
     pub crowding: Mutex<Crowding>,
-    /// The small changes of storage capacities that are not told yet.
+    /// The small changes of storage capacities and subscriptions that are not told yet.
     pub postponed: Mutex<Postponed>,
     /// The nodes without an agent that serves.
     pub silence: Mutex<Silence>,

@@ -203,7 +203,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
                 claim::reconcile(o, &c).await
             }),
             running.controller(&stores.subscriptions, subscriptions_in, namespace, |o, c| async move {
-                subscription::reconcile(o, &c).await.map(|()| None)
+                subscription::reconcile(o, &c).await
             }),
             running.controller(
                 &stores.roles,

@@ -5,20 +5,20 @@ use std::sync::Arc;
 use kube::{Api, ResourceExt};
 
 use crate::api::{CONTROLLER_MANAGER, RoleSubscription, SharedPersistentVolume, VolumeOffer};
-use crate::cluster;
-use crate::plan::offer::{changes, refused};
+use crate::cluster::{self, name_of};
+use crate::plan::offer::{changes, is_small, refused};
+use crate::plan::refs;
 
-use super::Error;
 use super::context::Context;
 use super::stores::OWNER;
-use crate::plan::refs;
+use super::{Again, Error};
 
 /// Reconciles a subscription.
 ///
 /// 1. Gather: the offers in the subscription's name, the volumes of its roles, and reservations, from the caches.
 /// 2. Decide: [`changes`].
-/// 3. Apply: deletions first, since rescinding comes first (O6); then applies; then the status.
-pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context) -> Result<(), Error> {
+/// 3. Apply: deletions first, since rescinding comes first (O6); then applies; then the status, a small change of it later.
+pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context) -> Result<Again, Error> {
     let namespace = subscription.namespace().unwrap_or_default();
     let mut there = ctx.stores.offers.by(OWNER, &subscription.uid().unwrap_or_default());
     there.retain(|offer| offer.namespace().as_ref() == Some(&namespace));
@@ -46,8 +46,16 @@ pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context
         }
         outcome = applied.and(outcome);
     }
+    let name = name_of(&namespace, &subscription.name_any());
+    if subscription.status.as_ref().is_some_and(|before| is_small(before, &status)) {
+        let left = ctx.postponed().note(&name, (ctx.now)());
+        if let Some(left) = left {
+            return outcome.map(|()| Some(left));
+        }
+    }
+    ctx.postponed().forget(&name);
     let api: Api<RoleSubscription> = cluster::namespaced(&ctx.client, &namespace);
-    ctx.commit(&api, &*subscription, &status).await.and(outcome)
+    ctx.commit(&api, &*subscription, &status).await.and(outcome).map(|()| None)
 }
 
 /// The volumes of the subscription's roles and of their ancestors, without duplicates.

@@ -7,6 +7,7 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
+use crate::api::condition::{self, READY};
 use crate::api::{
     BackingState, CONTROLLER_MANAGER, ClaimBinding, DiskReservation, LABEL_CLAIM_NAMESPACE,
     SharedPersistentVolume, UidRef, volume_for_pvc,
@@ -15,14 +16,18 @@ use crate::cluster;
 use crate::plan::holder::held_by_volume;
 use crate::plan::kept::left_unplaced;
 use crate::plan::own_pvc::{self, Gone, Own, pvc_of};
-use crate::plan::volume::{Seen, Step, has_data_of, keeps_entry, next};
-use crate::plan::{create, namesake, persistent_volume, pv_binding, refs};
+use crate::plan::volume::{Seen, Step, Waiting, has_data_of, keeps_entry, next};
+use crate::plan::{bind, create, namesake, persistent_volume, pv_binding, refs};
 
+use super::claim::offers;
 use super::context::Context;
 use super::ledger_entries::{change, end_entry, has_heir, release_entry};
-use super::stores::{VOLUME, VOLUME_UID};
+use super::stores::{QUEUE, VOLUME, VOLUME_UID, queue_of};
 use super::volume_users::{delete_lost, is_pvc_there, lost_claims, tell_waiting, users};
 use super::{Again, Error, destroy, kept, pvc_provisioner, replace_pods};
+
+/// The most claims that are bound by the write that reports their volume as Ready. Others are bound one by one.
+const MOST_WAITING: usize = 64;
 
 /// Reconciles a volume that is not being deleted; see [`destroy::reconcile`] for the others.
 ///
@@ -135,6 +140,7 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
         owner: None,
         restored: false,
         own: own(volume, ctx).await?,
+        waiting: waiting(volume, ctx),
         room_made: false,
         live: None,
         moved_to: ctx.node_moved(status.node_disk.as_deref(), status.node_name.as_deref()).await?,
@@ -190,6 +196,25 @@ async fn owner(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Option<
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     let all = cluster::list(&volumes, &ListParams::default()).await?;
     Ok(all.iter().find(|other| has_data_of(other, &recover.uid)).map(ResourceExt::name_any))
+}
+
+/// The claims that wait for the volume by its name, if its node has made it and it is not Ready yet. One write then has the
+/// volume's condition, the bindings and their pods.
+fn waiting(volume: &SharedPersistentVolume, ctx: &Context) -> Vec<Waiting> {
+    let status = volume.status.clone().unwrap_or_default();
+    let is_made = status.node.is_some_and(|node| node.backing == BackingState::Made);
+    if !is_made || condition::is_true(&status.conditions, READY) {
+        return vec![];
+    }
+    let names = ctx.stores.claims.names_from(QUEUE, &queue_of(&volume.name_any()));
+    let there = names.iter().filter_map(|name| ctx.stores.claims.get(name));
+    let guarded = there.filter(|claim| cluster::finalizer_present(&**claim) && pvc_of(&**claim).is_none());
+    let waiting = guarded.take(MOST_WAITING).map(|claim| Waiting {
+        offers: offers(&claim, ctx),
+        users: ctx.users(&[bind::binding(&claim)]),
+        claim,
+    });
+    waiting.collect()
 }
 
 /// The reservation and its ancestors, as far as the cache has them.

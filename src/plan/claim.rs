@@ -72,7 +72,7 @@ pub enum Step {
     Binding(pv_binding::Step, Arc<SharedPersistentVolume>),
     /// Write the status; reconcile again after that time.
     Report(Box<VolumeClaimStatus>, Option<Duration>),
-    /// Wait: the volume is made, or Kubernetes binds the PersistentVolumeClaim, within moments.
+    /// Wait: the volume comes, is made, or Kubernetes binds the PersistentVolumeClaim, within moments.
     Debounce,
 }
 
@@ -216,10 +216,17 @@ fn report(
     seen: &Seen,
 ) -> Step {
     let since = claim.metadata.creation_timestamp.as_ref();
+    let named = |v: &&Arc<SharedPersistentVolume>| v.metadata.name == claim.spec.volume;
+    let volume_since =
+        seen.offers.volumes.iter().find(named).and_then(|v| v.metadata.creation_timestamp.as_ref());
+    let pvc_since = seen.binding.pvc.as_ref().and_then(|pvc| pvc.metadata.creation_timestamp.as_ref());
     // Without a pod, Kubernetes removes the PersistentVolumeClaim within moments.
     let deleted_at = seen.binding.cached.and_then(|pvc| pvc.deleted_at).map(Time);
     let is_passing = match why.reason {
-        reason::BINDING => debounce::is_passing(since, seen.now),
+        // Whoever makes volume and claim together makes one of them first.
+        reason::NO_SUCH_VOLUME => debounce::is_passing(since, seen.now),
+        reason::VOLUME_NOT_READY => debounce::is_passing(since.max(volume_since), seen.now),
+        reason::BINDING => debounce::is_passing(since.max(pvc_since), seen.now),
         reason::TERMINATING => debounce::is_passing(deleted_at.as_ref(), seen.now),
         _ => false,
     };

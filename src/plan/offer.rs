@@ -21,6 +21,20 @@ use super::{kept, names, own_pvc, resize};
 const MOST_VOLUMES: usize = 1000;
 const MOST_RESERVATIONS: usize = 400;
 
+/// The words of a subscription without an offer.
+const NOTHING: &str = "; nothing of that is on offer now";
+
+/// True if the status changes by these words alone. Each volume that comes or goes may change them, and the offers, which
+/// are written at once, say the same.
+pub fn is_small(before: &RoleSubscriptionStatus, now: &RoleSubscriptionStatus) -> bool {
+    let without = |status: &RoleSubscriptionStatus| {
+        let mut status = status.clone();
+        status.conditions.iter_mut().for_each(|c| c.message = c.message.replace(NOTHING, ""));
+        status
+    };
+    before != now && without(before) == without(now)
+}
+
 /// True if one of the subscription's roles may use objects of `role`.
 pub fn covers(subscription: &RoleSubscription, role: &str) -> bool {
     subscription.spec.roles.iter().any(|subscribed| Role::name_covers(role, subscribed))
@@ -161,7 +175,7 @@ pub fn changes<'a>(
     if volumes.iter().any(|volume| lacks_capability(volume, subscription)) {
         message.push_str("; shared volumes are not offered: add SHARED_RESOURCES to spec.capabilities");
     } else if has_nothing {
-        message.push_str("; nothing of that is on offer now");
+        message.push_str(NOTHING);
     }
     let verdict = Verdict::yes(reason::SUBSCRIBED, message);
     condition::set(&mut status.conditions, READY, verdict, subscription.metadata.generation, now);
@@ -328,6 +342,24 @@ mod tests {
         let mut retiring = ready_volume("v", "eng", true);
         retiring.spec.retire = true;
         assert_eq!(why(&retiring, &capable), "VolumeRetiring", "X5");
+    }
+
+    /// The time of a transition, the generation and every other word count.
+    #[test]
+    fn o2_only_the_words_about_nothing_on_offer_can_wait() {
+        let subscription = subscription("ns", &["eng"], true);
+        let status = |volumes: &[&SharedPersistentVolume]| {
+            changes(&subscription, &[], volumes, &[], |_| true, Timestamp::UNIX_EPOCH).status
+        };
+        let (with, without) = (status(&[&ready_volume("v", "eng", true)]), status(&[]));
+        assert!(is_small(&with, &without) && is_small(&without, &with));
+        assert!(!is_small(&with, &with), "it is no change");
+        assert!(!is_small(&RoleSubscriptionStatus::default(), &without), "the first report");
+        let mut edited = without.clone();
+        edited.conditions[0].observed_generation = Some(2);
+        assert!(!is_small(&with, &edited));
+        let refused = refused(&subscription, without, "sub.n1", "no", Timestamp::UNIX_EPOCH);
+        assert!(!is_small(&with, &refused), "F3");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Small changes of storage capacities, which are told together after a while (P2).
+//! Small changes of storage capacities (P2) and of the words of subscriptions (O2), which are told together after a while.
 //!
 //! Each volume changes the storage capacity of its classes on its node. A scheduler decides by it, and is corrected when it
 //! chose a node without space. So a change that matters to few is not worth a write for each volume. In the memory of one
@@ -17,7 +17,7 @@ pub fn is_small(told: u64, now: u64) -> bool {
     told.abs_diff(now) <= told / 16 && (now == 0) == (told == 0)
 }
 
-/// The time of the first small change of each class that is not told yet.
+/// The time of the first small change of each class, or subscription with its namespace, that is not told yet.
 #[derive(Debug, Default)]
 pub struct Postponed(HashMap<String, Timestamp>);
 

@@ -13,9 +13,10 @@ use kube::ResourceExt;
 use crate::api::condition::{self, BACKED, READY, RESIZED, RETIRING, Verdict, reason};
 use crate::api::{
     BackingState, ClaimBinding, DiskReservation, LedgerEntry, NodeDisk, PodRef, Reserved,
-    SharedPersistentVolume, SharedPersistentVolumeStatus, Size, UidRef, VolumePhase,
+    SharedPersistentVolume, SharedPersistentVolumeStatus, Size, UidRef, VolumeClaim, VolumePhase,
 };
 
+use super::claim::Offers;
 use super::holder::held_by_volume;
 use super::own_pvc::{Fate, Own, fate};
 use super::unbind::unbind;
@@ -47,10 +48,23 @@ pub struct Seen {
     pub users: Vec<PodRef>,
     /// The PersistentVolumeClaim that the volume was made for. `None`: there is none, or the volume lists it and it is there.
     pub own: Option<Own>,
+    /// Claims that wait for a volume that may become Ready, the oldest first.
+    pub waiting: Vec<Waiting>,
     /// True after [`Step::MakeRoom`].
     pub room_made: bool,
     /// The time.
     pub now: Timestamp,
+}
+
+/// A claim that waits for the volume by its name, from the caches.
+#[derive(Debug)]
+pub struct Waiting {
+    /// The claim.
+    pub claim: Arc<VolumeClaim>,
+    /// What decides on the claim.
+    pub offers: Offers,
+    /// Running and pending pods that name the claim.
+    pub users: Vec<PodRef>,
 }
 
 /// The next step.
@@ -123,6 +137,16 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     if let Some(Own::There(own, waiting)) = seen.own.as_ref().filter(|_| verdict.ok && !volume.spec.retire) {
         status.claims.push(own.clone());
         users.extend_from_slice(waiting);
+    }
+    for waiting in seen.waiting.iter().filter(|_| verdict.ok) {
+        let mut ready = SharedPersistentVolume { status: Some(status.clone()), ..volume.clone() };
+        let conditions = &mut ready.status.get_or_insert_default().conditions;
+        condition::set(conditions, READY, verdict.clone(), volume.metadata.generation, seen.now);
+        // A refusal is left to the reconcile of the claim.
+        if let Ok(SharedPersistentVolumeStatus { claims, .. }) = waiting.offers.bind(&waiting.claim, &ready) {
+            status.claims = claims;
+            users.extend_from_slice(&waiting.users);
+        }
     }
     let mut status = count_users(status, users);
     status.phase = phase;

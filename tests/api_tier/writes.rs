@@ -8,7 +8,7 @@ use reservoir::api::SharedPersistentVolume;
 use serde_json::json;
 
 use crate::support::{
-    Cluster, Tally, claim_lives, class_lives, one_node, own_writes, prepare_claims, prepare_class,
+    Cluster, Order, Tally, claim_lives, class_lives, one_node, own_writes, prepare_claims, prepare_class,
 };
 
 /// Counts the writes of so many lives, once nothing of them is left. On a slow machine states last longer, and more of them
@@ -39,8 +39,11 @@ async fn a_pvc_of_a_class_has_few_writes_in_its_life() {
 async fn a_volume_and_its_claim_have_few_writes_in_their_life() {
     let (cluster, agent) = one_node("4Gi").await;
     prepare_claims(&cluster).await;
-    at_most(33, 1, &cluster, async || claim_lives(&cluster, 1, async |_| {}).await).await;
-    at_most(26, 20, &cluster, async || claim_lives(&cluster, 20, async |_| {}).await).await;
+    for (order, alone, each_of_20) in [(Order::OneByOne, 33, 26), (Order::Together, 30, 25)] {
+        at_most(alone, 1, &cluster, async || claim_lives(&cluster, 1, order, async |_| {}).await).await;
+        at_most(each_of_20, 20, &cluster, async || claim_lives(&cluster, 20, order, async |_| {}).await)
+            .await;
+    }
     agent.nothing_left().await;
 }
 

@@ -237,9 +237,8 @@ fn s5_only_a_ready_volume_is_bound(before: &SharedPersistentVolume, now: &Shared
     let is_ready = |volume: &SharedPersistentVolume| {
         volume.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, condition::READY))
     };
-    let is_made_for_pvc = before.labels().contains_key(LABEL_PVC_UID);
     for claim in claims(now).values().filter(|claim| !had.contains_key(&claim.uid)) {
-        require(is_ready(before) || is_made_for_pvc && is_ready(now), || {
+        require(is_ready(before) || is_ready(now), || {
             format!("S5: {claim} was bound to volume {}, which is not Ready", now.name_any())
         })?;
     }

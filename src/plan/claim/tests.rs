@@ -64,6 +64,11 @@ fn c1_a_named_volume_is_bound_then_given_to_pods() {
     let (c, mut s) = (claim("ns", "c", "v"), seen());
     assert_eq!(next(&c, &Seen { guarded: false, ..seen() }), Step::Guard);
     assert_eq!(reason(next(&c, &s)).0, "NoSuchVolume");
+    assert_eq!(
+        next(&c, &Seen { now: Timestamp::UNIX_EPOCH, ..seen() }),
+        Step::Debounce,
+        "the volume follows"
+    );
     let free = ready_volume("v", "eng", true);
     s.offers = offers(&[&free]);
     assert_eq!(next(&c, &s), Step::Bind("v".into()));

@@ -17,6 +17,7 @@ fn seen() -> Seen {
         owner: None,
         restored: false,
         own: None,
+        waiting: vec![],
         room_made: false,
         live: None,
         now: Timestamp::UNIX_EPOCH,
@@ -55,6 +56,36 @@ fn v1_the_entry_comes_before_the_place() {
     s.reservations.clear();
     s.entry = None;
     assert_eq!(ready(&reported(next(&v, &s))), "NoReservation");
+}
+
+/// C1, C3, S5: claims and pods that wait for a volume need no write besides the one that reports it as Ready.
+#[test]
+fn c1_waiting_claims_are_bound_by_the_write_that_says_ready() {
+    let waiting = |name: &str, capable: bool| {
+        let claim = Arc::new(claim("ns", name, "v"));
+        let subscriptions = vec![Arc::new(subscription("ns", &["eng"], capable))];
+        let users = vec![pod("ns", name), pod("ns", "both")];
+        let offers = Offers { subscriptions, rivals: vec![claim.clone()], ..Default::default() };
+        Waiting { claim, offers, users }
+    };
+    let (made, s) = placed_volume();
+    let s = Seen { waiting: vec![waiting("a", true), waiting("b", false), waiting("c", true)], ..s };
+    let bound = |v: &SharedPersistentVolume, s: &Seen| {
+        let status = reported(next(v, s));
+        let names: Vec<_> = status.claims.into_iter().map(|claim| claim.name).collect();
+        (names.concat(), status.user_count)
+    };
+    let mut backed = made.clone();
+    set_ready(&mut backed.status.as_mut().unwrap().conditions, false);
+    assert_eq!(bound(&backed, &s), ("ac".to_owned(), 3), "O3: b has no capability");
+    let mut exclusive = backed.clone();
+    exclusive.spec.shared = None;
+    assert_eq!(bound(&exclusive, &s), ("a".to_owned(), 2), "C3: the oldest");
+    let mut retiring = backed.clone();
+    retiring.spec.retire = true;
+    assert_eq!(bound(&retiring, &s), (String::new(), 0), "X5");
+    let away = Seen { disks: vec![], ..s };
+    assert_eq!(bound(&backed, &away), (String::new(), 0), "O6: its disk is not there");
 }
 
 /// P1, S5, S8: the write that reports a volume of a PersistentVolumeClaim as Ready binds its claim, and no earlier one.

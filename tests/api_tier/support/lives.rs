@@ -137,9 +137,23 @@ pub async fn class_lives(cluster: &Cluster, count: usize, mut step: impl AsyncFn
     step("ended and erased").await;
 }
 
+/// The order of a life by VolumeClaim.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Each step waits for the one before.
+    OneByOne,
+    /// Claim and pods wait for their volume, as with one manifest for all of them. Later pods and claim are deleted together.
+    Together,
+}
+
 /// So many volumes in one reservation, each with a VolumeClaim and two pods, from the reservation's creation to its end.
 /// `step` is called after each step.
-pub async fn claim_lives(cluster: &Cluster, count: usize, mut step: impl AsyncFnMut(&'static str)) {
+pub async fn claim_lives(
+    cluster: &Cluster,
+    count: usize,
+    order: Order,
+    mut step: impl AsyncFnMut(&'static str),
+) {
     let volumes: Api<SharedPersistentVolume> = cluster.all();
     let claims: Api<VolumeClaim> = cluster.within(TEAM);
     let pods: Api<Pod> = cluster.within(TEAM);
@@ -155,7 +169,23 @@ pub async fn claim_lives(cluster: &Cluster, count: usize, mut step: impl AsyncFn
         let spec = json!({"role": TEAM, "size": SIZE, "shared": {}});
         cluster.apply_text(&object("SharedPersistentVolume", None, name, spec).to_string()).await;
     };
-    join_all(names.iter().map(create)).await;
+    let claim = async |name: &String| {
+        let spec = json!({"role": TEAM, "volume": name});
+        cluster.apply_text(&object("VolumeClaim", Some(TEAM), name, spec).to_string()).await;
+    };
+    let start = async |name: &String| {
+        for number in 0..2 {
+            cluster.pod(TEAM, &format!("{name}-{number}"), &[name]).await;
+        }
+    };
+    let make = async |name: &String| {
+        if order == Order::Together {
+            claim(name).await;
+            start(name).await;
+        }
+        create(name).await;
+    };
+    join_all(names.iter().map(make)).await;
     until("the volumes are ready", || async {
         let found = volumes.list(&all).await.unwrap();
         let ready = |v: &&SharedPersistentVolume| {
@@ -165,11 +195,9 @@ pub async fn claim_lives(cluster: &Cluster, count: usize, mut step: impl AsyncFn
     })
     .await;
     step("create").await;
-    let claim = async |name: &String| {
-        let spec = json!({"role": TEAM, "volume": name});
-        cluster.apply_text(&object("VolumeClaim", Some(TEAM), name, spec).to_string()).await;
-    };
-    join_all(names.iter().map(claim)).await;
+    if order == Order::OneByOne {
+        join_all(names.iter().map(claim)).await;
+    }
     until("the claims are bound", || async {
         let found = claims.list(&all).await.unwrap();
         let bound =
@@ -178,18 +206,17 @@ pub async fn claim_lives(cluster: &Cluster, count: usize, mut step: impl AsyncFn
     })
     .await;
     step("claim").await;
-    let start = async |name: &String| {
-        for number in 0..2 {
-            cluster.pod(TEAM, &format!("{name}-{number}"), &[name]).await;
-        }
-    };
-    join_all(names.iter().map(start)).await;
+    if order == Order::OneByOne {
+        join_all(names.iter().map(start)).await;
+    }
     until_used(cluster, count, 2).await;
     step("two pods").await;
     for pod in pods.list(&all).await.unwrap() {
         cluster.end_pod(TEAM, &pod.metadata.name.unwrap()).await;
     }
-    until_used(cluster, count, 0).await;
+    if order == Order::OneByOne {
+        until_used(cluster, count, 0).await;
+    }
     step("the pods end").await;
     join_all(names.iter().map(async |name| drop(claims.delete(name, &now).await.unwrap()))).await;
     join_all(names.iter().map(|name| until_gone(&claims, name))).await;

@@ -230,6 +230,7 @@ impl Setup {
             owner: None,
             restored: false,
             own: None,
+            waiting: vec![],
             room_made: false,
             live: None,
             moved_to: None,
