@@ -66,6 +66,8 @@ pub struct Context {
     pub crowding: Mutex<Crowding>,
     /// The small changes of storage capacities and subscriptions that are not told yet.
     pub postponed: Mutex<Postponed>,
+    /// The volumes whose pods are to be counted anew.
+    pub recounts: Mutex<Postponed>,
     /// The nodes without an agent that serves.
     pub silence: Mutex<Silence>,
     /// The controller's metrics.
@@ -148,6 +150,11 @@ impl Context {
     /// See [`Self::postponed`].
     pub fn postponed(&self) -> MutexGuard<'_, Postponed> {
         self.postponed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// See [`Self::recounts`].
+    pub fn recounts(&self) -> MutexGuard<'_, Postponed> {
+        self.recounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// See [`Self::silence`].

@@ -36,6 +36,7 @@ pub(super) async fn reconcile(
     volume: &SharedPersistentVolume,
     ctx: &Context,
 ) -> Result<Again, Error> {
+    ctx.recounts().forget(&volume.name_any());
     let mut seen = gather(volume, ctx).await?;
     loop {
         match next(volume, &seen) {

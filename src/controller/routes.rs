@@ -18,6 +18,7 @@ use crate::cluster::{Change, Name, WorkQueue, name_of};
 use crate::plan::holder::{Holder, held_by_volume};
 use crate::plan::offer::covers;
 use crate::plan::own_pvc::pvc_of;
+use crate::plan::postponed::COUNTING;
 use crate::plan::resize;
 use crate::plan::transition::LASTING;
 
@@ -30,10 +31,6 @@ use super::stores::{
 /// The time for which changes are collected into one reconcile. Changes around a subscription are collected because an
 /// offer is a large object.
 pub const GATHERING: Duration = Duration::from_millis(500);
-
-/// The time after which the pods of a volume are counted. Pods come and go together, and their claim holds the volume in the
-/// meantime (X1).
-const COUNTING: Duration = Duration::from_secs(2);
 
 /// The work queues of the controller.
 pub struct WorkQueues {
@@ -337,17 +334,16 @@ impl Router {
 
     /// Routes a change of the pods that use the PersistentVolumeClaim `claim`.
     pub fn pod(&self, claim: &Name) {
+        let Some(ctx) = self.ctx.get() else { return };
         self.with(|queues, stores| {
             queues.claims.enqueue_name(claim.clone());
             // A pod that is older than that may wait for a PersistentVolumeClaim without a place (P2).
             queues.pvcs.enqueue_after(claim.clone(), LASTING);
             // A claim whose finalizer was removed by hand may be gone while the volume still lists the claim. The end of
             // a volume waits for its pods.
-            for volume in stores.volumes.by(CLAIM, claim) {
-                let ends = volume.metadata.deletion_timestamp.is_some() || volume.spec.retire;
-                queues
-                    .volumes
-                    .enqueue_after(volume.name_any().as_str(), if ends { GATHERING } else { COUNTING });
+            for volume in stores.volumes.names_by(CLAIM, claim) {
+                ctx.recounts().note(&volume, COUNTING, (ctx.now)());
+                queues.volumes.enqueue_after(volume, GATHERING);
             }
         });
     }

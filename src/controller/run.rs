@@ -149,7 +149,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         agents,
     };
     let events = Events::new(client.clone(), "reservoir-controller", &options.identity);
-    let (share, turn, user, batchers, replaced, crowding, postponed, silence) = Default::default();
+    let (share, turn, user, batchers, replaced, crowding, postponed, recounts, silence) = Default::default();
     let counters = metrics.clone();
     let ctx = Context {
         client,
@@ -165,6 +165,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         replaced,
         crowding,
         postponed,
+        recounts,
         silence,
         metrics: counters,
         now: options.now,

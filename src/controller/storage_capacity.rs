@@ -11,6 +11,7 @@ use crate::plan::storage_capacity::{Seen, changes};
 
 use super::context::Context;
 use super::{Again, Error};
+use crate::plan::postponed::AFTER;
 use crate::plan::refs;
 use crate::plan::transition::LASTING;
 
@@ -27,7 +28,7 @@ pub(super) async fn reconcile(class: Arc<StorageClass>, ctx: &Context) -> Result
     if !postponed {
         return Ok(outcome);
     }
-    let left = ctx.postponed().note(&class.name_any(), (ctx.now)());
+    let left = ctx.postponed().note(&class.name_any(), AFTER, (ctx.now)());
     match left {
         Some(left) => Ok(Some(outcome.map_or(left, |again| again.min(left)))),
         None => tell_exactly(class, ctx).await,

@@ -7,6 +7,7 @@ use kube::{Api, ResourceExt};
 use crate::api::{CONTROLLER_MANAGER, RoleSubscription, SharedPersistentVolume, VolumeOffer};
 use crate::cluster::{self, name_of};
 use crate::plan::offer::{changes, is_small, refused};
+use crate::plan::postponed::AFTER;
 use crate::plan::refs;
 
 use super::context::Context;
@@ -48,7 +49,7 @@ pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context
     }
     let name = name_of(&namespace, &subscription.name_any());
     if subscription.status.as_ref().is_some_and(|before| is_small(before, &status)) {
-        let left = ctx.postponed().note(&name, (ctx.now)());
+        let left = ctx.postponed().note(&name, AFTER, (ctx.now)());
         if let Some(left) = left {
             return outcome.map(|()| Some(left));
         }

@@ -10,13 +10,14 @@ use serde_json::json;
 use crate::api::condition::{self, READY};
 use crate::api::{
     BackingState, CONTROLLER_MANAGER, ClaimBinding, DiskReservation, LABEL_CLAIM_NAMESPACE,
-    SharedPersistentVolume, UidRef, volume_for_pvc,
+    SharedPersistentVolume, SharedPersistentVolumeStatus, UidRef, volume_for_pvc,
 };
 use crate::cluster;
 use crate::plan::holder::held_by_volume;
 use crate::plan::kept::left_unplaced;
 use crate::plan::own_pvc::{self, Gone, Own, pvc_of};
-use crate::plan::volume::{Seen, Step, Waiting, has_data_of, keeps_entry, next};
+use crate::plan::postponed::COUNTING;
+use crate::plan::volume::{Seen, Step, Waiting, has_data_of, is_recount, keeps_entry, next};
 use crate::plan::{bind, create, namesake, persistent_volume, pv_binding, refs};
 
 use super::claim::offers;
@@ -40,7 +41,7 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
         return destroy::reconcile(&api, &volume, ctx).await;
     }
     let uid = volume.uid().unwrap_or_default();
-    let mut seen = gather(&volume, ctx).await?;
+    let (mut seen, mut again) = (gather(&volume, ctx).await?, None);
     loop {
         match next(&volume, &seen) {
             Step::MakeRoom(reservation, wanted) => {
@@ -100,12 +101,11 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
                 }
             }
             Step::Report(status) => {
-                delete_lost(&seen.lost_claims, &volume, ctx).await?;
-                ctx.commit(&api, &*volume, &status).await?;
-                if let Some((binding, node)) = own_pvc::listed(&volume).zip(seen.moved_to.as_deref()) {
-                    let event = pv_binding::moved(&binding.name, node, &volume);
-                    let pvc = pvc_provisioner::regarding(binding);
-                    ctx.events.publish(&pvc, None, false, "Move", "VolumeMoved", &event).await;
+                if is_recount(&volume, &status) {
+                    again = ctx.recounts().left(&volume.name_any(), COUNTING, seen.now);
+                }
+                if again.is_none() {
+                    report(&api, &volume, &status, &seen, ctx).await?;
                 }
             }
             Step::Retire => {
@@ -121,8 +121,27 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
         }
         replace_pods::reconcile(&volume, ctx).await?;
         tell_waiting(&volume, ctx).await?;
-        return Ok(seen.room_made.then_some(kept::WHILE_ROOM_IS_MADE));
+        return Ok(seen.room_made.then_some(kept::WHILE_ROOM_IS_MADE).or(again));
     }
+}
+
+/// Writes the status of a volume that has a place or waits for one.
+async fn report(
+    api: &Api<SharedPersistentVolume>,
+    volume: &SharedPersistentVolume,
+    status: &SharedPersistentVolumeStatus,
+    seen: &Seen,
+    ctx: &Context,
+) -> Result<(), Error> {
+    ctx.recounts().forget(&volume.name_any());
+    delete_lost(&seen.lost_claims, volume, ctx).await?;
+    ctx.commit(api, volume, status).await?;
+    if let Some((binding, node)) = own_pvc::listed(volume).zip(seen.moved_to.as_deref()) {
+        let event = pv_binding::moved(&binding.name, node, volume);
+        let pvc = pvc_provisioner::regarding(binding);
+        ctx.events.publish(&pvc, None, false, "Move", "VolumeMoved", &event).await;
+    }
+    Ok(())
 }
 
 async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, Error> {

@@ -1,4 +1,5 @@
-//! Small changes of storage capacities (P2) and of the words of subscriptions (O2), which are told together after a while.
+//! Small changes of storage capacities (P2), of the words of subscriptions (O2) and of the pods of volumes (X1), which are told
+//! together after a while.
 //!
 //! Each volume changes the storage capacity of its classes on its node. A scheduler decides by it, and is corrected when it
 //! chose a node without space. So a change that matters to few is not worth a write for each volume. In the memory of one
@@ -9,35 +10,43 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// The longest time for which a small change is not told.
-const AFTER: Duration = Duration::from_secs(10);
+/// The longest time for which a small change of a storage capacity or a subscription is not told.
+pub const AFTER: Duration = Duration::from_secs(10);
+/// The longest time for which the pods of a volume are not counted. Pods come and go together, and their claim holds the
+/// volume in the meantime (X1).
+pub const COUNTING: Duration = Duration::from_secs(2);
 
 /// True if the difference is small: at most a sixteenth of the number that is told, and not all of it.
 pub fn is_small(told: u64, now: u64) -> bool {
     told.abs_diff(now) <= told / 16 && (now == 0) == (told == 0)
 }
 
-/// The time of the first small change of each class, or subscription with its namespace, that is not told yet.
+/// The time of the first small change of each object that is not told yet.
 #[derive(Debug, Default)]
 pub struct Postponed(HashMap<String, Timestamp>);
 
 impl Postponed {
-    /// True if a small change of the class waits.
-    pub fn waits(&self, class: &str) -> bool {
-        self.0.contains_key(class)
+    /// True if a small change of the object waits.
+    pub fn waits(&self, name: &str) -> bool {
+        self.0.contains_key(name)
     }
 
-    /// Notes a small change, and returns the time until its write; `None`: the change is due.
-    pub fn note(&mut self, class: &str, now: Timestamp) -> Option<Duration> {
-        let since = *self.0.entry(class.to_owned()).or_insert(now);
+    /// Notes a small change that may wait for that time, and returns what is left of it; `None`: the change is due.
+    pub fn note(&mut self, name: &str, after: Duration, now: Timestamp) -> Option<Duration> {
+        self.0.entry(name.to_owned()).or_insert(now);
+        self.left(name, after, now)
+    }
+
+    /// What is left of the time that a noted change may wait; `None`: the change is due, or was not noted.
+    pub fn left(&self, name: &str, after: Duration, now: Timestamp) -> Option<Duration> {
         // A clock that was set back makes it early.
-        let waited = Duration::try_from(now.duration_since(since)).ok()?;
-        AFTER.checked_sub(waited).filter(|left| !left.is_zero())
+        let waited = Duration::try_from(now.duration_since(*self.0.get(name)?)).ok()?;
+        after.checked_sub(waited).filter(|left| !left.is_zero())
     }
 
-    /// Forgets the small changes of the class: they are told.
-    pub fn forget(&mut self, class: &str) {
-        self.0.remove(class);
+    /// Forgets the small changes of the object: they are told.
+    pub fn forget(&mut self, name: &str) {
+        self.0.remove(name);
     }
 }
 
@@ -50,16 +59,17 @@ mod tests {
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut postponed = Postponed::default();
         assert!(!postponed.waits("fast"));
-        assert_eq!(postponed.note("fast", at(100)), Some(AFTER));
+        assert_eq!(postponed.note("fast", AFTER, at(100)), Some(AFTER));
         assert_eq!(
-            postponed.note("fast", at(104)),
+            postponed.note("fast", AFTER, at(104)),
             Some(Duration::from_secs(6)),
             "more of them wait no longer"
         );
-        assert_eq!(postponed.note("slow", at(109)), Some(AFTER));
-        assert_eq!(postponed.note("fast", at(110)), None);
-        assert_eq!(postponed.note("fast", at(90)), None, "the clock was set back");
+        assert_eq!(postponed.note("slow", AFTER, at(109)), Some(AFTER));
+        assert_eq!(postponed.note("fast", AFTER, at(110)), None);
+        assert_eq!(postponed.note("fast", AFTER, at(90)), None, "the clock was set back");
         assert!(postponed.waits("fast"));
+        assert_eq!(postponed.left("none", AFTER, at(110)), None, "a controller that starts does not wait");
         postponed.forget("fast");
         assert!(!postponed.waits("fast"));
     }

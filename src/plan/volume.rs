@@ -315,6 +315,14 @@ pub fn count_users(
     status
 }
 
+/// True if the report changes nothing but the pods of claims, which hold the volume anyhow (X1).
+pub fn is_recount(volume: &SharedPersistentVolume, report: &SharedPersistentVolumeStatus) -> bool {
+    let Some(before) = volume.status.as_ref().filter(|before| *before != report) else { return false };
+    let SharedPersistentVolumeStatus { users, user_count, namespaces, .. } = before.clone();
+    !report.claims.is_empty()
+        && *before == SharedPersistentVolumeStatus { users, user_count, namespaces, ..report.clone() }
+}
+
 /// The next step of a resize, if that step changes the ledger. Otherwise the function writes the volume's part of the
 /// resize to `status`, and returns the condition `Resized` (V7).
 fn resize(

@@ -88,6 +88,23 @@ fn c1_waiting_claims_are_bound_by_the_write_that_says_ready() {
     assert_eq!(bound(&backed, &away), (String::new(), 0), "O6: its disk is not there");
 }
 
+/// Pods that come and go within moments are told once. Their claim refuses a DELETE meanwhile.
+#[test]
+fn x1_only_the_pods_of_claims_are_counted_later() {
+    let (mut v, s) = placed_volume();
+    let report = |v: &SharedPersistentVolume, users: &[PodRef]| {
+        reported(next(v, &Seen { users: users.to_vec(), reservations: s.reservations.clone(), ..seen() }))
+    };
+    assert!(!is_recount(&v, &report(&v, &[pod("ns", "p")])), "no claim holds it");
+    v.status.as_mut().unwrap().claims = vec![bound_by("ns", "c", "uid-c")];
+    v.status = Some(report(&v, &[]));
+    assert!(!is_recount(&v, &report(&v, &[])), "nothing is new");
+    let used = report(&v, &[pod("ns", "p")]);
+    assert!(is_recount(&v, &used));
+    assert!(!is_recount(&v, &SharedPersistentVolumeStatus { claims: vec![], ..used.clone() }));
+    assert!(!is_recount(&v, &SharedPersistentVolumeStatus { phase: VolumePhase::Creating, ..used }));
+}
+
 /// P1, S5, S8: the write that reports a volume of a PersistentVolumeClaim as Ready binds its claim, and no earlier one.
 #[test]
 fn p1_a_volume_of_a_pvc_is_bound_when_it_is_ready() {
