@@ -39,7 +39,7 @@ async fn a_pvc_of_a_class_has_few_writes_in_its_life() {
 async fn a_volume_and_its_claim_have_few_writes_in_their_life() {
     let (cluster, agent) = one_node("4Gi").await;
     prepare_claims(&cluster).await;
-    for (order, alone, each_of_20) in [(Order::OneByOne, 30, 25), (Order::Together, 27, 22)] {
+    for (order, alone, each_of_20) in [(Order::OneByOne, 30, 24), (Order::Together, 26, 21)] {
         at_most(alone, 1, &cluster, async || claim_lives(&cluster, 1, order, async |_| {}).await).await;
         at_most(each_of_20, 20, &cluster, async || claim_lives(&cluster, 20, order, async |_| {}).await)
             .await;
