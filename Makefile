@@ -1,5 +1,5 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything else is a part of them.
-.PHONY: bench-btrfs bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e test-conformance test-versions rules bench-api crds help bench-node simulate model-check mutants fuzz release
+.PHONY: simulation-coverage bench-btrfs bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e test-conformance test-versions rules bench-api crds help bench-node simulate model-check mutants fuzz release
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /  \1  /p' $(MAKEFILE_LIST) | column -t -l 2
@@ -78,6 +78,9 @@ test-conformance: ## Kubernetes' own storage tests on a kind cluster of their ow
 simulate: ## A cluster in a box: random orders and faults, SEEDS=n of them; SEED=n tells the story of one
 	env SEED="$(SEED)" SEEDS="$(SEEDS)" STEPS="$(STEPS)" \
 	  cargo test --quiet --profile simulation --test simulation -- --nocapture no_rule_is_broken
+
+simulation-coverage: ## The lines of src/plan and src/controller that the simulation runs, SEEDS=n of them; needs rustup's llvm-tools
+	@env FIRST="$(FIRST)" SEEDS="$(or $(SEEDS),24)" STEPS="$(or $(STEPS),600)" tools/coverage
 
 model-check: ## Every order of the steps of two controllers, an agent and two users, with crashes: millions of states
 	cargo test --quiet --profile simulation --lib -- --ignored --nocapture --test-threads=1 model_check

@@ -12,7 +12,7 @@ use kube::ResourceExt;
 use crate::api::condition::{Verdict, reason};
 use crate::api::{DiskReservation, LedgerEntry, Role, SharedPersistentVolume, Size, UidRef};
 
-use super::holder::{Holder, is_parent, size};
+use super::holder::{Holder, is_parent, size, used};
 use super::undivided;
 
 /// The entry for the size in the reservation's spec.
@@ -39,6 +39,12 @@ pub fn entry_of(reservation: &DiskReservation, bytes: u64) -> LedgerEntry {
 /// True if the entry was taken for the present spec of the reservation, not for an earlier one.
 pub fn is_current(entry: &LedgerEntry, reservation: &DiskReservation) -> bool {
     entry.generation >= reservation.metadata.generation
+}
+
+/// True if the reservation is being deleted, and nothing is in it.
+pub fn goes(reservation: &DiskReservation) -> bool {
+    let is_deleted = reservation.metadata.deletion_timestamp.is_some();
+    is_deleted && reservation.status.as_ref().is_none_or(|status| used(status) == 0)
 }
 
 /// Bytes that the reservation requests beyond its present size.
@@ -129,8 +135,9 @@ pub fn bounds<H: Holder<DiskReservation>>(
     match has {
         _ if !holder.belongs(reservation, parent) => 0..=0,
         None if is_deleted => 0..=0,
-        // The entry is released in a separate step, once the reservation is empty.
-        Some(_) if is_deleted => 0..=u64::MAX,
+        // The entry is released in a separate step, once the reservation is empty. Until then nobody else has the bytes.
+        Some(_) if goes(reservation) => 0..=u64::MAX,
+        Some(has) if is_deleted => has..=u64::MAX,
         has if present.is_some_and(|entry| !is_current(entry, reservation)) => {
             has.unwrap_or(0)..=has.unwrap_or(0)
         }
@@ -172,6 +179,8 @@ mod tests {
         assert_eq!(range(&waits), (0, 0), "nothing is taken for it any more");
         r.metadata.deletion_timestamp = some_time();
         assert_eq!(range(&r), (0, u64::MAX >> 30), "it is released in a step of its own");
+        r.status.as_mut().unwrap().volumes = vec![ledger_entry("v", "eng", 1)];
+        assert_eq!(range(&r), (4, u64::MAX >> 30), "S1: a volume is in it");
         r.status.as_mut().unwrap().node_disk = Some("n2.b".into());
         assert_eq!(range(&r), (0, 0), "elsewhere");
     }

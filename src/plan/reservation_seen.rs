@@ -9,7 +9,7 @@ use kube::{Resource, ResourceExt};
 use crate::api::condition::{Verdict, reason};
 use crate::api::{DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, Role, Size, VolumeRole};
 
-use super::entry::{ByName, entry_of, fits};
+use super::entry::{ByName, entry_of, fits, goes};
 use super::holder::{self, Holder, is_parent, serves};
 use super::ledger::{Ledger, Refused};
 use super::list_share::Entry;
@@ -118,7 +118,7 @@ impl Seen {
             Some((own, of_refinements)).into_iter().filter(|(_, entries)| !entries.is_empty()).collect();
         // An entry of a waiting reservation for its present spec stays: it may belong to another controller that is about
         // to continue from there.
-        if reservation.metadata.deletion_timestamp.is_none() {
+        if !goes(reservation) {
             let misfits = self
                 .sources(|disk| !fits(disk, reservation, None), |parent| !fits(parent, reservation, None));
             unsettled.extend(misfits.into_iter().map(|of| (of, vec![entry_of(reservation, 0)])));

@@ -60,17 +60,27 @@ impl World {
             14 | 15 => self.fail_disk(),
             16 => strip(&mut lock(&self.server), &mut self.random),
             17 => edit(&mut lock(&self.server), &mut self.random),
-            18 => lock(&self.server).back_up(),
+            18 if self.have_nodedisks() => lock(&self.server).back_up(),
             19 if self.random.in_a_thousand(200) => self.restore_etcd(),
             20 if self.random.in_a_thousand(100) => {
                 let kind = *self.random.pick(&DELETED).unwrap_or(&DELETED[0]);
-                lock(&self.server).delete_kind(kind);
+                if kind != "nodedisks" || !self.restores {
+                    lock(&self.server).delete_kind(kind);
+                }
             }
             21 => lock(&self.server).end_kinds(true),
-            22 if self.random.in_a_thousand(400) => self.move_disk(),
+            22 if self.random.in_a_thousand(400) && !self.restores => self.move_disk(),
             22 => self.say_where_disks_are(),
             _ => self.fail_network(),
         }
+    }
+
+    /// False while the NodeDisk of a disk is not there. Its data would not be listed after a restore of that state.
+    fn have_nodedisks(&self) -> bool {
+        let server = lock(&self.server);
+        let hosts = host::lock(&self.hosts);
+        let mut disks = hosts.values().filter_map(|host| host.disk.as_ref());
+        disks.all(|disk| server.store.list("nodedisks", "").any(|(_, of)| of["spec"]["diskID"] == **disk))
     }
 
     fn any_node(&mut self) -> usize {
@@ -165,6 +175,7 @@ impl World {
         (0..2).for_each(|controller| self.kill_controller(controller));
         (0..NODES.len()).for_each(|node| self.kill_agent(node));
         lock(&self.server).restore();
+        self.restores = lock(&self.server).was_restored();
         self.start_agents();
     }
 

@@ -47,6 +47,8 @@ pub struct World {
     pub server: Shared,
     pub hosts: Hosts,
     controllers: [Option<JoinHandle<()>>; 2],
+    /// True from a restore of etcd until a controller starts.
+    pub restores: bool,
     agents: Vec<Option<JoinHandle<()>>>,
     kubelets: Vec<JoinHandle<()>>,
 }
@@ -70,7 +72,7 @@ impl World {
         let server = Server::new(Random::new(random.next()), hosts.clone(), plan.told);
         let server = Arc::new(Mutex::new(server));
         let (controllers, agents, kubelets) = Default::default();
-        let mut world = Self { plan, random, server, hosts, controllers, agents, kubelets };
+        let mut world = Self { plan, random, server, hosts, controllers, restores: false, agents, kubelets };
         world.found();
         for node in &NODES[..2] {
             host::lock(&world.hosts).entry((*node).to_owned()).or_default().disk =
@@ -142,11 +144,12 @@ impl World {
     pub fn start_controller(&mut self, index: usize) {
         // After a restore of etcd the agents come first: their reports have the data that was made since the backup (X9).
         let server = lock(&self.server);
-        let waits = server.was_restored() && !rest::l8_lost_data_is_reported(&server, &self.hosts).is_empty();
+        let waits = self.restores && !rest::l8_lost_data_is_reported(&server, &self.hosts).is_empty();
         drop(server);
         if self.controllers[index].is_some() || waits {
             return;
         }
+        self.restores = false;
         let identity = format!("controller {}", index + 1);
         self.tell(&format!("{identity} starts"));
         let now = [clock::of_controller::<0>, clock::of_controller::<1>][index];

@@ -394,6 +394,20 @@ fn d3_a_reservation_makes_its_missing_nodedisk_anew() {
     assert_eq!(place(&status).0, Some("id-n1.a".into()));
 }
 
+/// Seed 5032: the NodeDisk was made anew after its kind was deleted, without entries.
+#[test]
+fn s1_a_reservation_that_is_deleted_and_used_has_its_entry_again() {
+    let mut seen = placed(4, &[("v", 1)], 4);
+    let reservation = Arc::make_mut(&mut seen.reservation);
+    reservation.metadata.deletion_timestamp = some_time();
+    assert_eq!(reason_of(&seen), "HasVolumes");
+    seen.disks = vec![Arc::new(disk("n1.a", "n1", 10, &[]))];
+    let Step::Settle(unsettled) = next(&seen) else { panic!("{:?}", next(&seen)) };
+    assert_eq!(unsettled[0].0, LedgerOf::Disk("n1.a".into()));
+    Arc::make_mut(&mut seen.reservation).status.as_mut().unwrap().volumes.clear();
+    assert_eq!(next(&seen), Step::RemoveFinalizer);
+}
+
 #[test]
 fn s3_an_empty_reservation_goes_entries_first() {
     let leaving = |mut seen: Seen| {

@@ -41,6 +41,11 @@ impl Server {
         // An object that was removed by force since is there again.
         self.lost.retain(|uid| !uids(&backup).any(|back| back == *uid));
         self.store.objects = backup;
+        // What goes with its kind goes again.
+        let kinds: Vec<_> = KINDS.keys().copied().filter(|plural| self.is_kind_ending(plural)).collect();
+        let going = kinds.into_iter().flat_map(|plural| self.store.list(plural, ""));
+        let going = going.filter_map(|(_, object)| object["metadata"]["uid"].as_str().map(str::to_owned));
+        self.lost.extend(going.collect::<Vec<_>>());
         self.store.version += BUMP;
         self.compacted = self.store.version;
         self.epoch += 1;
