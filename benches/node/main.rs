@@ -114,6 +114,7 @@ fn publish(dir: &Path, volume: &VolumeSpec, pod: &str) -> Publish {
         read_only: false,
         pod: Pod { uid: pod.to_owned(), namespace: "team".to_owned(), name: pod.to_owned() },
         claim_uid: "c".to_owned(),
+        by_seal: false,
         with_others: true,
         unlocked: false,
     }

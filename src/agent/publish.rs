@@ -78,10 +78,13 @@ impl Volumes for Node {
             refused(refusal)
         })?;
 
+        let by_seal =
+            volume.as_ref().and_then(|v| seal::on_pod(v, request.handle.claim_uid(), request.read_only));
         let publish = Publish {
             uid: uid(&request.handle)?,
-            target: request.target,
+            target: request.target.clone(),
             read_only: mode == AccessMode::ReadOnly,
+            by_seal: by_seal.is_some(),
             pod,
             claim_uid: request.handle.claim_uid().to_owned(),
             with_others,
@@ -94,10 +97,12 @@ impl Volumes for Node {
             host.publish(&publish)
         };
         let published = ctx.operate("Mount", mount).await;
-        let sealed =
-            volume.as_ref().and_then(|v| seal::on_pod(v, request.handle.claim_uid(), request.read_only));
-        if let Some(message) = sealed.filter(|_| published.is_ok()) {
-            ctx.warn(&cluster::pod_of(&pod), "Mount", VOLUME_SEALED, &message).await;
+        if let Some(message) = by_seal.filter(|_| published.is_ok()) {
+            // A writer of before stays one when the kubelet asks again.
+            let target = request.target;
+            if ctx.on_host(move |host| host.is_read_only(&target)).await.unwrap_or(false) {
+                ctx.warn(&cluster::pod_of(&pod), "Mount", VOLUME_SEALED, &message).await;
+            }
         }
         if matches!(published, Err(NodeError::Host(host::Error::Busy { .. }))) {
             let users =

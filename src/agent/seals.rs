@@ -3,8 +3,10 @@
 use kube::ResourceExt;
 
 use crate::api::SharedPersistentVolume;
+use crate::api::condition::reason::SEAL_WITHDRAWN;
+use crate::cluster;
 use crate::host::{self, Host, VolumeUid};
-use crate::plan::seal::{Content, Outcome, Step};
+use crate::plan::seal::{self, Content, Outcome, Step};
 use crate::plan::verify;
 
 use super::config::Scrub;
@@ -27,7 +29,11 @@ pub(super) async fn perform(
         }
         Step::Open => {
             let opened = ctx.operate("AdmitWriters", move |host: &Host| host.admit_writers(&of)).await;
-            opened.map(|()| Outcome::Opened)
+            for pod in opened.iter().flatten() {
+                let pod = cluster::pod_of(&pod_ref(pod.clone()));
+                ctx.warn(&pod, "Seal", SEAL_WITHDRAWN, &seal::reads_on(&name)).await;
+            }
+            opened.map(|_| Outcome::Opened)
         }
         Step::Read => {
             let read = ctx.readings.read(&name, uid, Purpose::Seal, needs(ctx)).await;

@@ -13,6 +13,7 @@ use crate::host::{self, Host, VolumeUid};
 use crate::plan::fullness::{self, Measured, Units};
 use crate::plan::kept;
 use crate::plan::node_task::{self, OnDisk, Outcome, Recorded, Task};
+use crate::plan::publish::disk_not_served;
 use crate::plan::resize::OnNode;
 use crate::plan::{seal, verify};
 
@@ -206,7 +207,7 @@ async fn unmounted(
 /// The disk of this node with the volume.
 fn disk_of(volume: &SharedPersistentVolume, ctx: &Context) -> host::Result<String> {
     let name = volume.status.as_ref().and_then(|status| status.node_disk.as_deref()).unwrap_or_default();
-    let none = || host::Error::InvalidArgument(format!("NodeDisk {name} is no disk of node {}", ctx.node));
+    let none = || host::Error::InvalidArgument(disk_not_served(&volume.name_any(), name, &ctx.node));
     ctx.disk_names.disk_of(name).ok_or_else(none)
 }
 

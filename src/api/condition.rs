@@ -252,6 +252,10 @@ pub mod reason {
         /// bound, and their pods read. An event of a pod that such a claim could write through before.
         /// Next: claim the volume with `mode: ReadOnly`.
         pub const VOLUME_SEALED: &str = "VolumeSealed";
+        /// An event of a pod that came while its volume was being sealed, once the request was taken back (E1): its mount stays
+        /// read-only.
+        /// Next: make the pod anew, if it is to write.
+        pub const SEAL_WITHDRAWN: &str = "SealWithdrawn";
         /// Claim: the volume is a raw device, and a raw device cannot be made read-only for a pod (M3).
         /// Next: claim the volume `ReadWrite`, or claim a volume with a file system.
         pub const ALWAYS_WRITABLE: &str = "AlwaysWritable";

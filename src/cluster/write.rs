@@ -421,3 +421,22 @@ where
 {
     Api::namespaced(client.clone(), namespace)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::DiskReservation;
+
+    /// D8: the API server's sentence, and no dump of its answer.
+    #[test]
+    fn d8_a_refusal_is_reported_in_its_words() {
+        let status: Status =
+            serde_json::from_value(json!({"status": "Failure", "code": 422, "reason": "Invalid",
+            "message": "spec.size: a reservation has at least 1Mi", "metadata": {}}))
+            .unwrap();
+        let error = Error::new::<DiskReservation>("apply", "n1.a.eng", kube::Error::Api(Box::new(status)));
+        let said = "failed to apply DiskReservation n1.a.eng: spec.size: a reservation has at least 1Mi";
+        assert_eq!(error.report(), said);
+        assert_eq!(error.refusal().as_deref(), Some("spec.size: a reservation has at least 1Mi"));
+    }
+}

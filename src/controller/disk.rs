@@ -1,5 +1,6 @@
 //! Disks: the ledger, its sums, and the condition `Ready` (D1, D4); the end of a disk that goes with its node (D7).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Node;
@@ -7,7 +8,7 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use crate::api::NodeDisk;
+use crate::api::{NodeDisk, PodRef};
 use crate::cluster;
 use crate::plan::disk_identity::answer;
 use crate::plan::summary::{DiskSeen, Step, next_for_disk};
@@ -15,6 +16,7 @@ use crate::plan::{node_lifetime, startup_taint};
 
 use super::context::Context;
 use super::ledger_entries::{owners, settle};
+use super::stores::DISK;
 use super::{Again, Error};
 
 /// Reconciles a disk.
@@ -55,6 +57,7 @@ pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<Agai
         cordoned: found.as_deref().is_some_and(is_cordoned),
         silent: silent_after.is_some() && silent_again.is_none(),
         missing,
+        users: users(&disk, ctx),
         settled: false,
         now,
         disk,
@@ -71,6 +74,14 @@ pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<Agai
             }
         }
     }
+}
+
+/// The pods that use volumes of a disk that was declared gone.
+fn users(disk: &NodeDisk, ctx: &Context) -> Vec<PodRef> {
+    let volumes = if disk.spec.gone { ctx.stores.volumes.by(DISK, &disk.name_any()) } else { vec![] };
+    let users: BTreeSet<PodRef> =
+        volumes.iter().flat_map(|volume| &volume.status).flat_map(|status| status.users.clone()).collect();
+    users.into_iter().collect()
 }
 
 /// Takes the startup taint off a node whose agent serves, after all that concerns the disk itself (F7).

@@ -244,6 +244,12 @@ impl Router {
             before
                 .symmetric_difference(&now)
                 .for_each(|(claim, _)| queues.claims.enqueue_name(claim.as_str()));
+            // A disk that was declared gone names the users of its volumes.
+            let disk = volume.status.as_ref().and_then(|status| status.node_disk.as_deref());
+            if let Some(disk) = disk.filter(|disk| stores.disks.get(disk).is_some_and(|disk| disk.spec.gone))
+            {
+                queues.disks.enqueue_name(disk);
+            }
             if name.starts_with(PVC_PREFIX) {
                 queues.pvcs.enqueue_names(stores.pvcs.names_for(&name));
             }

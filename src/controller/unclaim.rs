@@ -10,7 +10,7 @@ use kube::{Api, ResourceExt};
 use crate::api::{PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim};
 use crate::cluster::{self, UsedPod};
 use crate::plan::debounce::DEBOUNCE;
-use crate::plan::unclaim::{Seen, Step, left, next};
+use crate::plan::unclaim::{Seen, Step, ends, left, next};
 use crate::plan::{bind, persistent_volume};
 
 use super::context::Context;
@@ -83,13 +83,17 @@ async fn gather(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> R
     let now = cluster::get_same(api, claim).await?;
     let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, &namespace);
     let pvc = cluster::get(&pvcs, &name).await?.filter(|pvc| persistent_volume::is_of_claim(pvc, claim));
+    let volume = volume(claim, ctx).await?;
+    let bound = volume.as_ref().and_then(|name| ctx.stores.volumes.get(name));
+    let bound = bound.filter(|volume| bind::is_bound(volume, claim));
     Ok(Seen {
         guarded: now.is_some_and(|now| cluster::finalizer_present(&now)),
         pvc,
         users: ctx.stores.pods.users(&namespace, &name),
         ended: None,
         refused: None,
-        volume: volume(claim, ctx).await?,
+        ends: bound.and_then(|volume| ends(&volume)),
+        volume,
         left: None,
         holder_pods: vec![],
         now: (ctx.now)(),

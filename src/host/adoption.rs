@@ -24,7 +24,15 @@ impl Host {
         let adoption = self.adoption_lock.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(unknown) = self.unserved_disk() {
             // A volume on the disk that is not served may have adopted an overlapping directory.
-            return Err(unknown);
+            return Err(match unknown {
+                Error::DiskUnavailable { disk, reason } => {
+                    let reason = format!(
+                        "{reason}; until it is served, nothing is adopted on this node, since a volume on it may have the directory"
+                    );
+                    Error::DiskUnavailable { disk, reason }
+                }
+                unknown => unknown,
+            });
         }
         let wanted = mounts::place(adopted::open_adoptable(&disk.config, path)?)?;
         let overlaps =

@@ -402,7 +402,7 @@ fn identity(root: &OwnedFd) -> Result<Option<Identity>> {
 }
 
 fn identify(root: &OwnedFd, config: &DiskConfig) -> Result<Identity> {
-    let corrupt = |reason: String| Error::corrupt(IDENTITY, reason);
+    let corrupt = |reason: String| Error::corrupt(config.path.join(IDENTITY).display().to_string(), reason);
     if let Some(identity) = identity(root)? {
         identity.id.parse::<VolumeUid>().map_err(|error| corrupt(error.to_string()))?;
         if identity.backing != config.backing {
@@ -417,7 +417,12 @@ fn identify(root: &OwnedFd, config: &DiskConfig) -> Result<Identity> {
     let has_volumes =
         dirfd::open_dir(root, VOLUMES).and_then(dirfd::names).is_ok_and(|names| !names.is_empty());
     if has_volumes {
-        return Err(corrupt("it is missing although there are volumes".to_owned()));
+        let reason = format!(
+            "it is missing although there are volumes; it has {{\"id\": \"…\", \"keeping\": \"{:?}\"}} with spec.diskID of the disk's \
+             NodeDisk",
+            config.backing
+        );
+        return Err(corrupt(reason));
     }
     let id = random_uuid()?.to_string();
     let identity = Identity { id, backing: config.backing, key: None, attested: false, extra: Map::new() };

@@ -20,9 +20,9 @@ impl DiskKey {
     /// Makes a key; returns its stored form, too.
     pub(super) fn make() -> Result<(Self, String)> {
         let mut seed = [0; 32];
-        SystemRandom::new()
-            .fill(&mut seed)
-            .map_err(|_| Error::corrupt("the random numbers of the kernel", "none came"))?;
+        SystemRandom::new().fill(&mut seed).map_err(|_| {
+            Error::UnusableDevice("the kernel gave no random numbers: see its log".to_owned())
+        })?;
         let stored = hex(&seed);
         Ok((Self { is_new: true, ..Self::parse(&stored, false)? }, stored))
     }

@@ -26,7 +26,7 @@ pub enum Error {
     Conflict(String),
 
     /// The volume has not been made yet, or its creation was interrupted.
-    #[error("volume {0} is not ready: repeat its creation")]
+    #[error("volume {0} is not made yet: its node makes it, and this is tried again")]
     NotReady(VolumeUid),
 
     /// The volume is being destroyed, so the agent refuses new users (X2).
@@ -39,7 +39,7 @@ pub enum Error {
 
     /// The volume is sealed or being sealed, so the agent refuses new writers (E1).
     #[error(
-        "volume {0} is sealed, and accepts no writer: mount it read-only, and set spec.sealed: true if it is false"
+        "volume {0} accepts no writer: it is sealed, or its sealing was just taken back, and this is tried again; or mount it read-only"
     )]
     Sealed(VolumeUid),
 
@@ -98,7 +98,8 @@ pub enum Error {
     /// The volume's files and the filesystem's own tables need more than the requested size. The volume is unchanged
     /// (V7).
     #[error(
-        "volume {uid} needs {needed} bytes at least for what is in it, more than {wanted}: remove files, or ask for more"
+        "volume {uid} needs {needed} bytes at least, for its files and the tables of its file system, and {wanted} were asked for: ask \
+         for that much; where there are files, fewer of them need less"
     )]
     TooSmall {
         /// The volume.
@@ -119,7 +120,9 @@ pub enum Error {
     },
 
     /// The agent cannot understand something on the disk. The agent keeps it, and never treats it as absent.
-    #[error("{what} cannot be understood ({reason}): it is kept; repair it or remove it by hand")]
+    #[error(
+        "{what} cannot be understood ({reason}): nothing of it is changed until it is repaired or restored"
+    )]
     Corrupt {
         /// The file or volume.
         what: String,

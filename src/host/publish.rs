@@ -27,6 +27,8 @@ pub struct Publish {
     pub target: PathBuf,
     /// The pod may only read (M3).
     pub read_only: bool,
+    /// The pod may only read because of the volume's seal, and its claim is for writing (E1).
+    pub by_seal: bool,
     /// The pod.
     pub pod: Pod,
     /// UID of the pod's claim.
@@ -68,9 +70,11 @@ impl Host {
                 )));
             }
             let known = record.publishes.get(&key).filter(|known| known.pod.uid == request.pod.uid);
-            // A writer of before stays one while its volume waits to be sealed (E1).
+            // A writer of before stays one while its volume waits to be sealed, and a reader of that time stays one after the
+            // seal was taken back: the kernel lets nobody make its mount writable (E1).
             let read_only = match known {
                 Some(known) if record.seal.is_some() && request.read_only => known.read_only,
+                Some(known) if known.by_seal => known.read_only,
                 _ => request.read_only,
             };
             let same_mode = |published: &Published| published.read_only == read_only;
@@ -99,6 +103,7 @@ impl Host {
             pod: request.pod.clone(),
             claim_uid: request.claim_uid.clone(),
             read_only: request.read_only,
+            by_seal: request.by_seal,
             extra: Map::new(),
         };
         record.publishes.insert(key.clone(), entry);
@@ -148,7 +153,8 @@ impl Host {
                 Some(target) => match target.look()? {
                     Found::Mount(_) => Err(self.unserved_disk().unwrap_or_else(|| {
                         Error::Conflict(format!(
-                            "what is mounted at target {key} is not a volume: unmount it"
+                            "what is mounted at target {key} is no volume of a disk in the agent's configuration: put the disk \
+                             back into agent.disks of the chart, and the pod ends; or unmount it on the node"
                         ))
                     })),
                     Found::Missing | Found::Directory(_) | Found::File(_) => target.remove(),

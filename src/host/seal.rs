@@ -15,7 +15,7 @@ use crate::host::error::{Context, Error, Result};
 use crate::host::layout::{MANIFEST, NEW_MANIFEST};
 use crate::host::node::Host;
 use crate::host::sys::{dirfd, manifest};
-use crate::host::types::{Content, Pace, Pod, Record, Seal, State, VolumeUid};
+use crate::host::types::{Content, Pace, Pod, Published, Record, Seal, State, VolumeUid};
 use crate::host::volume::Volume;
 
 impl Host {
@@ -36,25 +36,29 @@ impl Host {
             volume.sync_dir()?;
         }
         self.drop_unmounted(&disk, &volume, &mut record)?;
-        let mut writers: Vec<Pod> =
-            record.publishes.into_values().filter(|by| !by.read_only).map(|by| by.pod).collect();
-        writers.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
-        writers.dedup();
-        Ok(writers)
+        Ok(pods(record, |by| !by.read_only))
     }
 
-    /// Accepts writers again. A sealed volume stays sealed.
-    pub fn admit_writers(&self, uid: &VolumeUid) -> Result<()> {
+    /// Accepts writers again, and returns the pods that came meanwhile, and stay readers. A sealed volume stays sealed. A
+    /// repeated call returns them again.
+    pub fn admit_writers(&self, uid: &VolumeUid) -> Result<Vec<Pod>> {
         let _sealing = self.seal_locks.lock(uid);
         let _volume = self.volume_locks.lock(uid);
         let (disk, volume) = self.find(uid)?;
         let mut record = volume.record()?;
-        let Some(Seal { filesystem_read_only, content: None }) = record.seal else { return Ok(()) };
-        record.seal = None;
-        if filesystem_read_only {
-            disk.backing.set_read_only(&volume, &record, false)?;
+        match record.seal.take() {
+            Some(Seal { content: Some(_), .. }) => return Ok(vec![]),
+            Some(Seal { content: None, .. }) => {
+                // Also without a note of it in the record: an agent may have ended before it wrote that.
+                if disk.backing.seals_filesystem() {
+                    disk.backing.set_read_only(&volume, &record, false)?;
+                }
+                volume.write_record(&record)?;
+            }
+            None => {}
         }
-        volume.write_record(&record)
+        self.drop_unmounted(&disk, &volume, &mut record)?;
+        Ok(pods(record, |by| by.by_seal))
     }
 
     /// Seals a volume whose writers are [refused](Self::refuse_writers) and gone. A sealed volume is reported again. `stop`
@@ -127,6 +131,14 @@ impl Host {
         let (disk, volume) = self.find(uid)?;
         Ok(volume.record()?.is_filesystem_read_only() && disk.backing.refuses_writes(&volume)?)
     }
+}
+
+/// The pods of these uses, each once.
+fn pods(record: Record, which: impl Fn(&Published) -> bool) -> Vec<Pod> {
+    let mut pods: Vec<Pod> = record.publishes.into_values().filter(which).map(|by| by.pod).collect();
+    pods.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
+    pods.dedup();
+    pods
 }
 
 /// Refuses a volume that has no files, or whose files others may change.

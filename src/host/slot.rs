@@ -237,7 +237,9 @@ impl State {
         match &self.expected {
             Some(expected) if expected != disk.id() => {
                 let id = disk.id();
-                let why = format!("it is not the expected disk: its ID is {id} instead of {expected}");
+                let why = format!(
+                    "it is not the expected disk, since its ID is {id} instead of {expected}: put the right one in its place"
+                );
                 Err(unavailable(&disk.config, &why))
             }
             _ => Ok(disk),

@@ -214,7 +214,7 @@ fn choose<'a>(
         };
         return Err(format!(
             "{} of the {} devices that it needs match and are blank; {others}: correct the match, or make a device blank with \
-             `blkdiscard --force --zeroout` if its data is given up",
+             `blkdiscard --force --zeroout` and its path if its data is given up",
             free.len(),
             find.count
         ));

@@ -85,7 +85,7 @@ impl Volume {
             None => Ok(()),
             Some(name) => {
                 let what = format!("the directory of volume {}", self.uid);
-                Err(Error::corrupt(what, format!("{name:?} in it is not ours")))
+                Err(Error::corrupt(what, format!("{name:?} in it is not ours: move it away")))
             }
         }
     }
@@ -101,7 +101,7 @@ impl Volume {
     /// Removes the manifest and the record, which is the last file of the volume.
     pub(super) fn remove_record(&self) -> Result<()> {
         if let Some(name) = self.names()?.iter().find(|name| !is_agents(name)) {
-            let reason = format!("{name:?} is in its directory");
+            let reason = format!("{name:?} is in its directory: move it away");
             return Err(Error::corrupt(format!("the rest of volume {}", self.uid), reason));
         }
         self.remove_files(&[NEW_MANIFEST, MANIFEST, &atomic_file::temporary(RECORD), RECORD])

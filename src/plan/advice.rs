@@ -34,6 +34,9 @@ advice! {
         "helm get values {release} -n {namespace}   # mend what the message names: the disk, or agent.disks with helm upgrade; the \
          agent looks again by itself";
     find_agent(node) = "kubectl reservoir doctor   # looks for the agent of {node}";
+    end_pods_of_gone(pod, namespace, disk) =
+        "kubectl delete pod {pod} -n {namespace}   # it uses a volume of NodeDisk {disk}, and so the first: then claims, volumes, \
+         reservations and the NodeDisk; if it does not end: kubectl reservoir why pod/{pod} -n {namespace}";
     empty_gone_disk(object) =
         "kubectl reservoir tree   # delete the volumes and reservations of {object}, then the NodeDisk";
     remove_foreign_files(node) = "remove foreign files from the disk on {node}; no new volume is made there before";
@@ -146,8 +149,7 @@ advice! {
         "kubectl reservoir resize spv/{volume} {size}   # the least for its files and its file system; or remove files";
     adopt_in_size(anew) = "{anew}   # in the size of what is in the directory, which stays";
     await_users_to_settle(pod, namespace) =
-        "kubectl describe pod {pod} -n {namespace}   # nothing is to be done: the growth that was taken back ends when no pod has the \
-         volume mounted";
+        "kubectl describe pod {pod} -n {namespace}   # nothing is to be done: the growth ends when no pod has the volume mounted";
     make_both_anew(class, pvc, namespace) =
         "kubectl get storageclass {class} -o yaml   # delete it and PersistentVolumeClaim {pvc} of namespace {namespace}, and make \
          both anew: only the class can say something else";
@@ -248,6 +250,9 @@ advice! {
     look_elsewhere(pod, namespace) =
         "kubectl describe pod {pod} -n {namespace}   # its claims are bound: it waits for something else than \
          Reservoir";
+    volumes_unseen(pod, namespace) =
+        "kubectl describe pod {pod} -n {namespace}   # its claims are bound; their volumes may not be seen with your rights, and its \
+         events have what it waits for";
     claims_unseen(pod, namespace) =
         "kubectl describe pod {pod} -n {namespace}   # its claims may not be seen with your rights";
     end_other_pod(pod, namespace) =

@@ -34,7 +34,7 @@ pub fn by_for(namespace: &str, volume: &str, processes: &[Process], pods: &[PodR
 pub fn on_volume(node: &str, processes: &[Process], pods: &[PodRef]) -> String {
     let of = if pods.is_empty() { String::new() } else { format!(" for pod {}", names(pods, pods.len())) };
     format!(
-        "node {node} cannot remove the mount{of}, which is held by {}: end that process; the data stays",
+        "node {node} cannot remove the mount{of}, which is held by {}: end that process",
         by(processes, pods)
     )
 }

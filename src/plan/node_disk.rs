@@ -226,7 +226,10 @@ fn report_unconfigured(
         }
         None => {
             let NodeDiskSpec { disk_name, path, .. } = &disk.spec;
-            format!("{UNCONFIGURED}, where it was {disk_name} at {path}; its data stays")
+            format!(
+                "{UNCONFIGURED}, where it was {disk_name} at {path}; its data stays, and pods that have volumes of it mounted end \
+                 once it is there again"
+            )
         }
     };
     let verdict = Verdict::no(reason::DISK_REFUSED, message + &unconfigured(still_used));

@@ -139,10 +139,12 @@ pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
                 let reported = node.size.as_ref().and_then(|size| size.bytes().ok());
                 let unreported = record.size.is_some() && record.size != reported;
                 let size = resize::on_node(volume, record.resizing || unreported).map(Task::Size);
-                let seal = || seal::next(volume, record.seal).map(Task::Seal);
+                let seal = seal::next(volume, record.seal).map(Task::Seal);
                 let verify =
                     || (record.seal == seal::OnDisk::Sealed && record.verify).then_some(Task::Verify);
-                size.or_else(seal).or_else(verify).unwrap_or(Task::Make)
+                // A growth that was begun may wait for the very pods that may write: they are named first.
+                let closes = seal.filter(|task| *task == Task::Seal(seal::Step::Close));
+                closes.or(size).or(seal).or_else(verify).unwrap_or(Task::Make)
             }
             OnDisk::Nothing | OnDisk::Receipt if is_made => Task::Lost(on_disk),
             _ => Task::Make,

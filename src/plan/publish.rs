@@ -68,7 +68,7 @@ pub enum Refusal {
     /// The volume does not list the claim, or the pod is in another namespace than the claim. A PersistentVolume was
     /// made or changed by hand, or the claim has ended.
     #[error(
-        "volume {0} is not bound to this claim any more, and its data stays: kubectl reservoir why has the next step of the claim"
+        "volume {0} is not bound to this claim any more: kubectl reservoir why has the next step of the claim"
     )]
     NotBound(String),
     /// The tombstone is set.
@@ -105,8 +105,8 @@ pub enum Refusal {
 /// Why a volume that the node has no record of cannot be mounted: the agent serves its disk no more (D8).
 pub fn disk_not_served(volume: &str, node_disk: &str, node: &str) -> String {
     format!(
-        "volume {volume} is on NodeDisk {node_disk}, which the agent of node {node} does not serve: it is not in its configuration, or \
-         not opened yet; the data stays there"
+        "volume {volume} is on NodeDisk {node_disk}, which the agent of node {node} does not serve: it is not in agent.disks of the \
+         chart any more, or not opened yet; the data stays there: kubectl reservoir why nd/{node_disk}"
     )
 }
 
@@ -244,6 +244,17 @@ mod tests {
             let request = Request { several_pods, ..REQUEST };
             assert_eq!(authorise(Some(&volume), request).unwrap().with_others, with_others);
         }
+    }
+
+    /// D8: what is on such a disk is there.
+    #[test]
+    fn d8_a_volume_of_a_disk_that_is_not_served_is_not_called_missing() {
+        let said = disk_not_served("v", "n1.a", "n1");
+        assert!(
+            said.starts_with("volume v is on NodeDisk n1.a, which the agent of node n1 does not serve"),
+            "{said}"
+        );
+        assert!(said.ends_with("the data stays there: kubectl reservoir why nd/n1.a"), "{said}");
     }
 
     #[test]

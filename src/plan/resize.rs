@@ -22,7 +22,7 @@ pub const BUSY: &str = "is busy: wait until the last process that uses it is gon
 
 /// The least size that the agent says a volume needs, in its words about a size that is too small.
 pub fn least_size(said: &str) -> Option<u64> {
-    let (before, _) = said.split_once(" bytes at least for what is in it")?;
+    let (before, _) = said.split_once(" bytes at least, for its files")?;
     before.rsplit(' ').next()?.parse().ok()
 }
 
@@ -140,6 +140,15 @@ fn report(
 ) -> Option<Verdict> {
     let on_node = status.node_name.as_deref().unwrap_or("?");
     let (wished, now) = (&volume.spec.size, size_now(volume));
+    let growing = sizes.node.growing.as_ref();
+    // A growth was begun before the seal, and the record of the node knows whether it has to be finished.
+    if let Some(growing) = growing.filter(|_| sizes.asked != sizes.wished) {
+        let why = format!(
+            "it has {now}, and a growth to {growing} was begun before the seal: node {on_node} finishes it, or takes it back, when \
+             no pod may write any more, and seals the volume then"
+        );
+        return Some(Verdict::no(reason::RESIZING, why));
+    }
     if sizes.asked != sizes.wished {
         let why = format!(
             "a sealed volume keeps its size: set spec.size back to {now}, or copy the files into another volume"
@@ -148,7 +157,7 @@ fn report(
     }
     if sizes.on_disk == sizes.wished {
         condition::get(&status.conditions, RESIZED)?;
-        return Some(match &sizes.node.growing {
+        return Some(match growing {
             // The node has not reacted to the change of the spec yet, or ends what it has begun.
             Some(growing) => {
                 let waits = match &sizes.node.resize_failed {
@@ -399,6 +408,16 @@ mod tests {
         v.status.as_mut().unwrap().node.as_mut().unwrap().growing = Some(gi(3));
         assert_eq!(on_node(&v, false), Some(OnNode::Withdraw));
         assert_eq!(on_node(&v, true), Some(OnNode::Resize(3 << 30)));
+        let (reason, message) = said(step(&v, 3, 0));
+        assert_eq!(
+            (reason, &*message),
+            (
+                "Resizing",
+                "it has 1Gi, and a growth to 3Gi was begun before the seal: node n1 finishes it, or takes it back, when no pod may \
+                 write any more, and seals the volume then"
+            ),
+            "its size is not decided yet"
+        );
         let mut small = sized(1, 3, 3);
         small.spec.sealed = true;
         assert_eq!((on_node(&small, false), said(step(&small, 3, 0)).0), (None, "SealedSize"));

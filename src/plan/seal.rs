@@ -201,6 +201,15 @@ pub fn on_pod(volume: &SharedPersistentVolume, claim_uid: &str, read_only: bool)
     ))
 }
 
+/// The event of a pod that came while the volume was being sealed, after the request was taken back: the kernel lets nobody make
+/// its mount writable.
+pub fn reads_on(volume: &str) -> String {
+    format!(
+        "volume {volume} is not being sealed any more, and this pod, which came meanwhile, still has it for reading alone: a write \
+         fails with \"Read-only file system\" until the pod is made anew"
+    )
+}
+
 /// The word for a volume that admits no writer; `None`: it admits them.
 pub fn closed(volume: &SharedPersistentVolume) -> Option<&'static str> {
     let is_sealed = volume.status.as_ref().is_some_and(|s| s.digest.is_some());
@@ -323,6 +332,13 @@ mod tests {
         let failed = Outcome::Failed("no".into());
         assert_eq!(reason_of(&after(&volume, Outcome::Reading), failed.clone()), Some("SealFailed".into()));
         assert_eq!(reason_of(&after(&volume, failed.clone()), failed), None);
+    }
+
+    #[test]
+    fn e1_a_pod_that_came_meanwhile_is_told_that_it_reads_on() {
+        let said = reads_on("v");
+        assert!(said.starts_with("volume v is not being sealed any more, and this pod"), "{said}");
+        assert!(said.ends_with("until the pod is made anew"), "{said}");
     }
 
     #[test]

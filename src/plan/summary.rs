@@ -10,7 +10,7 @@ use kube::ResourceExt;
 
 use crate::api::condition::{self, DISK_HEALTHY, READY, TEMPLATED, Verdict, reason};
 use crate::api::{
-    DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, NodeDiskStatus, Size, VolumeRole,
+    DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, NodeDiskStatus, PodRef, Size, VolumeRole,
     VolumeRoleStatus,
 };
 
@@ -18,7 +18,7 @@ use super::entry::{self, ByName};
 use super::holder::{Holder, size};
 use super::ledger;
 use super::list_share::MOST_ENTRIES;
-use super::{node_lifetime, quota, refs, template};
+use super::{names, node_lifetime, quota, refs, template};
 
 /// The next step for an object with a ledger of reservations.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +43,8 @@ pub struct DiskSeen {
     pub silent: bool,
     /// True if the Node of a disk that goes with it is missing, by a live read (D7).
     pub missing: bool,
+    /// The pods that use volumes of the disk, once it was declared gone (D4).
+    pub users: Vec<PodRef>,
     /// True if entries were settled already.
     pub settled: bool,
     /// The time.
@@ -107,7 +109,7 @@ fn disk_status(seen: &DiskSeen) -> NodeDiskStatus {
     let mut status = disk.with_entries(disk.ledger().into_entries());
     status.cordoned = seen.cordoned;
     status.missing_node = node_lifetime::missing_node(disk, seen.missing, seen.now);
-    let mut verdict = disk_condition(disk, &status.conditions, seen.node_ready, seen.silent, seen.missing);
+    let mut verdict = disk_condition(seen, &status.conditions);
     if verdict.ok && seen.cordoned {
         let node = &disk.spec.node_name;
         verdict.message = format!(
@@ -120,21 +122,13 @@ fn disk_status(seen: &DiskSeen) -> NodeDiskStatus {
 
 /// The condition `Ready` of a disk, from the administrator's declaration, its node and its agent (D4, D8). `node_ready` is
 /// `None` if the Node is missing.
-fn disk_condition(
-    disk: &NodeDisk,
-    conditions: &[Condition],
-    node_ready: Option<bool>,
-    silent: bool,
-    missing: bool,
-) -> Verdict {
+fn disk_condition(seen: &DiskSeen, conditions: &[Condition]) -> Verdict {
+    let DiskSeen { ref disk, node_ready, silent, missing, ref users, .. } = *seen;
     let (spec, node) = (&disk.spec, &disk.spec.node_name);
     let stays = "its reservations and data stay";
     match (node_ready, condition::get(conditions, DISK_HEALTHY)) {
         _ if node_lifetime::has_left(disk) => Verdict::no(reason::NODE_GONE, node_lifetime::left(disk)),
-        _ if spec.gone => Verdict::no(
-            reason::DISK_GONE,
-            "it was declared gone, for good: delete the volumes and reservations that were on it, then the NodeDisk",
-        ),
+        _ if spec.gone => Verdict::no(reason::DISK_GONE, declared_gone(users)),
         (_, _) if missing => Verdict::no(reason::NODE_UNREACHABLE, node_lifetime::leaving(disk)),
         // The first report is the event, and a live read may show that later.
         (None, _) if node_lifetime::may_end(disk) => {
@@ -163,6 +157,17 @@ fn disk_condition(
         }
         (_, Some(c)) => Verdict::no(reason::DISK_REFUSED, c.message.clone()),
     }
+}
+
+/// The message of a disk that was declared gone. Claims, volumes and reservations that are in use are not deleted.
+fn declared_gone(users: &[PodRef]) -> String {
+    let first = match users {
+        [] => String::new(),
+        users => format!("first end what uses its volumes, pod {}; then ", names(users, users.len())),
+    };
+    format!(
+        "it was declared gone, for good: {first}delete the claims, volumes and reservations that were on it, then the NodeDisk"
+    )
 }
 
 /// Sums of bytes of a role and its sub-roles, on all disks (Q1).
@@ -319,38 +324,65 @@ mod tests {
     use crate::api::{Lifetime, UidRef};
     use crate::plan::testing::*;
 
+    fn seen() -> DiskSeen {
+        DiskSeen {
+            disk: Arc::new(disk("n1.a", "n1", 10, &[])),
+            owners: vec![],
+            node_ready: Some(true),
+            cordoned: false,
+            silent: false,
+            missing: false,
+            users: vec![],
+            settled: true,
+            now: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    /// D4: what is in use is deleted by nobody, so the pods end first.
+    #[test]
+    fn d4_a_disk_that_was_declared_gone_names_its_users() {
+        let mut gone = disk("n1.a", "n1", 10, &[]);
+        gone.spec.gone = true;
+        let said = |users| {
+            let Step::Report(status) =
+                next_for_disk(&DiskSeen { disk: Arc::new(gone.clone()), users, ..seen() })
+            else {
+                panic!()
+            };
+            condition::get(&status.conditions, READY).unwrap().message.clone()
+        };
+        let then = "delete the claims, volumes and reservations that were on it, then the NodeDisk";
+        assert_eq!(said(vec![]), format!("it was declared gone, for good: {then}"));
+        let used = said(vec![pod("c", "g2"), pod("d", "g3")]);
+        let first =
+            "it was declared gone, for good: first end what uses its volumes, pod c/g2 and d/g3; then ";
+        assert_eq!(used, format!("{first}{then}"));
+    }
+
     #[test]
     fn d4_a_vanished_or_unready_node_makes_its_disk_unready() {
-        let there = disk("n1.a", "n1", 10, &[]);
-        let healthy = there.status.clone().unwrap().conditions;
-        assert!(disk_condition(&there, &healthy, Some(true), false, false).ok);
+        let healthy = seen().disk.status.clone().unwrap().conditions;
+        assert!(disk_condition(&seen(), &healthy).ok);
         for (conditions, node, silent, reason) in [
             (&healthy[..], None, true, "NodeUnreachable"),
             (&healthy[..], Some(false), true, "NodeUnreachable"),
             (&[][..], Some(true), false, "AgentSilent"),
             (&healthy[..], Some(true), true, "AgentSilent"),
         ] {
-            assert_eq!(disk_condition(&there, conditions, node, silent, false).reason, reason);
+            let seen = DiskSeen { node_ready: node, silent, ..seen() };
+            assert_eq!(disk_condition(&seen, conditions).reason, reason);
         }
         // D7: its data does not stay.
-        let mut goes = there.clone();
+        let mut goes = disk("n1.a", "n1", 10, &[]);
         (goes.spec.lifetime, goes.spec.node_uid) = (Lifetime::Node, Some("uid".into()));
-        let said = disk_condition(&goes, &healthy, None, false, false).message;
+        let said =
+            disk_condition(&DiskSeen { disk: Arc::new(goes), node_ready: None, ..seen() }, &healthy).message;
         assert!(said.contains("the disk goes with it") && !said.contains("data stay"), "{said}");
     }
 
     #[test]
     fn r1_a_disk_says_that_its_node_is_cordoned() {
-        let seen = |cordoned| DiskSeen {
-            disk: Arc::new(disk("n1.a", "n1", 10, &[])),
-            owners: vec![],
-            node_ready: Some(true),
-            cordoned,
-            silent: false,
-            missing: false,
-            settled: true,
-            now: Timestamp::UNIX_EPOCH,
-        };
+        let seen = |cordoned| DiskSeen { cordoned, ..seen() };
         for (cordoned, message) in [
             (false, "the disk can be reserved and used"),
             (

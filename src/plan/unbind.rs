@@ -33,6 +33,7 @@ pub fn still_mounted(
     status: &SharedPersistentVolumeStatus,
     users: &[PodRef],
     holder_pods: &[PodRef],
+    data: &str,
 ) -> Verdict {
     let node = status.node_name.as_deref().unwrap_or("?");
     let held_by = status.node.as_ref().map_or(&[][..], |node| &node.held_by);
@@ -40,7 +41,7 @@ pub fn still_mounted(
         [] if !held_by.is_empty() => Verdict::no(
             reason::IN_USE,
             format!(
-                "node {node} has the volume in use by {}: the claim goes when that process ends; the data stays",
+                "node {node} has the volume in use by {}: the claim goes when that process ends; {data}",
                 held_by::by_for(namespace, volume, held_by, holder_pods)
             ),
         ),
@@ -48,14 +49,14 @@ pub fn still_mounted(
             reason::RELEASING,
             format!(
                 "the claim goes when node {node} reports that nothing of it is mounted; bring the node back if it is away; \
-                 the data stays"
+                 {data}"
             ),
         ),
         pods => Verdict::no(
             reason::IN_USE,
             format!(
                 "node {node} has the volume mounted for pod {}, though the PersistentVolumeClaim is gone: the claim goes \
-                 when the pod has ended; the data stays",
+                 when the pod has ended; {data}",
                 names(pods, pods.len())
             ),
         ),

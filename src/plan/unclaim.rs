@@ -44,6 +44,8 @@ pub struct Seen {
     pub left: Option<SharedPersistentVolumeStatus>,
     /// Pods that run on the volume's node, read live with [`Seen::left`] if the node reports processes of pods.
     pub holder_pods: Vec<PodRef>,
+    /// The volume, if its data ends with its last use.
+    pub ends: Option<String>,
     /// The time.
     pub now: Timestamp,
 }
@@ -84,7 +86,7 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
         );
         return report(claim, seen.users.clone(), Verdict::no(reason::REFUSED, why), seen);
     }
-    if let Some(why) = held(&seen.users) {
+    if let Some(why) = held(seen) {
         return report(claim, seen.users.clone(), why, seen);
     }
     // A finalizer of others keeps only the object: the namespace's editor could hold the volume with it for ever.
@@ -95,7 +97,7 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
         return Step::Debounce;
     }
     let Some(ended) = &seen.ended else { return Step::LookForEnded };
-    let why = kept_by_ended(&name, ended).unwrap_or_else(|| {
+    let why = kept_by_ended(&name, ended, seen).unwrap_or_else(|| {
         let why = format!("PersistentVolumeClaim {name} and its PersistentVolume are being removed");
         Verdict::no(reason::RELEASING, why)
     });
@@ -111,7 +113,7 @@ fn leave(claim: &VolumeClaim, seen: &Seen) -> Step {
         return report(
             claim,
             seen.users.clone(),
-            still_mounted(of, left, &seen.users, &seen.holder_pods),
+            still_mounted(of, left, &seen.users, &seen.holder_pods, &data(seen.ends.as_deref())),
             seen,
         );
     }
@@ -142,8 +144,8 @@ pub fn left(
 }
 
 /// Why the claim stays while Kubernetes keeps its PersistentVolumeClaim for these ended pods (F3).
-fn kept_by_ended(pvc: &str, ended: &[PodRef]) -> Option<Verdict> {
-    let why = || format!("{}; the data stays", kept_for_ended(pvc, ended));
+fn kept_by_ended(pvc: &str, ended: &[PodRef], seen: &Seen) -> Option<Verdict> {
+    let why = || format!("{}; {}", kept_for_ended(pvc, ended), data(seen.ends.as_deref()));
     (!ended.is_empty()).then(|| Verdict::no(reason::IN_USE, why()))
 }
 
@@ -159,9 +161,23 @@ pub fn kept_for_ended(pvc: &str, ended: &[PodRef]) -> String {
 }
 
 /// Why the claim stays while these pods use it.
-fn held(users: &[PodRef]) -> Option<Verdict> {
-    let why = || format!("the claim goes when pod {} has ended; the data stays", names(users, users.len()));
+fn held(seen: &Seen) -> Option<Verdict> {
+    let (users, data) = (&seen.users, data(seen.ends.as_deref()));
+    let why = || format!("the claim goes when pod {} has ended; {data}", names(users, users.len()));
     (!users.is_empty()).then(|| Verdict::no(reason::IN_USE, why()))
+}
+
+/// The name of a volume that is destroyed after its last use (X5, F5).
+pub fn ends(volume: &SharedPersistentVolume) -> Option<String> {
+    (volume.spec.retire || volume.metadata.deletion_timestamp.is_some()).then(|| volume.name_any())
+}
+
+/// What becomes of the data when a claim has ended. `ends` is the volume, if it is destroyed after its last use.
+fn data(ends: Option<&str>) -> String {
+    match ends {
+        Some(volume) => format!("volume {volume} is destroyed after its last use: copy first what is needed"),
+        None => "the data stays".to_owned(),
+    }
 }
 
 fn report(claim: &VolumeClaim, mut users: Vec<PodRef>, why: Verdict, seen: &Seen) -> Step {
@@ -194,6 +210,7 @@ mod tests {
             volume: None,
             left: None,
             holder_pods: vec![],
+            ends: None,
             now: Timestamp::from_second(60).unwrap(),
         }
     }
@@ -207,10 +224,39 @@ mod tests {
 
     #[test]
     fn c6_a_claim_waits_for_its_pods_and_names_them() {
-        assert_eq!(held(&[]), None);
+        assert_eq!(held(&seen()), None);
         let pods: Vec<PodRef> = (0..5).map(|i| pod("ns", &format!("p{i}"))).collect();
-        let said = held(&pods).unwrap().message;
+        let said = held(&Seen { users: pods, ..seen() }).unwrap().message;
         assert_eq!(said, "the claim goes when pod ns/p0, ns/p1, ns/p2 and 2 more has ended; the data stays");
+    }
+
+    /// X5, F5: nobody is told that the data of such a volume stays.
+    #[test]
+    fn x5_a_claim_says_that_its_volume_ends() {
+        let mut v = ready_volume("v", "eng", true);
+        assert_eq!(ends(&v), None);
+        v.metadata.deletion_timestamp = some_time();
+        assert_eq!(ends(&v), Some("v".into()), "F5");
+        (v.metadata.deletion_timestamp, v.spec.retire) = (None, true);
+        let mut c = claim("ns", "c", "v");
+        c.metadata.deletion_timestamp = some_time();
+        let mut pvc = persistent_volume_claim(&c, &v);
+        pvc.metadata.deletion_timestamp = some_time();
+        pvc.metadata.finalizers = Some(vec![PVC_PROTECTION.into()]);
+        let listed =
+            SharedPersistentVolumeStatus { claims: vec![bind::binding(&c)], ..v.status.clone().unwrap() };
+        let ending = || Seen { ends: ends(&v), ..seen() };
+        for seen in [
+            Seen { pvc: Some(pvc.clone()), users: vec![pod("ns", "p")], ..ending() },
+            Seen { pvc: Some(pvc), ended: Some(vec![pod("ns", "job")]), ..ending() },
+            Seen { left: Some(listed), ..ending() },
+        ] {
+            let said = message(next(&c, &seen));
+            assert!(
+                said.ends_with("; volume v is destroyed after its last use: copy first what is needed"),
+                "{said}"
+            );
+        }
     }
 
     #[test]

@@ -133,7 +133,7 @@ pub(super) enum Command {
     Claim(Claim),
     /// Ends the namespace's subscription to roles. Bound claims go on.
     Unsubscribe(Unsubscribe),
-    /// Ends claims: each goes when its pods have ended. The data stays.
+    /// Ends claims: each goes when its pods have ended. The data stays, except that of volumes that are being retired or destroyed.
     Unclaim(Unclaim),
     /// Deletes an object of Reservoir's kinds, or names what stands in the way.
     Delete {

@@ -123,6 +123,19 @@ mod tests {
     use crate::plugin::snapshot::Denied;
     use clap::Parser;
 
+    /// F3: nothing is deleted twice. No API server is there to be asked.
+    #[tokio::test]
+    async fn f3_a_claim_that_is_being_deleted_is_left_alone() {
+        let no_answer = tower::service_fn(async |_: http::Request<kube::client::Body>| {
+            Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("there is no API server"))
+        });
+        let client = Client::new(no_answer, "default");
+        let mut held = crate::plan::testing::claim("fz", "shared", "shared");
+        assert!(end(&client, &held, None).await.is_err());
+        held.metadata.deletion_timestamp = crate::plan::testing::some_time();
+        end(&client, &held, None).await.unwrap();
+    }
+
     /// T4: claims that may not be seen may be there.
     #[test]
     fn t4_unclaim_does_not_deny_what_may_not_be_seen() {

@@ -159,7 +159,13 @@ async fn e1_a_refused_seal_is_taken_back() {
         "program has a set-user-ID or set-group-ID bit, which no volume honours: remove it, or replace it; for that, set \
          spec.sealed back to false"
     );
+    // A pod that comes meanwhile reads, and goes on to read. It is told so.
+    let meanwhile = cluster.pod("team", "meanwhile", &["w"]).await;
+    let reads = agent.publish(&cluster, &bound, &meanwhile, false).await.unwrap();
     set(&cluster, json!({"sealed": false})).await.unwrap();
+    until("the event", || async { (events(&cluster, "SealWithdrawn").await == 1).then_some(()) }).await;
+    assert!(std::fs::write(reads.join("never"), "").is_err());
+    agent.unpublish(&bound, &meanwhile).await.unwrap();
     until("the condition goes", || async {
         condition::get(&status(&cluster).await.conditions, SEALED).is_none().then_some(())
     })

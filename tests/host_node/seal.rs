@@ -181,6 +181,46 @@ fn e1_a_sealed_volume_has_readers_only() {
     });
 }
 
+/// An agent that ended between the kernel's change and the record's leaves nothing read-only behind.
+#[test]
+fn e1_a_seal_that_is_taken_back_leaves_a_writable_filesystem() {
+    on_a_node(|node| {
+        let host = node.host();
+        filled(node, &host, "d", &ext4(1), false);
+        let uid = uid(1);
+        host.refuse_writers(&uid).unwrap();
+        let by_seal = Publish { by_seal: true, ..node.request(&uid, "meanwhile", 0, true) };
+        host.publish(&by_seal).unwrap();
+        host.publish(&node.request(&uid, "reader", 0, true)).unwrap();
+        // The files are refused, so that the seal ends here.
+        let stop = AtomicBool::new(true);
+        assert_error!(host.seal(&uid, &stop), Error::Stopped);
+        drop(host);
+        for name in ["record.json", "record.json.new"] {
+            let path = node.volume(&uid).join(name);
+            let text = std::fs::read_to_string(&path).unwrap();
+            let crashed = text.replace("\"filesystemReadOnly\": true", "\"filesystemReadOnly\": false");
+            assert!(name != "record.json" || crashed != text, "{text}");
+            std::fs::write(&path, crashed).unwrap();
+        }
+        let host = node.next_host();
+        for _ in 0..2 {
+            let stays: Vec<String> =
+                host.admit_writers(&uid).unwrap().into_iter().map(|pod| pod.name).collect();
+            assert_eq!(stays, ["meanwhile"], "a reader by its own claim is not told");
+        }
+        host.publish(&node.request(&uid, "writer", 0, false)).unwrap();
+        write(&node.target("writer", 0), "after", "word");
+        // The kernel keeps the mount of that pod, and the kubelet may ask for it again.
+        host.publish(&node.request(&uid, "meanwhile", 0, false)).unwrap();
+        cannot_write(&node.target("meanwhile", 0));
+        for pod in ["meanwhile", "reader", "writer"] {
+            host.unpublish(&node.target(pod, 0)).unwrap();
+        }
+        assert_eq!(host.admit_writers(&uid), Ok(vec![]));
+    });
+}
+
 /// X3. No pod is in the record, and a process writes all the same.
 #[test]
 fn e1_a_writer_that_no_record_names_forbids_the_seal() {

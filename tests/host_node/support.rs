@@ -333,6 +333,7 @@ impl Node {
             read_only,
             pod: Pod { uid: format!("uid-of-{pod}"), namespace: "team".to_owned(), name: pod.to_owned() },
             claim_uid: "claim".to_owned(),
+            by_seal: false,
             with_others: false,
             unlocked: false,
         }

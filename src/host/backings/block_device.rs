@@ -88,9 +88,9 @@ pub(super) fn open(config: &DiskConfig) -> Result<Opened> {
             return refuse("is in use: unmount it, or take it out of its RAID, volume group or swap");
         }
         if !filesystem::is_blank(&raw.writable()?, size)? {
-            return refuse(
-                "holds data without a record: if that is to be given up, `blkdiscard --force --zeroout` makes the device blank",
-            );
+            return refuse(&format!(
+                "holds data without a record: if that is to be given up, `blkdiscard --force --zeroout {path}` makes the device blank"
+            ));
         }
     }
     Ok(Opened { root, backing: Box::new(raw) })
@@ -159,7 +159,7 @@ impl Raw {
             let (path, volume) = (self.path.display(), &record.spec.name);
             return Err(Error::Conflict(format!(
                 "{path} has other content than the filesystem of volume {volume}, and is kept: put the volume's own \
-                 device back, or give that content up with `blkdiscard --force --zeroout`"
+                 device back, or give that content up with `blkdiscard --force --zeroout {path}`"
             )));
         }
         rename(volume, FORMATTED, ERASING).map(|()| true)
@@ -169,7 +169,11 @@ impl Raw {
         if filesystem::is_blank(file, self.size)? {
             return Ok(());
         }
-        let reason = format!("{} holds data, and the volume was never made on it", self.path.display());
+        let path = self.path.display();
+        let reason = format!(
+            "{path} holds data, and the volume was never made on it: if that is to be given up, `blkdiscard --force --zeroout {path}` \
+             makes the device blank"
+        );
         Err(Error::corrupt(format!("volume {uid}"), reason))
     }
 }

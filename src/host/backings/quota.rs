@@ -76,10 +76,12 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
     match syscalls::enforces_project_quota(&root) {
         Ok(true) => {}
         Ok(false) | Err(Errno::NOSYS | Errno::SRCH | Errno::INVAL | Errno::OPNOTSUPP) => {
-            let enable = if fs_type == FsType::Ext4 {
-                "unmount it, `tune2fs -O project,quota -Q prjquota DEVICE`, mount it with -o prjquota"
-            } else {
-                "unmount it and mount it with -o prjquota (a remount is not enough)"
+            let Device { major, minor } = Device::of(&root)?;
+            let enable = match fs_type {
+                FsType::Ext4 => format!(
+                    "unmount it, `tune2fs -O project,quota -Q prjquota /dev/block/{major}:{minor}`, mount it with -o prjquota"
+                ),
+                _ => "unmount it and mount it with -o prjquota (a remount is not enough)".to_owned(),
             };
             return refuse(&format!(
                 "is on an {fs_type} that is mounted without project quota: {enable}; where the kernel has none, use backing Loop"

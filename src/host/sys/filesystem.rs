@@ -157,7 +157,12 @@ pub(crate) fn min_size(file: &File) -> Result<u64> {
     let output = program::ask("resize2fs", &["-P", FILE], Some(file))?;
     let output = String::from_utf8_lossy(&output);
     let blocks = output.trim().rsplit_once(": ").and_then(|(_, number)| number.parse::<u64>().ok());
-    let unknown = || Error::corrupt("the output of resize2fs -P", output.trim().to_owned());
+    let unknown = || {
+        let output = output.trim();
+        Error::Unsupported(format!(
+            "resize2fs -P says what the agent does not know ({output}): use the agent's own image"
+        ))
+    };
     Ok(blocks.ok_or_else(unknown)?.saturating_mul(BLOCK))
 }
 

@@ -174,11 +174,11 @@ fn status(number: u32) -> Result<Option<(OwnedFd, Device, syscalls::LoopInfo64)>
 pub(crate) fn attach(file: BorrowedFd<'_>, identity: &Identity) -> Result<LoopDevice> {
     let mut existing = find(identity)?;
     if existing.iter().any(|device| device.found == Match::Label) {
-        let reason = "a loop device still serves a file that is no longer there".to_owned();
+        let reason = "a loop device still serves a file that is no longer there: end its users".to_owned();
         return Err(Error::corrupt(identity.label.clone(), reason));
     }
     if existing.len() > 1 {
-        let reason = format!("{} loop devices serve it", existing.len());
+        let reason = format!("{} loop devices serve it: detach the one without a mount", existing.len());
         return Err(Error::corrupt(identity.label.clone(), reason));
     }
     if let Some(device) = existing.pop() {

@@ -345,8 +345,8 @@ fn make_group(path: &Path, name: &str, devices: &[PathBuf]) -> Result<()> {
         Error::Command { output, .. } => Error::unsuitable_disk(
             path,
             format!(
-                "cannot be made of its devices ({output}): make a device with data blank with `blkdiscard --force \
-                 --zeroout` if its data is given up"
+                "cannot be made of its devices ({output}): make a device with data blank, with `blkdiscard --force \
+                 --zeroout` and its path, if its data is given up"
             ),
         ),
         error => error,
@@ -422,7 +422,9 @@ fn number(row: &Row, name: &str) -> Result<u64> {
 }
 
 fn malformed(reason: String) -> Error {
-    Error::corrupt("the output of LVM", reason)
+    Error::Unsupported(format!(
+        "LVM reports other fields than the agent knows ({reason}): use the agent's own image"
+    ))
 }
 
 #[cfg(test)]

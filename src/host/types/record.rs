@@ -47,6 +47,9 @@ pub struct Published {
     pub claim_uid: String,
     /// The mount is read-only.
     pub read_only: bool,
+    /// It is so because the volume is sealed or was being sealed: the pod's claim is for writing (E1).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_seal: bool,
     /// Fields of newer versions.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -333,7 +336,7 @@ mod tests {
             };
             let extra: Map<String, Value> = later.map(|n| ("later".to_owned(), n.into())).into_iter().collect();
             let published = |([uid, namespace, name, claim_uid], read_only): ([String; 4], bool)| {
-                Published { pod: Pod { uid, namespace, name }, claim_uid, read_only, extra: extra.clone() }
+                Published { pod: Pod { uid, namespace, name }, claim_uid, read_only, by_seal: read_only, extra: extra.clone() }
             };
             let publishes = publishes.into_iter().map(|(at, by)| (at, published(by))).collect();
             let resizing = sizes.1;

@@ -128,6 +128,7 @@ impl Controller {
         let Some(disk) = self.cache.get::<NodeDisk>(name) else { return };
         let (owners, now) = (self.cache.owners(&*disk), Timestamp::UNIX_EPOCH);
         let seen = DiskSeen {
+            users: vec![],
             disk,
             owners,
             node_ready: Some(true),

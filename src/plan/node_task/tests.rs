@@ -358,3 +358,20 @@ fn d7_nothing_is_erased_on_a_disk_that_was_given_up() {
         assert_ne!(next(&v, on_disk), Task::Rest);
     }
 }
+
+/// E1: what a growth waits for is named, and its writers let nobody in meanwhile.
+#[test]
+fn e1_a_seal_names_writers_before_a_growth_ends() {
+    let mut v = ready_volume("v", "eng", true);
+    (v.spec.size, v.spec.sealed) = (gi(3), true);
+    let status = v.status.as_mut().unwrap();
+    status.size = Some(gi(3));
+    let node = status.node.as_mut().unwrap();
+    (node.size, node.growing) = (Some(gi(1)), Some(gi(3)));
+    let with =
+        |seal| OnDisk::Record(Recorded { size: Some(1 << 30), resizing: true, seal, ..Recorded::default() });
+    let (grow, close) = (Task::Size(OnNode::Resize(3 << 30)), Task::Seal(seal::Step::Close));
+    assert_eq!(next(&v, with(seal::OnDisk::Open)), close);
+    assert_eq!(next(&v, with(seal::OnDisk::Closed(true))), close);
+    assert_eq!(next(&v, with(seal::OnDisk::Closed(false))), grow, "no writer is left");
+}

@@ -24,11 +24,13 @@ pub(super) fn last_event<'a>(
             // No pod waits for that.
             && event.reason.as_deref() != Some(NEARLY_FULL)
     };
-    let time = |event: &&Event| -> Option<Timestamp> {
-        let series = event.series.as_ref().and_then(|s| s.last_observed_time.as_ref()).map(|t| t.0);
-        series.max(event.last_timestamp.as_ref().map(|t| t.0)).max(event.event_time.as_ref().map(|t| t.0))
-    };
-    snapshot.events.iter().filter(of).max_by_key(time)
+    snapshot.events.iter().filter(of).max_by_key(|event| time_of(event))
+}
+
+/// The time at which an event was published last.
+pub(super) fn time_of(event: &Event) -> Option<Timestamp> {
+    let series = event.series.as_ref().and_then(|s| s.last_observed_time.as_ref()).map(|t| t.0);
+    series.max(event.last_timestamp.as_ref().map(|t| t.0)).max(event.event_time.as_ref().map(|t| t.0))
 }
 
 pub(super) fn message_of(event: &Event) -> String {

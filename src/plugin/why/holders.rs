@@ -1,14 +1,20 @@
 //! The holders of an object, its content, and its position in the queue.
 
+use std::collections::BTreeSet;
+use std::fmt::Display;
+
+use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::ResourceExt;
 
+use super::events::{message_of, time_of};
 use super::target::Target;
-use crate::api::condition::{self, NEARLY_FULL, TEMPLATED};
-use crate::api::{LedgerEntry, NodeDisk, SharedPersistentVolume, VolumeRole};
+use crate::api::condition::reason::{NEARLY_FULL, SEAL_WITHDRAWN, VOLUME_SEALED};
+use crate::api::condition::{self, TEMPLATED};
+use crate::api::{AccessMode, LedgerEntry, NodeDisk, PodRef, SharedPersistentVolume, VolumeRole};
 use crate::cluster;
 use crate::plan::candidate::{self, Candidate};
 use crate::plan::template::UNSELECTED;
-use crate::plan::{self, share};
+use crate::plan::{self, seal, share};
 use crate::plugin::kind::{CLAIM, DISK, POD, PVC, RESERVATION, ROLE, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
@@ -22,6 +28,22 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
     };
     for (volume, message) in full_volumes(snapshot, target) {
         add(&format!("its volume {} is NearlyFull:", volume.name_any()), message);
+    }
+    for (volume, word) in closed_volumes(snapshot, target) {
+        add(&format!("its volume {volume} is {word}:"), "no new pod writes to it".into());
+    }
+    for event in told(snapshot, target) {
+        let of = event.involved_object.name.as_deref().unwrap_or_default();
+        add(
+            &format!("event {} of pod {of}:", event.reason.as_deref().unwrap_or_default()),
+            message_of(event),
+        );
+    }
+    for (volume, disk) in lost_volumes(snapshot, target) {
+        add(
+            &format!("its volume {volume} is on NodeDisk {disk},"),
+            "which was declared gone: its data is given up".into(),
+        );
     }
     if target.kind == &PVC {
         let pvc = snapshot.pvc(target.namespace.as_deref(), &target.name);
@@ -120,6 +142,8 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
         let disk =
             snapshot.disks.iter().find(|d| d.name_any() == target.name).and_then(|d| d.status.as_ref());
         add("holds reservation", disk.map(|s| entries(&s.reservations)).unwrap_or_default());
+        let users = users_of_disk(snapshot, &target.name);
+        add("its volumes are used by pod", all_names(&users));
         let orphans: Vec<String> = disk
             .iter()
             .flat_map(|s| plan::orphans::lost(s))
@@ -136,19 +160,82 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
     lines
 }
 
-/// The volumes of a claim or of a pod of which nearly all is taken, and the messages.
-pub(super) fn full_volumes<'a>(
-    snapshot: &'a Snapshot,
-    target: &Target,
-) -> Vec<(&'a SharedPersistentVolume, String)> {
-    let claims = match target.find_pod(snapshot).filter(|_| target.kind == &POD) {
+/// The claims of a pod, or the claim that is asked about.
+fn claims(snapshot: &Snapshot, target: &Target) -> Vec<(String, String)> {
+    match target.find_pod(snapshot).filter(|_| target.kind == &POD) {
         Some(pod) => cluster::claims_of(pod),
         None if [&CLAIM, &PVC].contains(&target.kind) => {
             vec![(target.namespace.clone().unwrap_or_default(), target.name.clone())]
         }
         None => vec![],
+    }
+}
+
+/// The volumes to which a pod could write before their seal, and the words for that (E1). A claim says so in its condition.
+fn closed_volumes(snapshot: &Snapshot, target: &Target) -> Vec<(String, &'static str)> {
+    let closed = |(namespace, name): (String, String)| {
+        let writes = snapshot
+            .claim(Some(&namespace), &name)
+            .is_none_or(|claim| claim.spec.mode == AccessMode::ReadWrite);
+        let volume = snapshot.volume_of(&namespace, &name).filter(|_| writes)?;
+        Some((volume.name_any(), seal::closed(volume)?))
     };
-    let full = claims.iter().filter_map(|(namespace, name)| {
+    let claims = if target.kind == &POD { claims(snapshot, target) } else { vec![] };
+    claims.into_iter().filter_map(closed).collect()
+}
+
+/// What the agent has told the pods of the target, and no object shows that the caller may see: the fill of a volume, its seal, or
+/// that a pod reads on after the seal was taken back. One event for each pod and matter, the last.
+fn told<'a>(snapshot: &'a Snapshot, target: &Target) -> Vec<&'a Event> {
+    let pods: Vec<&Pod> = match target.find_pod(snapshot).filter(|_| target.kind == &POD) {
+        Some(pod) => vec![pod],
+        None => claims(snapshot, target)
+            .iter()
+            .flat_map(|(namespace, name)| snapshot.pods_of(namespace, name))
+            .collect(),
+    };
+    let matters: [&[&str]; 2] = [&[NEARLY_FULL], &[VOLUME_SEALED, SEAL_WITHDRAWN]];
+    let last = |pod: &&'a Pod, matter: &&[&str]| {
+        let of = |event: &&Event| {
+            event.involved_object.uid.is_some()
+                && event.involved_object.uid == pod.metadata.uid
+                && event.reason.as_deref().is_some_and(|reason| matter.contains(&reason))
+        };
+        snapshot.events.iter().filter(of).max_by_key(|event| time_of(event))
+    };
+    let events = pods.iter().flat_map(|pod| matters.iter().filter_map(move |matter| last(pod, matter)));
+    // Whoever sees the volume is told its present state instead.
+    let is_told = |event: &&Event| event.reason.as_deref() == Some(SEAL_WITHDRAWN) || !snapshot.sees(&VOLUME);
+    events.filter(is_told).collect()
+}
+
+/// The volumes of a pod on disks that were declared gone, and these.
+fn lost_volumes(snapshot: &Snapshot, target: &Target) -> Vec<(String, String)> {
+    let claims = if target.kind == &POD { claims(snapshot, target) } else { vec![] };
+    let lost = claims.iter().filter_map(|(namespace, name)| {
+        let volume = snapshot.volume_of(namespace, name)?;
+        let disk = volume.status.as_ref()?.node_disk.clone()?;
+        let is_gone = |of: &&NodeDisk| of.spec.gone && of.metadata.name.as_ref() == Some(&disk);
+        snapshot.disks.iter().find(is_gone).map(|_| (volume.name_any(), disk.clone()))
+    });
+    lost.collect()
+}
+
+/// The pods that use volumes of a disk.
+pub(super) fn users_of_disk<'a>(snapshot: &'a Snapshot, disk: &str) -> Vec<&'a PodRef> {
+    let on = snapshot.volumes.iter().flat_map(|volume| &volume.status);
+    let on = on.filter(|status| status.node_disk.as_deref() == Some(disk));
+    let users: BTreeSet<&PodRef> = on.flat_map(|status| &status.users).collect();
+    users.into_iter().collect()
+}
+
+/// The volumes of a claim or of a pod of which nearly all is taken, and the messages.
+pub(super) fn full_volumes<'a>(
+    snapshot: &'a Snapshot,
+    target: &Target,
+) -> Vec<(&'a SharedPersistentVolume, String)> {
+    let full = claims(snapshot, target);
+    let full = full.iter().filter_map(|(namespace, name)| {
         let volume = snapshot.volume_of(namespace, name)?;
         let full = condition::get(&volume.status.as_ref()?.conditions, NEARLY_FULL)?;
         Some((volume, full.message.clone()))
@@ -164,6 +251,6 @@ fn entries(ledger: &[LedgerEntry]) -> String {
     ledger.iter().map(each).collect::<Vec<_>>().join(", ")
 }
 
-fn all_names(items: &[String]) -> String {
+fn all_names<T: Display>(items: &[T]) -> String {
     if items.is_empty() { String::new() } else { plan::names(items, items.len()) }
 }

@@ -14,7 +14,7 @@ use crate::cluster;
 use crate::plan::candidate::{is_cordoned, is_ready};
 use crate::plan::persistent_volume::ONE_POD;
 use crate::plan::{advice, publish::is_for_one_pod};
-use crate::plugin::kind::POD;
+use crate::plugin::kind::{POD, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
 /// The reports of a pod. First a cause that no condition of Reservoir's objects has, then the phase with the message
@@ -179,25 +179,20 @@ fn other_node(snapshot: &Snapshot, pod: &Pod) -> Option<Place> {
     };
     let by_volume = says("PersistentVolume's node affinity");
     let claims = cluster::claims_of(pod);
-    let volumes = claims.iter().filter_map(|(namespace, name)| {
-        let volume = snapshot.volume_of(namespace, name)?;
-        Some((volume, volume.status.as_ref()?.node_name.clone()?))
-    });
-    let volumes: Vec<_> = volumes.collect();
-    volumes.iter().find_map(|(volume, node)| {
+    let volumes: Vec<_> =
+        claims.iter().filter_map(|(namespace, name)| placed(snapshot, namespace, name)).collect();
+    volumes.iter().find_map(|Placed { volume, node, disk }| {
         let asked = asked.filter(|asked| *asked != node).cloned();
-        let other = volumes.iter().find(|(_, other)| other != node);
-        let other = other.map(|(volume, node)| (volume.name_any(), node.clone()));
-        let is_on_it = |disk: &&NodeDisk| {
-            disk.metadata.name == volume.status.as_ref().and_then(|status| status.node_disk.clone())
-        };
+        let other = volumes.iter().find(|other| other.node != *node);
+        let other = other.map(|other| (other.volume.clone(), other.node.clone()));
+        let is_on_it = |of: &&NodeDisk| disk.is_some() && of.metadata.name == *disk;
         // A caller without the right to see disks has the scheduler's words.
         let is_cordoned = match snapshot.disks.iter().find(is_on_it) {
             Some(disk) => unscheduled.is_some() && is_cordoned(disk),
             None => by_volume && says("were unschedulable"),
         };
         let place = || Place {
-            volume: volume.name_any(),
+            volume: volume.clone(),
             node: node.clone(),
             other: other.clone(),
             asked: asked.clone(),
@@ -205,6 +200,26 @@ fn other_node(snapshot: &Snapshot, pod: &Pod) -> Option<Place> {
         };
         (asked.is_some() || other.is_some() || by_volume || is_cordoned).then(place)
     })
+}
+
+/// A volume with its place, as the caller may see it.
+struct Placed {
+    volume: String,
+    node: String,
+    disk: Option<String>,
+}
+
+/// The place of a claim's volume. Its claim shows volume and node to callers without the right to see volumes.
+fn placed(snapshot: &Snapshot, namespace: &str, name: &str) -> Option<Placed> {
+    if let Some(volume) = snapshot.volume_of(namespace, name) {
+        let status = volume.status.as_ref()?;
+        let (node, disk) = (status.node_name.clone()?, status.node_disk.clone());
+        return Some(Placed { volume: volume.name_any(), node, disk });
+    }
+    let status =
+        snapshot.claim(Some(namespace), name).filter(|_| !snapshot.sees(&VOLUME))?.status.as_ref()?;
+    let (volume, node) = (status.volume.as_ref()?.name.clone(), status.node_name.clone()?);
+    Some(Placed { volume, node, disk: None })
 }
 
 /// The scheduler's condition of a pod that it has placed nowhere.
@@ -253,7 +268,6 @@ pub(super) fn other_node_step(snapshot: &Snapshot, target: &Target) -> String {
 /// an exclusive volume (M2).
 fn holder<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<(String, String, &'a Pod)> {
     let of = |(namespace, name): (String, String)| {
-        let volume = snapshot.volume_of(&namespace, &name)?;
         let has = |other: &&Pod| {
             other.uid() != pod.uid() && other.spec.as_ref().is_some_and(|s| s.node_name.is_some())
         };
@@ -261,12 +275,21 @@ fn holder<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<(String, String, &'a 
         let modes = pvc.and_then(|pvc| pvc.spec.as_ref()?.access_modes.as_ref());
         let several_pods = modes.is_some_and(|modes| !modes.iter().any(|mode| mode == ONE_POD));
         let other = snapshot.pods_of(&namespace, &name).find(has)?;
-        if !is_for_one_pod(volume, several_pods) {
-            return None;
-        }
-        let of_class = pvc.is_some_and(|pvc| snapshot.made_for(pvc).is_some());
+        let claim = snapshot.claim(Some(&namespace), &name);
+        let volume = match snapshot.volume_of(&namespace, &name) {
+            Some(volume) if is_for_one_pod(volume, several_pods) => volume.name_any(),
+            // Who may not see volumes sees the access mode.
+            None if !snapshot.sees(&VOLUME) && modes.is_some() && !several_pods => {
+                let bound = claim.and_then(|claim| claim.status.as_ref()?.volume.as_ref());
+                let is_ours = bound.is_some() || pvc.is_some_and(|pvc| snapshot.is_ours(pvc));
+                let named = pvc.and_then(|pvc| pvc.spec.as_ref()?.volume_name.clone());
+                bound.map(|bound| bound.name.clone()).or(named).filter(|_| is_ours)?
+            }
+            _ => return None,
+        };
+        let of_class = claim.is_none() || pvc.is_some_and(|pvc| snapshot.made_for(pvc).is_some());
         let kind = if of_class { "PersistentVolumeClaim" } else { "VolumeClaim" };
-        Some((format!("{kind} {namespace}/{name}"), volume.name_any(), other))
+        Some((format!("{kind} {namespace}/{name}"), volume, other))
     };
     cluster::claims_of(pod).into_iter().find_map(of)
 }

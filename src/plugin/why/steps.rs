@@ -55,9 +55,10 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
         return advice::have_pod_scheduled(name, namespace);
     }
     if target.kind == &POD {
-        return match snapshot.sees(&CLAIM) && snapshot.sees(&PVC) {
-            true => advice::look_elsewhere(name, namespace),
-            false => advice::claims_unseen(name, namespace),
+        return match (snapshot.sees(&CLAIM) && snapshot.sees(&PVC), snapshot.sees(&VOLUME)) {
+            (true, true) => advice::look_elsewhere(name, namespace),
+            (true, false) => advice::volumes_unseen(name, namespace),
+            (false, _) => advice::claims_unseen(name, namespace),
         };
     }
     if target.kind.workload {

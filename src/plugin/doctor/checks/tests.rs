@@ -49,11 +49,25 @@ fn faults(facts: &Facts) -> Vec<(Level, String)> {
     faults.map(|f| (f.level, f.message)).collect()
 }
 
+/// Data of a destroyed volume that no reservation lists (X8).
+fn keep_unlisted(facts: &mut Facts) {
+    let kept = api::KeptOnDisk { since: some_time().unwrap(), until: some_time().unwrap(), over: false };
+    facts.snapshot.disks[0].status.as_mut().unwrap().orphans = vec![api::Orphan {
+        uid: "uid-v".into(),
+        name: "v".into(),
+        size: gi(1),
+        spec: json!({"role": "eng", "size": "1Gi", "keepFor": "60s"}),
+        reservations: vec![api::Reserved { name: "r".into(), role: "eng".into(), ..Default::default() }],
+        kept: Some(kept),
+        ..Default::default()
+    }];
+}
+
 #[test]
 fn t4_the_doctor_finds_each_fault_and_nothing_else() {
     assert_eq!(faults(&healthy()), []);
     type Break = fn(&mut Facts);
-    let table: [(Level, &str, Break); 20] = [
+    let table: [(Level, &str, Break); 23] = [
         (Level::Problem, "there is no ClusterRoleBinding reservoir-agent", |f| {
             f.bindings.as_mut().unwrap().remove("reservoir-agent");
         }),
@@ -96,6 +110,17 @@ fn t4_the_doctor_finds_each_fault_and_nothing_else() {
         ),
         (Level::Note, "the container runtime of node n1 does not ask", |f| {
             f.snapshot.disks[0].status.as_mut().unwrap().keeps_read_only = Some(false);
+        }),
+        (Level::Note, "NodeDisk n1.a keeps data of volume v that no reservation lists", |f| {
+            keep_unlisted(f);
+            f.snapshot.reservations = vec![reserved("r", "eng", 4, &[])];
+        }),
+        (Level::Note, "NodeDisk n1.a: ", keep_unlisted),
+        (Level::Note, "NodeDisk n1.a: static reservation n1.a.eng is not as configured: no", |f| {
+            let disk = f.snapshot.disks[0].clone();
+            let failed = [("n1.a.eng".to_owned(), "no".to_owned())];
+            let status = disk.status.clone().unwrap();
+            f.snapshot.disks[0].status = Some(node_disk::with_failures(&disk, status, &failed));
         }),
         (Level::Problem, "there are no disks", |f| f.snapshot.disks.clear()),
         (Level::Note, "for role eng you lack use", |f| f.grants[0].1.retain(|verb| *verb != "use")),

@@ -79,6 +79,14 @@ fn t4_advice_about_a_disk_names_who_mends_it() {
     set(&mut snapshot.disks[0]);
     assert!(of(&snapshot, DISK_REFUSED).starts_with("helm get values"), "it holds something");
 
+    assert!(of(&snapshot, DISK_GONE).starts_with("kubectl reservoir tree   # delete the volumes"));
+    let mut used = ready_volume("v", "eng", true);
+    let status = used.status.as_mut().unwrap();
+    (status.node_disk, status.users) = (Some("n1.a".into()), vec![pod("c", "g2")]);
+    snapshot.volumes = vec![used];
+    let end = of(&snapshot, DISK_GONE);
+    assert!(end.starts_with("kubectl delete pod g2 -n c   # it uses a volume of NodeDisk n1.a"), "{end}");
+
     let blind = Snapshot {
         volumes: vec![ready_volume("v", "eng", true)],
         denied: vec![crate::plugin::snapshot::Denied::unseen(&DISK)],
@@ -146,8 +154,12 @@ fn t4_advice_looks_for_the_similar_name_first() {
     let mut snapshot = Snapshot {
         disks: vec![disk("n1.a", "n1", 10, &[])],
         reservations: vec![eng, typo, orphaned],
-        volumes: vec![ready_volume("data", "eng", true), volume("lost", "egn", 1)],
-        claims: vec![claim("team", "c", "dta")],
+        volumes: vec![
+            ready_volume("data", "eng", true),
+            ready_volume("of-sub-role", "eng/ml", true),
+            volume("lost", "egn", 1),
+        ],
+        claims: vec![claim("team", "c", "dta"), claim("team", "sub", "of-sub-role")],
         subscriptions: vec![subscription("team", &["eng"], false)],
         ..Snapshot::default()
     };
@@ -167,6 +179,13 @@ fn t4_advice_looks_for_the_similar_name_first() {
             "kubectl reservoir reserve elsewhere --role eng --size 1Gi --node n1   # if node n1 is meant",
         ),
         (&CLAIM, "c", NO_SUCH_VOLUME, "kubectl reservoir claim c --role eng --volume data -n team"),
+        // A volume of that name is there, for a sub-role: none can be created.
+        (
+            &CLAIM,
+            "sub",
+            NO_SUCH_VOLUME,
+            "kubectl reservoir claim sub --role eng/ml --volume of-sub-role -n team",
+        ),
         (
             &RESERVATION,
             "typo",
@@ -427,7 +446,7 @@ fn t4_advice_has_sizes_that_suffice() {
 /// T4, V8: a volume that was made keeps its directory, and a larger one is asked for with the size that the agent names.
 #[test]
 fn t4_v8_advice_about_an_adopted_directory_deletes_nothing_healthy() {
-    let small = "volume a needs 41951232 bytes at least for what is in it, more than 16777216";
+    let small = "volume a needs 41951232 bytes at least, for its files and the tables of its file system";
     let mut volume = ready_volume("a", "eng", true);
     volume.spec.adopt = Some(crate::api::Adopt { path: "/srv/set".into() });
     let status = volume.status.as_mut().unwrap();
@@ -443,6 +462,15 @@ fn t4_v8_advice_about_an_adopted_directory_deletes_nothing_healthy() {
         made.starts_with("kubectl delete spv/a && kubectl reservoir create a --role eng --size 41Mi"),
         "{made}"
     );
+    // Until the other disk of the node is served, no directory helps.
+    let status = snapshot.volumes[0].status.as_mut().unwrap();
+    let failed = condition::Verdict::no(BACKING_FAILED, "NodeDisk n1.b is unavailable: it is not mounted");
+    condition::set(&mut status.conditions, condition::BACKED, failed, None, jiff::Timestamp::UNIX_EPOCH);
+    assert!(of(&snapshot).starts_with("kubectl delete spv/a   # the directory stays"), "{}", of(&snapshot));
+    let mut unserved = disk("n1.b", "n1", 10, &[]);
+    unserved.status = None;
+    snapshot.disks = vec![disk("n1.a", "n1", 10, &[]), unserved];
+    assert_eq!(of(&snapshot), "kubectl reservoir why nd/n1.b");
     snapshot.volumes[0].spec.adopt = None;
     snapshot.volumes[0].status.as_mut().unwrap().node.as_mut().unwrap().resize_failed = Some(small.into());
     let least = step(&snapshot, &VOLUME, "a", RESIZE_FAILED);

@@ -8,6 +8,7 @@ use crate::api::{
     BackingState, DeletionPolicy, DiskKind, DiskReservation, ErasePolicy, NodeDisk, PodRef, Role,
     SharedPersistentVolume, Size, SubRoles, VolumeMode, condition,
 };
+use crate::plan::candidate::is_ready;
 use crate::plan::enlarge::new_name;
 use crate::plan::own_pvc::pvc_of;
 use crate::plan::{advice, fullness, resize};
@@ -77,8 +78,18 @@ impl<'a> About<'a> {
                 let old = self.volume.map_or(String::new(), |volume| format!("--size {}", volume.spec.size));
                 advice::adopt_in_size(anew.replacen(&old, &format!("--size {least}"), 1))
             }
-            _ => advice::adopt_elsewhere(&self.argument),
+            _ => match self.unready_disk_beside() {
+                Some(disk) => advice::ask_why(format!("nd/{disk}")),
+                None => advice::adopt_elsewhere(&self.argument),
+            },
         }
+    }
+
+    /// A disk of the volume's node that is not ready. While there is one, nothing is adopted there (V8).
+    fn unready_disk_beside(&self) -> Option<String> {
+        let node = self.volume?.status.as_ref()?.node_name.as_ref()?;
+        let disks = self.snapshot.disks.iter().filter(|disk| disk.spec.node_name == *node && !disk.spec.gone);
+        disks.into_iter().find(|disk| !is_ready(disk)).map(ResourceExt::name_any)
     }
 
     /// True if the volume cannot grow while pods have it mounted, and some have.

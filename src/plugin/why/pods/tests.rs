@@ -5,8 +5,8 @@ use serde_json::json;
 
 use crate::api::UidRef;
 use crate::plan::testing::*;
-use crate::plugin::kind::{Kind, POD, PVC};
-use crate::plugin::snapshot::Snapshot;
+use crate::plugin::kind::{CLAIM, Kind, POD, PVC, VOLUME};
+use crate::plugin::snapshot::{Denied, Snapshot};
 use crate::plugin::why::testing::*;
 
 /// T4: a pod whose container ends by itself is not at rest, and its log is what helps.
@@ -366,4 +366,92 @@ fn t4_d4_a_pod_on_a_disk_that_is_gone_is_given_up_by_force() {
     assert!(told.ends_with("its data is given up\n") && told.contains("--force --grace-period=0"), "{told}");
     snapshot.disks[0].spec.gone = false;
     assert!(!ask(&snapshot, &POD, Some("team"), "web").unwrap().contains("--force"));
+}
+
+/// T4, E1, M6, D4: a pod that runs is told what became of its volume, by the volume or by its own events.
+#[test]
+fn t4_why_of_a_running_pod_tells_of_its_volume() {
+    let mut pod = pod_of("data", "Running");
+    pod.metadata.uid = Some("u1".into());
+    let mut snapshot = Snapshot {
+        claims: vec![bound("data", "v")],
+        volumes: vec![ready_volume("v", "eng", true)],
+        pods: vec![pod],
+        ..Snapshot::default()
+    };
+    let of = |snapshot: &Snapshot| ask(snapshot, &POD, Some("team"), "web").unwrap();
+    assert_eq!(of(&snapshot), "Pod team/web: Running\n");
+    snapshot.volumes[0].spec.sealed = true;
+    let sealing = "Pod team/web: Running\n  its volume v is being sealed: no new pod writes to it\n";
+    assert_eq!(of(&snapshot), sealing);
+    snapshot.claims[0].spec.mode = crate::api::AccessMode::ReadOnly;
+    assert_eq!(of(&snapshot), "Pod team/web: Running\n", "it reads anyway");
+    let mut on = disk("n1.a", "n1", 10, &[]);
+    on.spec.gone = true;
+    snapshot.disks = vec![on];
+    snapshot.volumes[0].status.as_mut().unwrap().node_disk = Some("n1.a".into());
+    assert!(
+        of(&snapshot).contains("its volume v is on NodeDisk n1.a, which was declared gone"),
+        "{}",
+        of(&snapshot)
+    );
+
+    let of_pod = |reason: &str, uid: &str| {
+        let mut told = event("Pod", "web", "Warning", reason, &format!("{reason} of v"));
+        told.involved_object.uid = Some(uid.into());
+        told
+    };
+    (snapshot.disks, snapshot.volumes[0].spec.sealed) = (vec![], false);
+    snapshot.events = vec![of_pod("VolumeSealed", "u1"), of_pod("NearlyFull", "u1")];
+    assert_eq!(of(&snapshot), "Pod team/web: Running\n", "the volume says otherwise by now");
+    snapshot.volumes.clear();
+    snapshot.denied = vec![Denied::unseen(&VOLUME)];
+    let told = of(&snapshot);
+    for reason in ["VolumeSealed", "NearlyFull"] {
+        assert!(told.contains(&format!("\n  event {reason} of pod web: {reason} of v\n")), "{told}");
+    }
+    let claim = ask(&snapshot, &CLAIM, Some("team"), "data").unwrap();
+    assert!(claim.contains("event NearlyFull of pod web: NearlyFull of v\n"), "{claim}");
+    snapshot.events = vec![of_pod("SealWithdrawn", "u1"), of_pod("NearlyFull", "earlier")];
+    let told = of(&snapshot);
+    assert!(told.contains("event SealWithdrawn of pod web") && !told.contains("NearlyFull"), "{told}");
+}
+
+/// T4, M2, F1: who may not see volumes sees the claim's node, and the access mode of its PersistentVolumeClaim.
+#[test]
+fn t4_why_pod_without_rights_blames_nobody_else() {
+    let mut first = pod_of("data", "Running");
+    (first.metadata.name, first.metadata.uid) = (Some("first".into()), Some("u1".into()));
+    first.spec.as_mut().unwrap().node_name = Some("n1".into());
+    let mut own = bound("data", "v");
+    own.status.as_mut().unwrap().node_name = Some("n1".into());
+    let mut of_claim = pvc("data", "Bound", "");
+    of_claim.spec.as_mut().unwrap().access_modes = Some(vec!["ReadWriteOncePod".into()]);
+    let mut snapshot = Snapshot {
+        denied: vec![Denied::unseen(&VOLUME)],
+        claims: vec![own],
+        pvcs: vec![of_claim],
+        pods: vec![pod_of("data", "Pending"), first],
+        ..Snapshot::default()
+    };
+    let of = |snapshot: &Snapshot| ask(snapshot, &POD, Some("team"), "web").unwrap();
+    let told = of(&snapshot);
+    assert!(
+        told.contains(
+            "VolumeClaim team/data is VolumeHeld: its volume v is exclusive, and pod team/first uses it"
+        ),
+        "{told}"
+    );
+    assert!(told.contains("next: kubectl describe pod first -n team"), "{told}");
+    snapshot.pods.pop();
+    snapshot.pods[0].spec.as_mut().unwrap().node_selector =
+        Some([("kubernetes.io/hostname".to_owned(), "n2".to_owned())].into());
+    let told = of(&snapshot);
+    assert!(told.contains("its volume v is on node n1, and the pod asks for node n2"), "{told}");
+    snapshot.pods[0].spec.as_mut().unwrap().node_selector = None;
+    let told = of(&snapshot);
+    assert!(
+        told.contains("their volumes may not be seen with your rights") && !told.contains("something else"),
+        "{told}"
+    );
 }
