@@ -112,6 +112,7 @@ impl Disks {
                     seen(&disk, usage.remove(&disk.name).unwrap_or_default(), entry, &self.ctx.node);
                 seen.node_uid.clone_from(&self.node_uid);
                 seen.other_disk = node_lifetime::other_disk(object, &ids, self.node_uid.as_deref(), &mine);
+                seen.belongs_to = belongs_to(object, disk.id.as_deref(), &mine);
                 seen.devices = devices.take().unwrap_or(Some(Vec::new()));
                 seen.keeps_read_only = match self.ctx.keeps_read_only() {
                     false => self.ctx.never_keeps_read_only().then_some(false),
@@ -289,6 +290,12 @@ fn forget(host: &Host, erased: &[VolumeUid]) {
     }
 }
 
+/// The other NodeDisk of this node with the ID of a disk.
+fn belongs_to(object: &NodeDisk, id: Option<&str>, mine: &[NodeDisk]) -> Option<String> {
+    let is_its = |other: &&NodeDisk| Some(&*other.spec.disk_id) == id && other.uid() != object.uid();
+    mine.iter().find(is_its).map(ResourceExt::name_any)
+}
+
 fn seen(disk: &DiskReport, usage: Usage, entry: &DiskEntry, node: &str) -> Seen {
     let enforcement = disk.enforcement.as_ref().map(|enforcement| match enforcement {
         host::Enforcement::Undivided => (EnforcementState::Whole, String::new()),
@@ -312,6 +319,7 @@ fn seen(disk: &DiskReport, usage: Usage, entry: &DiskEntry, node: &str) -> Seen 
         keeps_read_only: None,
         node_uid: None,
         other_disk: None,
+        belongs_to: None,
         devices: None,
         orphans: usage.orphans,
         error: disk.error.clone(),

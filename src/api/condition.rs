@@ -73,8 +73,9 @@ pub mod reason {
         /// Disk: the agent refuses the disk for the cause in the message (D8).
         /// Next: follow the message; the agent checks the disk again by itself.
         pub const DISK_REFUSED: &str = "DiskRefused";
-        /// Disk: foreign files fill space of the file system that is promised to reservations.
-        /// Next: remove the files that do not belong to Reservoir, or destroy volumes.
+        /// Disk: foreign files fill space of the file system that is promised to reservations, or its configuration gives less than is
+        /// reserved; the message says which.
+        /// Next: remove the files that do not belong to Reservoir, or destroy volumes; or raise `capacity` in `agent.disks`.
         pub const SPACE_TAKEN: &str = "SpaceTaken";
         /// Disk: the agent found the disk healthy.
         /// Next: nothing to do.

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use kube::api::{ListParams, ObjectMeta};
+use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
 use crate::api::{LABEL_MANAGED_BY, MANAGED_BY, SharedPersistentVolume, VolumeClaim};
 use crate::cluster;
-use crate::plan::persistent_volume::{claim_of, is_left, left_event};
+use crate::plan::persistent_volume::{claim_of, is_held_by, is_left, left_event};
 use crate::telemetry;
 
 use super::Error;
@@ -30,7 +30,7 @@ pub(super) async fn remove_repeatedly(ctx: &Context) {
 
 /// Removes what is left.
 ///
-/// 1. Gather: the PersistentVolumes whose claim no cache has; then claim and volume of each, live.
+/// 1. Gather: the PersistentVolumes whose claim no cache has; then claim, volume and PersistentVolumeClaim of each, live.
 /// 2. Decide: [`is_left`].
 /// 3. Apply: the deletion. Kubernetes keeps a PersistentVolume for as long as its PersistentVolumeClaim is there, so the
 ///    PersistentVolumeClaim has an event.
@@ -48,19 +48,12 @@ async fn remove(ctx: &Context) -> Result<(), Error> {
         let Some(pv) = cluster::get(&pvs, &pv.name_any()).await? else { continue };
         let spec = pv.spec.clone().unwrap_or_default();
         let (of, csi) = (spec.claim_ref.unwrap_or_default(), spec.csi.unwrap_or_default());
-        let pvc = PersistentVolumeClaim {
-            metadata: ObjectMeta {
-                namespace: of.namespace.clone(),
-                name: of.name.clone(),
-                uid: of.uid.clone(),
-                ..ObjectMeta::default()
-            },
-            ..PersistentVolumeClaim::default()
-        };
-        let claims: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &of.namespace.unwrap_or_default());
-        let claim = match of.name {
-            Some(name) => cluster::get(&claims, &name).await?,
-            None => None,
+        let namespace = of.namespace.unwrap_or_default();
+        let claims: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &namespace);
+        let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, &namespace);
+        let (claim, pvc) = match of.name {
+            Some(name) => (cluster::get(&claims, &name).await?, cluster::get(&pvcs, &name).await?),
+            None => (None, None),
         };
         let volume = match csi.volume_attributes.and_then(|mut attributes| attributes.remove("volume")) {
             Some(name) => cluster::get(&volumes, &name).await?,
@@ -70,7 +63,7 @@ async fn remove(ctx: &Context) -> Result<(), Error> {
             let persistent_volume = pv.name_any();
             tracing::info!(persistent_volume, "deleted a PersistentVolume whose claim is gone");
             cluster::delete(&pvs, &persistent_volume, pv.uid()).await?;
-            if pvc.metadata.uid.is_some() {
+            if let Some(pvc) = pvc.filter(|pvc| is_held_by(&pv, pvc)) {
                 let event = left_event(&pv, volume.as_ref());
                 ctx.events.publish(&pvc, None, false, "Bind", "PersistentVolumeLeft", &event).await;
             }

@@ -295,6 +295,9 @@ advice! {
     have_pod_scheduled(pod, namespace) =
         "kubectl describe pod {pod} -n {namespace}   # its volume is made on the node that it is placed on, and no node was chosen: \
          nodeSelector, requests, tolerations, schedulerName";
+    reserve_for_pod(name, role, size, node) =
+        "kubectl reservoir reserve {name} --role {role} --size {size} --node {node}   # role {role} has too little free space on the nodes \
+         that the pod may run on; or let the pod run where it has";
     grant_to_namespace(role, kind, name) =
         "have an administrator run: kubectl reservoir grant {role} --verbs create,use,resize --to {kind} {name}";
     follow_event() = "do what the message says; Reservoir tries again by itself";

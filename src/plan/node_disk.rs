@@ -54,6 +54,8 @@ pub struct Seen {
     pub node_uid: Option<String>,
     /// Another disk in the place of a disk that goes with its node (D7).
     pub other_disk: Option<OtherDisk>,
+    /// The NodeDisk of this node that has the ID of the disk in this place, if that is another one.
+    pub belongs_to: Option<String>,
     /// The node's devices, on the first disk of the configuration; `None`: not known now (D6).
     pub devices: Option<Vec<NodeDevice>>,
     /// The reason, if the disk is not served.
@@ -84,7 +86,13 @@ pub fn next(
             seen.error = Some(seen.error.unwrap_or_else(opened));
         }
         Some(ours) if ours.disk_id != disk.spec.disk_id => {
-            seen.error = Some(other_disk(disk, ours));
+            seen.error = Some(match &seen.belongs_to {
+                Some(other) => format!(
+                    "the disk at {} is that of NodeDisk {other}, and not of {name}: correct the names or paths in agent.disks of the chart",
+                    ours.path
+                ),
+                None => other_disk(disk, ours),
+            });
         }
         Some(ours) => {
             // A disk that is not served keeps its key. The fields `gone` and `takeOver` belong to other writers.
@@ -191,6 +199,9 @@ fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) ->
             status.allocatable = Some(Size::from_bytes(allocatable));
             let reserved = ledger::total(&status.reservations);
             match reserved.saturating_sub(allocatable) {
+                _ if is_overbooked(&status) => {
+                    Verdict::no(reason::SPACE_TAKEN, overbooked(disk, &status, seen.allocatable))
+                }
                 0 => Verdict::yes(reason::DISK_HEALTHY, health),
                 missing => Verdict::no(
                     reason::SPACE_TAKEN,
@@ -205,6 +216,27 @@ fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) ->
         }
     };
     with_verdict(disk, status, verdict, now)
+}
+
+/// True if more is reserved than the disk has by its configuration, whatever other files take.
+pub fn is_overbooked(status: &NodeDiskStatus) -> bool {
+    let bytes = |size: &Option<Size>| size.as_ref().map(Size::bytes_or_zero);
+    let Some(capacity) = bytes(&status.capacity) else { return false };
+    let usable = capacity.saturating_sub(bytes(&status.system_reserved).unwrap_or(0));
+    ledger::total(&status.reservations) > usable
+}
+
+fn overbooked(disk: &NodeDisk, status: &NodeDiskStatus, usable: u64) -> String {
+    let size = |size: &Option<Size>| size.clone().unwrap_or_else(|| Size::from_bytes(0));
+    format!(
+        "{} are reserved, and {} can be: the disk has {}, of which {} are held back; raise capacity or lower systemReserved of disk {} in \
+         agent.disks of the chart, or make its file system larger, or reservations smaller",
+        Size::from_bytes(ledger::total(&status.reservations)),
+        Size::from_bytes(usable),
+        size(&status.capacity),
+        size(&status.system_reserved),
+        disk.spec.disk_name
+    )
 }
 
 /// The words for a disk that is no longer configured.
@@ -341,6 +373,22 @@ mod tests {
         assert_eq!(broken.state, EnforcementState::Broken);
     }
 
+    /// Nobody removes files because of a smaller number in the configuration.
+    #[test]
+    fn d1_a_smaller_configured_capacity_is_not_called_the_files_of_others() {
+        let disk = testing::disk("n1.a", "n1", 10, &[("r", 8)]);
+        let less = Seen { capacity: 4 * GI, system_reserved: GI, allocatable: 3 * GI, ..seen() };
+        let (status, reason, message) = health(&disk, less);
+        assert_eq!(reason, "SpaceTaken");
+        assert!(
+            message.starts_with("8Gi are reserved, and 3Gi can be: the disk has 4Gi, of which 1Gi are held back; raise capacity"),
+            "{message}"
+        );
+        assert!(is_overbooked(&status));
+        let (status, _, _) = health(&disk, Seen { free: 2 * GI, kept: 4 * GI, ..seen() });
+        assert!(!is_overbooked(&status), "other files took it");
+    }
+
     #[test]
     fn d1_space_that_other_files_took_is_reported() {
         let disk = testing::disk("n1.a", "n1", 10, &[("r", 8)]);
@@ -415,7 +463,13 @@ mod tests {
         assert!(why.contains("only if the data of the old one is lost for good, set spec.gone"), "D4: {why}");
         assert!(why.contains("which cannot be undone"), "{why}");
         assert_eq!(changes, Changes::default(), "nothing is reserved on it");
-        assert_eq!(status.allocatable, disk.status.unwrap().allocatable);
+        assert_eq!(status.allocatable, disk.status.clone().unwrap().allocatable);
+        // Names that were swapped in the configuration give no data up.
+        let ours = Some(NodeDiskSpec { disk_id: "other".to_owned(), ..disk.spec.clone() });
+        let swapped = Seen { ours, belongs_to: Some("n1.b".to_owned()), ..seen() };
+        let (_, status) = reported(&disk, Ok(swapped), &[]);
+        let why = "the disk at /d is that of NodeDisk n1.b, and not of n1.a: correct the names or paths in agent.disks of the chart";
+        assert_eq!(message(&status), ("DiskRefused", why));
     }
 
     /// D3. Somebody had written another node into the NodeDisk for a while.

@@ -85,6 +85,13 @@ pub fn is_left(
     claim.and_then(|claim| claim.metadata.uid.as_ref()) != Some(uid) && !volume.is_some_and(lists)
 }
 
+/// True if the PersistentVolumeClaim is the one that the PersistentVolume is bound to. Another one of the name, as in a restored
+/// backup, has another PersistentVolume, and loses nothing.
+pub fn is_held_by(pv: &PersistentVolume, pvc: &PersistentVolumeClaim) -> bool {
+    let named = pvc.spec.as_ref().and_then(|spec| spec.volume_name.as_ref());
+    named.is_some() && named == pv.metadata.name.as_ref() && bound_to(pv) == pvc.metadata.uid.as_ref()
+}
+
 /// The event of the PersistentVolumeClaim that is bound to such a PersistentVolume, as in a restored backup (F5). `volume`
 /// is the volume to which it led.
 pub fn left_event(pv: &PersistentVolume, volume: Option<&SharedPersistentVolume>) -> String {
@@ -275,5 +282,22 @@ mod tests {
         assert_eq!(options(&volume), None);
         volume.spec.mount_options = vec!["noatime".into()];
         assert_eq!(options(&volume), Some(vec!["noatime".to_owned()]));
+    }
+
+    /// F5: a PersistentVolume of a backup is not that of the PersistentVolumeClaim that was made since.
+    #[test]
+    fn f5_only_the_holder_of_a_left_pv_is_told() {
+        let (c, v) = (claim("ns", "c", "v"), ready_volume("v", "eng", true));
+        let mut pv = persistent_volume(&c, &v);
+        let mut pvc = persistent_volume_claim(&c, &v);
+        pvc.metadata.uid = Some("uid-pvc".into());
+        let bound = pv.spec.as_mut().unwrap().claim_ref.as_mut().unwrap();
+        bound.uid = Some("uid-pvc".into());
+        assert!(is_held_by(&pv, &pvc));
+        pvc.spec.as_mut().unwrap().volume_name = Some("another".into());
+        assert!(!is_held_by(&pv, &pvc), "it has its own");
+        pvc.spec.as_mut().unwrap().volume_name = pv.metadata.name.clone();
+        pvc.metadata.uid = Some("later".into());
+        assert!(!is_held_by(&pv, &pvc), "it was made anew");
     }
 }

@@ -63,6 +63,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("end_guarantee", "the command of fit_guarantee"),
     ("grant", "an administrator; rights.rs grants"),
     ("reserve_for_data", "the command of reserve_for_role; kept.rs recovers data"),
+    ("reserve_for_pod", "the command of reserve_for_role; a scheduler places the pod"),
     ("end_pods_of_gone", "a person ends pods, before the disk of volumes.rs is emptied"),
     ("see_no_disk", "an administrator, as find_agent (plugin.rs)"),
     ("remove_foreign_files", "a person on the node; disks.rs removes them"),

@@ -127,6 +127,7 @@ impl<'a> About<'a> {
                 }
                 None => advice::empty_gone_disk(argument),
             },
+            SPACE_TAKEN if self.is_overbooked() => self.mend_disk(),
             SPACE_TAKEN => advice::remove_foreign_files(self.node()),
             NOT_ENOUGH_ROOM => self.not_enough_room(),
             OVER_QUOTA => match self.within_quota() {

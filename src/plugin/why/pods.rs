@@ -9,11 +9,12 @@ use super::report::{Report, TERMINATING};
 use super::target::Target;
 use crate::api::condition::reason::{NODE_UNREACHABLE, VOLUME_HELD};
 use crate::api::condition::{self, READY};
-use crate::api::{AccessMode, DRIVER, NodeDisk};
+use crate::api::{AccessMode, DRIVER, DiskReservation, NodeDisk, Role, Size};
 use crate::cluster;
 use crate::plan::candidate::{is_cordoned, is_ready};
+use crate::plan::enlarge::new_name;
 use crate::plan::persistent_volume::ONE_POD;
-use crate::plan::{advice, publish::is_for_one_pod};
+use crate::plan::{advice, holder, publish::is_for_one_pod};
 use crate::plugin::kind::{POD, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
@@ -220,6 +221,36 @@ fn placed(snapshot: &Snapshot, namespace: &str, name: &str) -> Option<Placed> {
         snapshot.claim(Some(namespace), name).filter(|_| !snapshot.sees(&VOLUME))?.status.as_ref()?;
     let (volume, node) = (status.volume.as_ref()?.name.clone(), status.node_name.clone()?);
     Some(Placed { volume, node, disk: None })
+}
+
+/// The step for a pod that no node takes for want of free space of its role: on a disk with free space, where the role has none.
+/// `None`: its scheduler says otherwise, or no disk has it.
+pub(super) fn space_elsewhere(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
+    unscheduled(pod).and_then(|c| c.message.as_ref()).filter(|said| said.contains("enough free storage"))?;
+    let unplaced = |(namespace, name): &(String, String)| {
+        let pvc = snapshot.pvc(Some(namespace), name).filter(|pvc| snapshot.made_for(pvc).is_none())?;
+        snapshot.wanted(pvc)
+    };
+    let wanted = cluster::claims_of(pod).iter().find_map(unplaced)?;
+    let (role, size) = (&wanted.spec.role, &wanted.spec.size);
+    let bytes = size.bytes_or_zero();
+    let is_served = |node: &str| {
+        let serves = |r: &&DiskReservation| {
+            let status = r.status.as_ref();
+            Role::name_covers(&r.spec.role, role)
+                && status.and_then(|s| s.node_name.as_deref()) == Some(node)
+                && status.map_or(0, holder::free) >= bytes
+        };
+        snapshot.reservations.iter().any(|r| serves(&r))
+    };
+    let has = |disk: &&NodeDisk| {
+        let free =
+            disk.status.as_ref().and_then(|status| status.free.as_ref()).map_or(0, Size::bytes_or_zero);
+        is_ready(disk) && !is_cordoned(disk) && free >= bytes && !is_served(&disk.spec.node_name)
+    };
+    let node = &snapshot.disks.iter().find(has)?.spec.node_name;
+    let name = new_name(role, &snapshot.reservations);
+    Some(advice::reserve_for_pod(name, role, size, node))
 }
 
 /// The scheduler's condition of a pod that it has placed nowhere.

@@ -7,7 +7,7 @@ use super::advice::{About, pod_of};
 use super::events::{last_event, message_of};
 use super::report::{Report, TERMINATING};
 use super::target::Target;
-use super::{ending_pvc, growth};
+use super::{ending_pvc, growth, pods};
 use crate::api::condition::{self, READY};
 use crate::api::{DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size};
 use crate::cluster;
@@ -212,7 +212,8 @@ pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> St
             None => advice::look_again(),
         },
         FIRST_POD | "WaitForPodScheduled" => match unscheduled_pod(snapshot, target) {
-            Some(pod) => advice::have_pod_scheduled(pod.name_any(), namespace),
+            Some(pod) => pods::space_elsewhere(snapshot, pod)
+                .unwrap_or_else(|| advice::have_pod_scheduled(pod.name_any(), namespace)),
             None => advice::start_pod(name),
         },
         NAMES_VOLUME => {

@@ -52,7 +52,8 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
     };
     let claims = target.find_pod(snapshot).filter(|_| target.kind == &POD).map(cluster::claims_of);
     if claims.unwrap_or_default().into_iter().any(waits) {
-        return advice::have_pod_scheduled(name, namespace);
+        let elsewhere = target.find_pod(snapshot).and_then(|pod| pods::space_elsewhere(snapshot, pod));
+        return elsewhere.unwrap_or_else(|| advice::have_pod_scheduled(name, namespace));
     }
     if target.kind == &POD {
         return match (snapshot.sees(&CLAIM) && snapshot.sees(&PVC), snapshot.sees(&VOLUME)) {

@@ -27,13 +27,20 @@ pub(super) fn workload_report(snapshot: &Snapshot, target: &Target) -> Option<Re
     let (ready, wanted) = (ready.unwrap_or(0), wanted.unwrap_or(1));
     // During a rollout a Deployment has the pods of before, and waits for the new ones.
     let new = number("status", "unavailableReplicas").filter(|_| ready >= wanted).unwrap_or(0);
-    let trouble = !complete && (ready < wanted || new > 0);
+    // The pods of a Job that run are missing to nobody.
+    let active = number("status", "active").filter(|active| job && *active > 0);
+    let runs = active.is_some() && active == number("status", "ready");
+    let trouble = !complete && !runs && (ready < wanted || new > 0);
     let failed =
         conditions.into_iter().flatten().find(|c| c["type"] == "ReplicaFailure" || c["type"] == "Failed");
     let failed = failed.and_then(|c| c["message"].as_str()).map(str::to_owned);
     let said = failed.or_else(|| last_event(snapshot, target.kind, target, true).map(message_of));
     let said = said.filter(|_| trouble).map(|said| format!(": {said}")).unwrap_or_default();
-    let reason = if trouble { "NotReady" } else { "Ready" };
+    let reason = match (trouble, complete) {
+        (true, _) => "NotReady",
+        (false, false) if runs => "Running",
+        (false, _) => "Ready",
+    };
     let new = if new > 0 { format!(", and {new} of its rollout not") } else { String::new() };
     let message = format!("{ready} of {wanted} {what}{new}{said}");
     Some(Report::of(target.title(), reason, message, trouble))

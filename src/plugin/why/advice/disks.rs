@@ -8,7 +8,7 @@ use crate::api::NodeDisk;
 use crate::api::condition;
 use crate::plan::advice;
 use crate::plan::candidate::is_cordoned;
-use crate::plan::node_disk::UNCONFIGURED;
+use crate::plan::node_disk::{self, UNCONFIGURED};
 
 impl<'a> About<'a> {
     /// `node n1`.
@@ -56,6 +56,12 @@ impl<'a> About<'a> {
             (None, Some((release, namespace))) => advice::mend_disk(release, namespace),
             (None, None) => self.agent_log(),
         }
+    }
+
+    /// True if the configuration gives the disk less than is reserved on it.
+    pub(super) fn is_overbooked(&self) -> bool {
+        let disk = self.snapshot.disks.iter().find(|disk| Some(disk.name_any()) == self.disk);
+        disk.and_then(|disk| disk.status.as_ref()).is_some_and(node_disk::is_overbooked)
     }
 
     /// The cordoned node of the disk, or else the first cordoned node.

@@ -14,6 +14,12 @@ impl<'a> About<'a> {
     pub(super) fn not_enough_room(&self) -> String {
         let status = self.reservation.and_then(|r| r.status.as_ref());
         let own = status.and_then(|status| status.node_disk.as_ref());
+        // No size fits a disk that is not ready.
+        let mut fitting = self.fitting_disks().peekable();
+        let first = fitting.peek().map(|disk| disk.name_any());
+        if let Some(unready) = first.filter(|_| fitting.all(|disk| !is_ready(disk))) {
+            return advice::ask_why(format!("nd/{unready}"));
+        }
         let size = whole_mebibytes(self.largest_free());
         match (size.bytes_or_zero(), own) {
             (0, Some(_)) => self.free_own_disk(),
@@ -25,12 +31,21 @@ impl<'a> About<'a> {
         }
     }
 
+    /// The disks that the reservation may have, by the names in its spec.
+    fn fitting_disks(&self) -> impl Iterator<Item = &'a NodeDisk> {
+        let (disk, node) = (self.disk.clone(), self.reservation.and_then(|r| r.spec.node_name.clone()));
+        let fits = move |of: &&NodeDisk| {
+            disk.as_ref().is_none_or(|disk| of.name_any() == *disk)
+                && node.as_ref().is_none_or(|node| of.spec.node_name == *node)
+        };
+        self.snapshot.disks.iter().filter(fits)
+    }
+
     /// The most bytes that the reservation could have now.
     pub(super) fn largest_free(&self) -> u64 {
         let own = self.reservation.and_then(|r| r.status.as_ref()).map_or(0, holder::size);
-        let on = |disk: &&NodeDisk| self.disk.as_ref().is_none_or(|own| disk.name_any() == *own);
         let free = |disk: &NodeDisk| disk.status.as_ref()?.free.as_ref()?.bytes().ok();
-        let free = self.snapshot.disks.iter().filter(on).filter_map(free).max().unwrap_or(0);
+        let free = self.fitting_disks().filter(|disk| is_ready(disk)).filter_map(free).max().unwrap_or(0);
         if self.disk.is_some() { own.saturating_add(free) } else { free }
     }
 

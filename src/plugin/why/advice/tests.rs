@@ -511,3 +511,51 @@ fn t4_advice_to_make_anew_loses_no_field() {
     snapshot.reservations[0].spec.role = "zzz".into();
     assert!(of(&snapshot)[0].starts_with("kubectl reservoir reserve eng-ml-2 "), "{}", of(&snapshot)[0]);
 }
+
+/// T4, R1: the space of another node is no size for a reservation that names its node.
+#[test]
+fn t4_r1_advice_about_space_asks_about_a_disk_that_is_not_ready() {
+    let mut unready = disk("n1.a", "n1", 10, &[]);
+    let why = condition::Verdict::no(SPACE_TAKEN, "");
+    let status = unready.status.as_mut().unwrap();
+    condition::set(&mut status.conditions, condition::READY, why, None, jiff::Timestamp::UNIX_EPOCH);
+    let mut other = disk("n2.a", "n2", 10, &[]);
+    other.status.as_mut().unwrap().free = Some(gi(1));
+    let mut tiny = reservation("tiny", "eng", 2);
+    tiny.spec.node_name = Some("n1".into());
+    let mut snapshot =
+        Snapshot { disks: vec![unready, other], reservations: vec![tiny], ..Snapshot::default() };
+    let of = |snapshot: &Snapshot| step(snapshot, &RESERVATION, "tiny", NOT_ENOUGH_ROOM);
+    assert_eq!(of(&snapshot), "kubectl reservoir why nd/n1.a");
+    snapshot.reservations[0].spec.node_name = Some("n2".into());
+    assert!(of(&snapshot).starts_with("kubectl reservoir resize dr/tiny 1Gi"), "{}", of(&snapshot));
+}
+
+/// T4, D1: a disk of which the configuration gives less than is reserved has no files of others.
+#[test]
+fn t4_d1_advice_removes_no_files_for_a_smaller_capacity() {
+    let mut small = disk("n1.a", "n1", 10, &[("eng", 4)]);
+    small.status.as_mut().unwrap().capacity = Some(gi(2));
+    let mut snapshot = Snapshot { disks: vec![small], pods: vec![agent_pod()], ..Snapshot::default() };
+    let of = |snapshot: &Snapshot| step(snapshot, &DISK, "n1.a", SPACE_TAKEN);
+    assert!(of(&snapshot).starts_with("helm get values r -n sys"), "{}", of(&snapshot));
+    snapshot.disks[0].status.as_mut().unwrap().capacity = Some(gi(10));
+    assert!(of(&snapshot).starts_with("remove foreign files"), "{}", of(&snapshot));
+}
+
+/// T4, V7: a pod on no node has nothing mounted, so its end lets nothing grow.
+#[test]
+fn t4_v7_advice_about_a_growth_ends_a_pod_that_has_it_mounted() {
+    let mut volume = ready_volume("v", "eng", true);
+    let status = volume.status.as_mut().unwrap();
+    status.users = vec![pod("team", "away"), pod("team", "web")];
+    let busy = format!("ext4 {}", crate::plan::resize::BUSY);
+    status.node.as_mut().unwrap().resize_failed = Some(busy);
+    let placed: Pod =
+        serde_json::from_value(serde_json::json!({"metadata": {"name": "web", "namespace": "team",
+        "uid": pod("team", "web").uid}, "spec": {"nodeName": "n1", "containers": []}}))
+        .unwrap();
+    let snapshot = Snapshot { volumes: vec![volume], pods: vec![placed], ..Snapshot::default() };
+    let step = step(&snapshot, &VOLUME, "v", RESIZE_FAILED);
+    assert!(step.starts_with("kubectl describe pod web -n team"), "{step}");
+}

@@ -99,8 +99,14 @@ impl<'a> About<'a> {
         failed.is_some_and(|why| why.contains(resize::BUSY)) && status.is_some_and(|s| !s.users.is_empty())
     }
 
+    /// The first pod that uses the volume: one on a node, which others have not mounted it on.
     fn first_user(&self) -> Option<&PodRef> {
-        self.volume.and_then(|volume| volume.status.as_ref()?.users.first())
+        let users = &self.volume?.status.as_ref()?.users;
+        let is_placed = |user: &&PodRef| {
+            let pod = self.snapshot.pods.iter().find(|pod| pod.metadata.uid.as_ref() == Some(&user.uid));
+            pod.is_some_and(|pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()))
+        };
+        users.iter().find(is_placed).or(users.first())
     }
 
     /// The step for such a volume, with its first pod.

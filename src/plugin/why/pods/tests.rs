@@ -455,3 +455,65 @@ fn t4_why_pod_without_rights_blames_nobody_else() {
         "{told}"
     );
 }
+
+/// T4, P2: what the scheduler calls too little free storage is the role's, and not the pod's.
+#[test]
+fn t4_p2_why_pod_reserves_where_the_role_has_nothing() {
+    let class = json!({"metadata": {"name": "eng"}, "provisioner": "csi.reservoir.dev", "parameters": {"role": "eng"},
+        "volumeBindingMode": "WaitForFirstConsumer"});
+    let mut waits = pod_of("data", "Pending");
+    let said = "0/2 nodes are available: 1 node(s) didn't match pod anti-affinity rules, 1 node(s) did not have enough free storage.";
+    waits.status.as_mut().unwrap().conditions =
+        from(json!([{"type": "PodScheduled", "status": "False", "message": said}]));
+    let disks = ["n1", "n2"].map(|node| {
+        let mut on = disk(&format!("{node}.a"), node, 10, &[]);
+        on.status.as_mut().unwrap().free = Some(gi(5));
+        on
+    });
+    let mut snapshot = Snapshot {
+        classes: vec!["eng".into()],
+        our_classes: vec![from(class)],
+        disks: disks.to_vec(),
+        reservations: vec![reserved("eng", "eng", 4, &[])],
+        pvcs: vec![wants("1Gi")],
+        pods: vec![waits],
+        events: vec![event(
+            "PersistentVolumeClaim",
+            "data",
+            "Normal",
+            "WaitForPodScheduled",
+            "waiting for pod web to be scheduled",
+        )],
+        ..Snapshot::default()
+    };
+    let of = |snapshot: &Snapshot| ask(snapshot, &POD, Some("team"), "web").unwrap();
+    let told = of(&snapshot);
+    assert!(
+        told.contains("next: kubectl reservoir reserve eng-2 --role eng --size 1Gi --node n2   # role eng"),
+        "{told}"
+    );
+    snapshot.disks.pop();
+    assert!(of(&snapshot).contains("no node was chosen"), "{}", of(&snapshot));
+}
+
+/// T4: a Job whose pods run lacks none.
+#[test]
+fn t4_why_of_a_job_that_runs_looks_for_nothing() {
+    let job = |ready: u64| -> kube::api::DynamicObject {
+        from(
+            json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"namespace": "team", "name": "web"},
+            "spec": {"completions": 1, "selector": {"matchLabels": {"a": "b"}}}, "status": {"active": 1, "ready": ready}}),
+        )
+    };
+    let kind = Kind::parse("job").unwrap();
+    let of = |ready| {
+        let snapshot = Snapshot { workloads: vec![job(ready)], ..Snapshot::default() };
+        ask(&snapshot, kind, Some("team"), "web").unwrap()
+    };
+    assert!(
+        of(1).starts_with("Job team/web: Running: 0 of 1 pods have succeeded") && !of(1).contains("next:"),
+        "{}",
+        of(1)
+    );
+    assert!(of(0).starts_with("Job team/web: NotReady"), "{}", of(0));
+}
