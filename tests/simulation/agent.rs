@@ -168,6 +168,7 @@ impl Agent {
             error: None,
             node_uid: None,
             other_disk: None,
+            belongs_to: None,
             devices: None,
         };
         let reservations: Vec<DiskReservation> = vec![];
