@@ -168,8 +168,8 @@ pub mod reason {
         /// stays on the disk.
         /// Next: look at the condition of the NodeDisk.
         pub const DISK_NOT_READY: &str = "DiskNotReady";
-        /// Volume: its disk was declared gone, and the data is lost with the disk (D4).
-        /// Next: delete the volume, and create it anew on another disk.
+        /// Volume, claim: the volume's disk was declared gone, and the data is lost with the disk (D4).
+        /// Next: delete the claims and the volume, and create it anew on another disk.
         pub const VOLUME_GONE: &str = "VolumeGone";
         /// Volume: its node is changing the size (V7).
         /// Next: wait; pods may go on using the volume.

@@ -18,7 +18,7 @@ use crate::plan::namesake::{self, Earlier};
 use crate::plan::pvc_provisioner::placement::Mate;
 use crate::plan::pvc_provisioner::{
     REFUSED_AGAIN, Reschedule, SELECTED_NODE, Seen, Step, class, growth, is_settled, is_unsettled, next,
-    refused_again,
+    refused_again, waits_empty,
 };
 use crate::plan::transition::LASTING;
 use crate::plan::{node_lifetime, own_pvc, persistent_volume, pv_binding, refs};
@@ -33,6 +33,8 @@ use super::{Again, Error, storage_capacity};
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// The reason and the topic of the event of a PersistentVolumeClaim that gets no volume.
 const FAILED: &str = "ProvisioningFailed";
+/// The topic of the event of a PersistentVolumeClaim that waits while there is data of an earlier one of its name (F5).
+const OLD_DATA: &str = "OldData";
 /// The reason and the topic of the event of a PersistentVolumeClaim whose size cannot be granted.
 const RESIZE_FAILED: &str = "VolumeResizeFailed";
 
@@ -60,6 +62,12 @@ pub(super) async fn reconcile(name: Name, ctx: &Context) -> Result<Again, Error>
         step = next(&seen);
     }
     let settled = is_settled(&seen, &step);
+    if let (Some(pvc), Step::Rest | Step::Refuse(_) | Step::Wait(..) | Step::Reschedule(_)) =
+        (&seen.pvc, &step)
+        && let Some((reason, why)) = earlier(pvc, None, &seen, ctx).filter(|_| waits_empty(&seen, pvc))
+    {
+        ctx.events.warn_if_it_lasts(pvc, OLD_DATA, ("Provision", reason, &why), LASTING);
+    }
     let (event, again) = match apply(step, &seen, ctx).await {
         Ok(done) => done,
         // A permission is missing, or the schema of volumes refuses a field.
@@ -157,14 +165,8 @@ async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<(Option<String>
         Step::CreateVolume(volume) => {
             let made = cluster::create(&volumes, &ctx.signed(&volume).await?).await?;
             if let (Some(made), Some(pvc)) = (made, &seen.pvc) {
-                let (namespace, name) = (pvc.namespace().unwrap_or_default(), pvc.name_any());
-                let volumes = ctx.stores.volumes.by(MADE_FOR, &format!("{namespace}/{name}"));
-                let there = Earlier {
-                    volumes: &refs(&volumes),
-                    disks: &refs(&seen.disks),
-                    reservations: &refs(&seen.reservations),
-                };
-                if let Some((reason, why)) = namesake::earlier(&namespace, &name, &made, &there) {
+                ctx.events.settle(pvc, OLD_DATA);
+                if let Some((reason, why)) = earlier(pvc, Some(&made), seen, ctx) {
                     ctx.events.publish(pvc, None, false, "Provision", reason, &why).await;
                 }
             }
@@ -212,6 +214,23 @@ async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<(Option<String>
         Step::Growth(_) | Step::Bind(_) | Step::Rest => {}
     }
     Ok((None, None))
+}
+
+/// The event about data of an earlier PersistentVolumeClaim of the name. `new` is the present one's volume.
+fn earlier(
+    pvc: &PersistentVolumeClaim,
+    new: Option<&SharedPersistentVolume>,
+    seen: &Seen,
+    ctx: &Context,
+) -> Option<(&'static str, String)> {
+    let (namespace, name) = (pvc.namespace().unwrap_or_default(), pvc.name_any());
+    let volumes = ctx.stores.volumes.by(MADE_FOR, &format!("{namespace}/{name}"));
+    let there = Earlier {
+        volumes: &refs(&volumes),
+        disks: &refs(&seen.disks),
+        reservations: &refs(&seen.reservations),
+    };
+    namesake::earlier(&namespace, &name, new, &there)
 }
 
 /// A dry run of the creation: who lacks the rights learns of no free space (P5).
@@ -333,7 +352,7 @@ async fn tell_namesake(old: &SharedPersistentVolume, ctx: &Context) -> Result<()
     let new: Option<SharedPersistentVolume> =
         cluster::get(&Api::all(ctx.client.clone()), &volume_for_pvc(&uid)).await?;
     let there = Earlier { volumes: &[old], disks: &[], reservations: &[] };
-    if let Some((reason, why)) = new.and_then(|new| namesake::earlier(namespace, name, &new, &there)) {
+    if let Some((reason, why)) = new.and_then(|new| namesake::earlier(namespace, name, Some(&new), &there)) {
         let pvc = regarding(&own_pvc::binding(namespace, name, &uid));
         ctx.events.publish(&pvc, None, false, "Provision", reason, &why).await;
     }

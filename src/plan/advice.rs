@@ -101,9 +101,12 @@ advice! {
         "kubectl reservoir reserve {parent} --role {role} --size {size}   # makes the parent";
     reserve_without_ancestor(anew) = "{anew}   # without a parent: the role has no ancestor";
     reserve_without_parent(anew) = "{anew}   # without a parent; or for a sub-role of the parent's role";
-    erase_content(volume) =
-        "kubectl reservoir erase {volume}   # ends its data, which is kept for an undo; this cannot be undone; the same for each one \
-         in the reservation";
+    await_kept(until, uid) =
+        "kubectl reservoir kept   # nothing is to be done: the reservation goes when its kept data ends, at {until}; to have that back: \
+         kubectl reservoir undelete {uid}; to end it before, for good: kubectl reservoir erase {uid}";
+    await_unconfigured(role) =
+        "kubectl reservoir tree --role {role}   # it goes by itself after its last volume, and takes new ones before; to keep it, put it \
+         into reservations of its disk again, in agent.disks of the chart's values";
     retire_content(volume) =
         "kubectl reservoir retire {volume}   # destroys it after its last use; the same for each one in the reservation";
     delete_content(reservation) =
@@ -128,6 +131,15 @@ advice! {
     reserve_for_data(name, role, size, disk) =
         "kubectl reservoir reserve {name} --role {role} --size {size} --disk {disk}   # where the data is that the volume is to recover";
     reserve_for_role(name, role, size) = "kubectl reservoir reserve {name} --role {role} --size {size}";
+    reserve_beside(name, role, size, deleting) =
+        "kubectl reservoir reserve {name} --role {role} --size {size}   # DiskReservation {deleting} is being deleted, and takes no new \
+         volume";
+    reserve_beside_kept(name, role, size, deleting, uid, old) =
+        "kubectl reservoir reserve {name} --role {role} --size {size}   # DiskReservation {deleting} is being deleted, and takes no new \
+         volume; the data of before, which it keeps, comes back by: kubectl reservoir undelete {uid} --name {old}";
+    create_in_new_reservation(name, role, size, anew, deleting) =
+        "kubectl reservoir reserve {name} --role {role} --size {size} && {anew}   # the volume is made anew, since DiskReservation \
+         {deleting} is being deleted";
     enlarge_reservation(reservation, size, role) =
         "kubectl reservoir resize dr/{reservation} {size}   # or retire a volume in it: kubectl reservoir tree \
          --role {role}";
@@ -208,6 +220,15 @@ advice! {
     claim_writable(anew) = "{anew}   # to read and write";
     claim_under_other_name(claim) =
         "{claim}   # the claim under another name, since the PersistentVolumeClaim is somebody else's";
+    free_name_of_set(set, namespace, replicas, pvc) =
+        "kubectl scale sts {set} -n {namespace} --replicas={replicas} && kubectl delete pvc {pvc} -n {namespace}   # the claim has the name \
+         then: scale up again; before, set persistentVolumeClaimRetentionPolicy.whenScaled to Retain if it is Delete, which would end the \
+         data of other pods";
+    free_name_of_empty(pvc, namespace) =
+        "kubectl delete pvc {pvc} -n {namespace}   # it has no volume, and goes after the pods that name it: the claim has the name then";
+    claim_old_data(pvc, role, volume, namespace) =
+        "kubectl reservoir claim {pvc} --role {role} --volume {volume} -n {namespace}   # only to have the data of the earlier \
+         PersistentVolumeClaim of this name, and not an empty volume; then: kubectl reservoir why vclaim/{pvc} -n {namespace}";
     create_volume(volume, role, namespace) =
         "kubectl reservoir create {volume} --role {role} --size 1Gi   # in the size that is needed; or claim a \
          volume on offer: kubectl get volumeoffers -n {namespace}";
@@ -279,6 +300,10 @@ advice! {
         "kubectl uncordon {node}   # no new pod is placed on a cordoned node, and volume {volume} is on it";
     look_at_installation() =
         "kubectl reservoir doctor   # the pod waits for a mount, or nobody reports what it waits for";
+    have_agent_looked_for(node) = "have an administrator run: kubectl reservoir doctor   # no agent of Reservoir serves node {node}";
+    have_mount_looked_at(node) =
+        "have an administrator run: kubectl reservoir doctor   # the pod waits on node {node} for a mount, or nobody reports what it \
+         waits for";
     fit_node(node, volume) =
         "kubectl describe node {node}   # volume {volume} is on it, so the pod has to fit there: selectors, \
          requests, tolerations";

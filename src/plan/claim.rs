@@ -115,10 +115,26 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
             }
             // The binding depends on PersistentVolumes, which have no watch.
             let again = (verdict.reason == reason::BINDING).then_some(RETRY);
+            if let Some(why) = gone_for_good(&volume).filter(|_| verdict.ok) {
+                verdict = why;
+            }
             report(claim, status, verdict, again, seen)
         }
         Err(why) => report(claim, status, why, Some(RETRY), seen),
     }
+}
+
+/// Why no pod uses the claim's volume ever again, once its disk was declared gone (D4).
+fn gone_for_good(volume: &SharedPersistentVolume) -> Option<Verdict> {
+    let ready = condition::get(&volume.status.as_ref()?.conditions, READY)?;
+    (ready.reason == reason::VOLUME_GONE).then(|| {
+        let name = volume.name_any();
+        let why = format!(
+            "the disk of volume {name} was declared gone, and its data with it: end the pods of this claim, delete the claim, and claim \
+             another volume"
+        );
+        Verdict::no(reason::VOLUME_GONE, why)
+    })
 }
 
 /// True if the volume of a bound claim is on offer to no subscription of the namespace any more.

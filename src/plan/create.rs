@@ -301,16 +301,30 @@ fn too_many(full: Full, volume: &SharedPersistentVolume, reservation: &DiskReser
 fn no_reservation(volume: &SharedPersistentVolume, reservations: &[&DiskReservation]) -> String {
     let role = &volume.spec.role;
     let Some(name) = &volume.spec.reservation else {
-        return format!(
-            "nothing is reserved for role {role} or an ancestor of it; make a DiskReservation first"
-        );
+        let ends = |r: &&&DiskReservation| {
+            r.metadata.deletion_timestamp.is_some() && Role::name_covers(&r.spec.role, role)
+        };
+        return match reservations.iter().find(ends) {
+            Some(ending) => format!(
+                "DiskReservation {} is being deleted, and takes no new volume, and nothing else is reserved for role {role} or an \
+                 ancestor of it; make another DiskReservation",
+                ending.name_any()
+            ),
+            None => {
+                format!(
+                    "nothing is reserved for role {role} or an ancestor of it; make a DiskReservation first"
+                )
+            }
+        };
     };
     match reservations.iter().find(|r| r.name_any() == *name) {
         None => format!(
             "there is no DiskReservation {name}; make it, or make the volume anew without spec.reservation"
         ),
         Some(r) if r.metadata.deletion_timestamp.is_some() => {
-            format!("DiskReservation {name} is being deleted")
+            format!(
+                "DiskReservation {name} is being deleted, and takes no new volume; make this one anew in another"
+            )
         }
         Some(r) if may_hold(r, &r.spec.role) => {
             format!("DiskReservation {name} is for role {}, which does not cover role {role}", r.spec.role)

@@ -32,11 +32,12 @@ pub struct Earlier<'a> {
 }
 
 /// The reason and the event of a new PersistentVolumeClaim, whose volume starts empty, while there is data of an earlier
-/// one of the same name: a volume that nobody has, data without an object, or data that is kept for an undo.
+/// one of the same name: a volume that nobody has, data without an object, or data that is kept for an undo. `new` is its volume, if
+/// that is made.
 pub fn earlier(
     namespace: &str,
     name: &str,
-    new: &SharedPersistentVolume,
+    new: Option<&SharedPersistentVolume>,
     there: &Earlier<'_>,
 ) -> Option<(&'static str, String)> {
     let made_for = Some(format!("{namespace}/{name}"));
@@ -44,7 +45,7 @@ pub fn earlier(
     let is_left = |old: &&&SharedPersistentVolume| {
         old.annotations().get(ANNOTATION_MADE_FOR) == made_for.as_ref()
             && pvc_of(**old).is_none()
-            && old.metadata.uid != new.metadata.uid
+            && new.is_none_or(|new| old.metadata.uid != new.metadata.uid)
             && old.metadata.deletion_timestamp.is_none()
             && old.status.iter().flat_map(|status| &status.claims).all(|binding| binding.pvc_uid.is_some())
     };
@@ -54,10 +55,11 @@ pub fn earlier(
              has to be subscribed: kubectl reservoir subscribe {role} --namespace {namespace}"
         )
     };
+    let starts = if new.is_some() { "starts empty" } else { "waits, to start empty" };
     let says = |where_: String, do_: String| {
         format!(
-            "this PersistentVolumeClaim starts empty, while {where_} has the data of an earlier one of its name: to have that \
-             data, end its pods and delete this one, if nobody has written to it, and run {do_}"
+            "this PersistentVolumeClaim {starts}, while {where_} has the data of an earlier one of its name: to have that data, end its \
+             pods, those of a StatefulSet by scaling it down, delete this one, if nobody has written to it, and run {do_}"
         )
     };
     if let Some(old) = there.volumes.iter().find(is_left) {
@@ -118,8 +120,8 @@ mod tests {
         let new = volume("pvc-2", "eng", 1);
         let says = |volumes: &[&SharedPersistentVolume], disk: &NodeDisk, reservation: &DiskReservation| {
             let there = Earlier { volumes, disks: &[disk], reservations: &[reservation] };
-            assert_eq!(earlier("other", "data", &new, &there), None);
-            earlier("ns", "data", &new, &there)
+            assert_eq!(earlier("other", "data", Some(&new), &there), None);
+            earlier("ns", "data", Some(&new), &there)
         };
         let (mut on, mut kept) = (disk("n1.a", "n1", 10, &[]), with_kept(&[("pvc-0", 0, 60)]));
         assert_eq!(says(&[], &on, &kept), None);
@@ -142,7 +144,16 @@ mod tests {
         let made_for = [(ANNOTATION_MADE_FOR.to_owned(), "ns/data".to_owned())];
         old.metadata.annotations = Some(made_for.into());
         let (_, said) = says(&[&old], &on, &kept).unwrap();
-        assert!(said.contains("end its pods and delete this one"), "{said}");
+        assert!(
+            said.contains("end its pods, those of a StatefulSet by scaling it down, delete this one"),
+            "{said}"
+        );
+        let there = Earlier { volumes: &[&old], disks: &[], reservations: &[] };
+        let (_, said) = earlier("ns", "data", None, &there).unwrap();
+        assert!(
+            said.starts_with("this PersistentVolumeClaim waits, to start empty, while volume pvc-1 has"),
+            "{said}"
+        );
         let claim = "claim data --namespace ns --role eng --volume pvc-1, for which the namespace has to be subscribed: kubectl \
                      reservoir subscribe eng --namespace ns";
         assert!(said.ends_with(claim), "{said}");

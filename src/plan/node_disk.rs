@@ -331,11 +331,20 @@ fn healthy(orphans: usize, listed: usize) -> String {
 fn unconfigured(still_used: &[String]) -> String {
     match still_used {
         [] => String::new(),
-        some => format!(
-            "; reservation {} is not in the agent's configuration any more, and stays until nothing uses it",
-            names(some, some.len())
-        ),
+        some => format!("; {RESERVATION}{}{UNUSED}", names(some, some.len())),
     }
+}
+
+/// The begin and the end of the part of the agent's report about reservations that are not configured any more.
+const RESERVATION: &str = "reservation ";
+const UNUSED: &str = " is not in the agent's configuration any more, and stays until nothing uses it";
+
+/// The part of the agent's report about static reservations that are not configured any more, and the first names in it.
+pub fn not_configured(disk: &NodeDisk) -> Option<(&str, Vec<&str>)> {
+    let healthy = condition::get(&disk.status.as_ref()?.conditions, DISK_HEALTHY)?;
+    let part = healthy.message.split("; ").find(|part| part.ends_with(UNUSED))?;
+    let listed = part.strip_prefix(RESERVATION)?.strip_suffix(UNUSED)?;
+    Some((part, listed.split([',', ' ']).filter(|name| name.contains('.')).collect()))
 }
 
 #[cfg(test)]
@@ -493,6 +502,8 @@ mod tests {
             let (changes, status) = reported(&disk, seen, std::slice::from_ref(&used));
             assert_eq!((changes.apply.len(), changes.delete.len()), (0, 0));
             assert!(message(&status).1.contains("reservation n1.a.eng is not in the agent's configuration"));
+            let told = NodeDisk { status: Some(status), ..disk.clone() };
+            assert_eq!(not_configured(&told).unwrap().1, ["n1.a.eng"]);
         }
         let configured = vec![("ops".to_owned(), testing::gi(1))];
         let (changes, _) = reported(&disk, Ok(Seen { configured, ..seen() }), &[]);

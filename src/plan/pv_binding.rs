@@ -8,7 +8,9 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 
 use crate::api::condition::{Verdict, reason};
-use crate::api::{LABEL_CLAIM_UID, LABEL_MANAGED_BY, MANAGED_BY, SharedPersistentVolume, VolumeClaim};
+use crate::api::{
+    ANNOTATION_MADE_FOR, LABEL_CLAIM_UID, LABEL_MANAGED_BY, MANAGED_BY, SharedPersistentVolume, VolumeClaim,
+};
 
 use super::own_pvc::{provision, pvc_of};
 use super::persistent_volume::{
@@ -109,7 +111,7 @@ pub fn next(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -
         return move_to_node(claim, volume, pvc);
     }
     if let Some(pvc) = pvc.filter(|pvc| !is_of_claim(pvc, claim)) {
-        return in_the_way(claim, pvc, seen.earlier.as_ref());
+        return in_the_way(claim, volume, pvc, seen.earlier.as_ref());
     }
     if pvc.is_none() && waits_its_turn(claim, seen.cached, seen.pending) {
         let why = format!(
@@ -144,8 +146,21 @@ pub fn next(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -
 
 /// The next step while the name of the PersistentVolumeClaim is taken. A restored backup brings that of an earlier claim of
 /// the same name, with its PersistentVolume. Both lead nowhere, and are replaced (C7).
-fn in_the_way(claim: &VolumeClaim, pvc: &PersistentVolumeClaim, earlier: Option<&PersistentVolume>) -> Step {
+fn in_the_way(
+    claim: &VolumeClaim,
+    volume: &SharedPersistentVolume,
+    pvc: &PersistentVolumeClaim,
+    earlier: Option<&PersistentVolume>,
+) -> Step {
     let name = claim.name_any();
+    if pvc_of(claim).is_none() && takes_old_data(claim, volume, pvc) {
+        let why = format!(
+            "PersistentVolumeClaim {name} is in the way: it {WAITS_EMPTY}, while volume {} has the data of the earlier one of its name; end \
+             its pods, those of a StatefulSet by scaling it down, and delete it: the name is this claim's then",
+            volume.name_any()
+        );
+        return Step::Wait(Verdict::no(reason::NAME_TAKEN, why));
+    }
     if pvc_of(claim).is_some() || earlier_claim(pvc).is_none() {
         let why = format!(
             "a PersistentVolumeClaim {name} that Reservoir did not make is in the way; claim under another name, or delete it, if nobody \
@@ -163,6 +178,16 @@ fn in_the_way(claim: &VolumeClaim, pvc: &PersistentVolumeClaim, earlier: Option<
         (None, false) => Step::DeletePvc(why),
         (None, true) => Step::Wait(why),
     }
+}
+
+/// The words for a PersistentVolumeClaim in the way of a claim to the data of the earlier one of its name, as a StatefulSet makes it.
+pub const WAITS_EMPTY: &str = "waits for a new volume, and has none yet";
+
+/// True if the claim is to the volume of an earlier PersistentVolumeClaim of the name, and the present one has no volume.
+fn takes_old_data(claim: &VolumeClaim, volume: &SharedPersistentVolume, pvc: &PersistentVolumeClaim) -> bool {
+    let own = format!("{}/{}", claim.namespace().unwrap_or_default(), claim.name_any());
+    let has_volume = pvc.spec.as_ref().is_some_and(|spec| spec.volume_name.is_some());
+    volume.annotations().get(ANNOTATION_MADE_FOR) == Some(&own) && !has_volume
 }
 
 /// The UID of the claim for which Reservoir made the PersistentVolumeClaim, by labels and name of its PersistentVolume.
@@ -287,6 +312,23 @@ mod tests {
         seen.pvc = Some(pvc);
         let Step::Wait(why) = next(&new, &volume, &seen) else { panic!() };
         assert_eq!(why.reason, "NameTaken", "C5: that of somebody else");
+    }
+
+    /// C5: the StatefulSet's next PersistentVolumeClaim is in the way of the data of the one before.
+    #[test]
+    fn f5_the_pvc_in_the_way_of_its_old_data_is_told() {
+        let (claim, mut volume) = (claim("ns", "c", "v"), ready_volume("v", "eng", false));
+        let mut seen = Seen { pvc: Some(PersistentVolumeClaim::default()), ..Default::default() };
+        let said = |volume: &SharedPersistentVolume, seen: &Seen| {
+            let Step::Wait(why) = next(&claim, volume, seen) else { panic!() };
+            assert_eq!(why.reason, "NameTaken");
+            why.message.contains(WAITS_EMPTY)
+        };
+        assert!(!said(&volume, &seen));
+        volume.metadata.annotations = Some([(ANNOTATION_MADE_FOR.to_owned(), "ns/c".to_owned())].into());
+        assert!(said(&volume, &seen));
+        seen.pvc.as_mut().unwrap().spec.get_or_insert_default().volume_name = Some("pv".into());
+        assert!(!said(&volume, &seen), "it has a volume of its own");
     }
 
     #[test]

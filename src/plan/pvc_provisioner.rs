@@ -219,6 +219,13 @@ pub fn refused_again(seen: &Seen) -> Duration {
     waited.clamp(LASTING, REFUSED_AGAIN)
 }
 
+/// True if the PersistentVolumeClaim of a class waits, and its volume is yet to be made.
+pub fn waits_empty(seen: &Seen, pvc: &PersistentVolumeClaim) -> bool {
+    let is_its = pvc.metadata.uid.as_ref() == Some(&seen.uid) && pvc.metadata.deletion_timestamp.is_none();
+    let names_none = pvc.spec.as_ref().is_none_or(|spec| spec.volume_name.is_none());
+    is_its && names_none && !seen.bound && seen.volume.is_none() && seen.class.is_some()
+}
+
 /// True if a step ends the wait for a volume. The pause in which the scheduler chooses another node ends none.
 pub fn is_settled(seen: &Seen, step: &Step) -> bool {
     let placed =

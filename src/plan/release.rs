@@ -15,7 +15,11 @@ pub fn reservation_held(status: &DiskReservationStatus) -> Option<Verdict> {
         let listed: Vec<String> = entries.iter().map(name).collect();
         let listed = names(&listed, listed.len());
         let (plural, live) = if entries.len() == 1 { ("", "lives") } else { ("s", "live") };
-        let said = format!("{what}{plural} {listed} {live} in it; delete what is not needed any more first");
+        let end = match entries.iter().all(|entry| entry.kept.is_some()) {
+            true => "the reservation goes when that time is over, and the data with it",
+            false => "delete what is not needed any more first",
+        };
+        let said = format!("{what}{plural} {listed} {live} in it; {end}");
         (!entries.is_empty()).then(|| Verdict::no(reason, said))
     };
     held(&status.volumes, reason::HAS_VOLUMES, "volume")
@@ -43,7 +47,7 @@ mod tests {
         let kept = with_kept(&[("v1", 0, 60)]).status.unwrap();
         let said = reservation_held(&kept).unwrap().message;
         assert!(
-            said.starts_with("volume v1 (destroyed, kept until 1970-01-01T00:01:00Z) lives in it"),
+            said.ends_with("until 1970-01-01T00:01:00Z) lives in it; the reservation goes when that time is over, and the data with it"),
             "{said}"
         );
         assert_eq!(reservation_held(&DiskReservationStatus::default()), None);

@@ -266,3 +266,19 @@ fn c7_a_claim_says_that_its_pvc_is_being_deleted() {
     assert!(ready.message.contains("c is being deleted, so no new pod may use it"), "{}", ready.message);
     assert_eq!(next(&claim, &at(59)), Step::Debounce, "it may be gone in a moment");
 }
+
+/// D4: nobody is told that pods may use what was given up.
+#[test]
+fn d4_a_claim_of_a_disk_that_was_declared_gone_is_not_ready() {
+    let claim = claim("ns", "c", "v");
+    let mut volume = (*having(&claim)).clone();
+    let conditions = &mut volume.status.as_mut().unwrap().conditions;
+    let gone = Verdict::no(reason::VOLUME_GONE, "");
+    condition::set(conditions, READY, gone, None, Timestamp::UNIX_EPOCH);
+    let binding = pv_binding::Seen { cached: is_bound(true), ..Default::default() };
+    let seen = Seen { volume: Some(Arc::new(volume)), binding, ..seen() };
+    let (said, status) = self::reason(next(&claim, &seen));
+    assert_eq!((said.as_str(), status.phase), ("VolumeGone", ClaimPhase::Bound));
+    let message = &condition::get(&status.conditions, READY).unwrap().message;
+    assert!(message.ends_with("delete the claim, and claim another volume"), "{message}");
+}

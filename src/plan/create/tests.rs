@@ -182,6 +182,8 @@ fn v1_more_than_is_left_is_a_clear_refusal() {
 fn s2_without_a_live_reservation_of_the_role_there_is_no_volume() {
     let mut gone = reserved("r", "eng", 10, &[]);
     gone.metadata.deletion_timestamp = some_time();
+    let (_, said) = pick(&volume("v1", "eng", 1), std::slice::from_ref(&gone)).unwrap_err();
+    assert!(said.starts_with("DiskReservation r is being deleted, and takes no new volume"), "{said}");
     for rs in [vec![], vec![reserved("r", "ops", 10, &[])], vec![gone], vec![reservation("r", "eng", 10)]] {
         assert_eq!(pick(&volume("v1", "eng", 1), &rs).unwrap_err().0, "NoReservation");
     }

@@ -407,6 +407,13 @@ impl Checks {
             }
         }
         for disk in &snapshot.disks {
+            if let Some((told, names)) = node_disk::not_configured(disk) {
+                let first = names.first().copied().unwrap_or_default();
+                self.note(
+                    format!("NodeDisk {}: {told}", disk.name_any()),
+                    advice::ask_why(format!("dr/{first}")),
+                );
+            }
             if let Some(told) = node_disk::not_as_configured(disk) {
                 self.note(
                     format!("NodeDisk {}: {told}", disk.name_any()),

@@ -194,14 +194,18 @@ impl<'a> About<'a> {
                 Some(holder) => advice::ask_about_holder(&holder.name, &holder.namespace, namespace),
                 None => advice::claim_other_volume(namespace),
             },
+            NAME_TAKEN if self.is_after_old_data() => self.free_name_of_empty(),
             NAME_TAKEN => {
-                let other = self.claim_command(&format!("{name}-shared"), role, None, self.mode());
+                let is_exclusive = self.volume.is_some_and(|volume| volume.spec.shared.is_none());
+                let suffix = if is_exclusive { "2" } else { "shared" };
+                let other = self.claim_command(&format!("{name}-{suffix}"), role, None, self.mode());
                 advice::claim_under_other_name(format!("{} && {other}", self.delete()))
             }
             VOLUME_LOST if self.lost_only_its_binding() => self.claim_anew(role, None, self.mode()),
             VOLUME_LOST => advice::leave_lost_volume(self.delete()),
             NODE_GONE if self.claim.is_some() => advice::leave_lost_volume(self.delete()),
             NODE_GONE => advice::look_again(),
+            VOLUME_GONE if self.claim.is_some() => advice::leave_lost_volume(self.delete()),
             VOLUME_GONE | ROLE_TAKEN => self.delete(),
             IN_USE => self.in_use(),
             MOUNT_HELD => advice::end_process(),

@@ -6,7 +6,7 @@ use super::report::{Report, TERMINATING};
 use super::target::Target;
 use super::{pods, pvcs, workloads};
 use crate::api::condition::reason::*;
-use crate::api::{Role, SharedPersistentVolume};
+use crate::api::{DiskReservation, Role, SharedPersistentVolume};
 use crate::cluster;
 use crate::plan::own_pvc::pvc_of;
 use crate::plan::{destroy, node_disk};
@@ -193,9 +193,15 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
         let status = volume.status.as_ref();
         let reservation = status.and_then(|s| s.reservation.as_ref()).map(|r| r.name.as_str());
         let may_use = |role: &str| Role::name_covers(role, &volume.spec.role);
-        let usable = snapshot.reservations.iter().find(|r| may_use(&r.spec.role)).map(ResourceExt::name_any);
+        // A reservation that is being deleted takes no new volume, and its own wait is no cause.
+        let is_there = |r: &&DiskReservation| r.metadata.deletion_timestamp.is_none();
+        let mut lasting = snapshot.reservations.iter().filter(is_there);
+        let asked = volume.spec.reservation.as_deref();
+        let asked = asked.filter(|asked| lasting.clone().any(|r| r.name_any() == *asked));
+        let usable = lasting.find(|r| may_use(&r.spec.role)).map(ResourceExt::name_any);
         let usable = usable.filter(|_| status.is_none_or(|s| s.node_disk.is_none()));
-        let reservation = reservation.or(volume.spec.reservation.as_deref()).map(str::to_owned).or(usable);
+        let usable = usable.filter(|_| volume.spec.reservation.is_none());
+        let reservation = reservation.or(asked).map(str::to_owned).or(usable);
         let disk = status.and_then(|s| s.node_disk.as_deref());
         vec![named(&RESERVATION, reservation.as_deref()), named(&DISK, disk)]
     } else if target.kind == &RESERVATION {

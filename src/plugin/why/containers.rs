@@ -44,6 +44,17 @@ fn waiting(pod: &Pod) -> Option<(&ContainerStatus, &str)> {
     })
 }
 
+/// True if each container of the pod has a log: it runs, or has run.
+pub(super) fn have_logs(pod: &Pod) -> bool {
+    let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let mut containers = containers.peekable();
+    let has_log = |container: &ContainerStatus| {
+        let now = container.state.as_ref().is_some_and(|s| s.running.is_some() || s.terminated.is_some());
+        now || container.last_state.as_ref().is_some_and(|last| last.terminated.is_some())
+    };
+    containers.peek().is_some() && containers.all(has_log)
+}
+
 /// True if the pod is ready.
 pub(super) fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());

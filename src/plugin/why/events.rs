@@ -5,22 +5,29 @@ use k8s_openapi::api::core::v1::Event;
 
 use super::target::Target;
 use crate::api::condition::reason::NEARLY_FULL;
-use crate::plugin::kind::Kind;
+use crate::plugin::kind::{Kind, POD};
 use crate::plugin::snapshot::Snapshot;
 
-/// The last event of an object, or the last warning.
+/// The last event of an object, or the last warning. An earlier object of the name has its own, and a pod that was placed waits
+/// for no scheduler.
 pub(super) fn last_event<'a>(
     snapshot: &'a Snapshot,
     kind: &Kind,
     target: &Target,
     warning: bool,
 ) -> Option<&'a Event> {
+    let uid = target.uid(snapshot);
+    let is_placed =
+        target.find_pod(snapshot).is_some_and(|pod| pod.spec.as_ref().is_some_and(|s| s.node_name.is_some()));
     let of = |event: &&Event| {
         let object = &event.involved_object;
+        let is_of_another = object.uid.as_deref().is_some_and(|of| uid.is_some_and(|uid| uid != of));
         object.kind.as_deref() == Some(kind.name)
             && object.name.as_deref() == Some(&target.name)
             && object.namespace == target.namespace
             && (!warning || event.type_.as_deref() == Some("Warning"))
+            && !is_of_another
+            && (!is_placed || kind != &POD || event.reason.as_deref() != Some("FailedScheduling"))
             // No pod waits for that.
             && event.reason.as_deref() != Some(NEARLY_FULL)
     };

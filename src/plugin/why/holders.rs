@@ -10,11 +10,13 @@ use super::events::{message_of, time_of};
 use super::target::Target;
 use crate::api::condition::reason::{NEARLY_FULL, SEAL_WITHDRAWN, VOLUME_SEALED};
 use crate::api::condition::{self, TEMPLATED};
-use crate::api::{AccessMode, LedgerEntry, NodeDisk, PodRef, SharedPersistentVolume, VolumeRole};
+use crate::api::{
+    AccessMode, DiskReservation, LedgerEntry, NodeDisk, PodRef, SharedPersistentVolume, VolumeRole,
+};
 use crate::cluster;
 use crate::plan::candidate::{self, Candidate};
 use crate::plan::template::UNSELECTED;
-use crate::plan::{self, seal, share};
+use crate::plan::{self, node_disk, seal, share};
 use crate::plugin::kind::{CLAIM, DISK, POD, PVC, RESERVATION, ROLE, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
@@ -109,8 +111,12 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
             };
             add("it is of template", format!("{} of VolumeRole {}{end}", of.name, of.volume_role));
         }
-        if reservation.is_some_and(|r| r.spec.is_static) {
-            add("it is static,", "from the agents' configuration".into());
+        if let Some(reservation) = reservation.filter(|r| r.spec.is_static) {
+            let from = match is_unconfigured(snapshot, reservation) {
+                true => "and not in the agents' configuration any more: it ends with its last volume",
+                false => "from the agents' configuration",
+            };
+            add("it is static,", from.into());
         }
         let on = snapshot.disks.iter().find(|disk| Some(disk.name_any()) == status.node_disk);
         if let Some(disk) = on.filter(|disk| candidate::is_cordoned(disk)) {
@@ -158,6 +164,13 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
         add("has reserved", role.map(|s| entries(&s.reservations)).unwrap_or_default());
     }
     lines
+}
+
+/// True for a static reservation that was taken out of the agent's configuration, and is in use.
+pub(super) fn is_unconfigured(snapshot: &Snapshot, reservation: &DiskReservation) -> bool {
+    let on = snapshot.disks.iter().find(|disk| disk.metadata.name == reservation.spec.node_disk);
+    let names = on.and_then(node_disk::not_configured).map(|(_, names)| names).unwrap_or_default();
+    reservation.spec.is_static && names.contains(&reservation.name_any().as_str())
 }
 
 /// The claims of a pod, or the claim that is asked about.

@@ -7,6 +7,7 @@ mod ending_pvc;
 mod events;
 mod growth;
 mod holders;
+mod old_data;
 mod pods;
 mod pvcs;
 mod report;
@@ -91,6 +92,9 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
     if let Some(step) = pods::force_step(snapshot, target) {
         answer.next = vec![step];
     }
+    if let Some(step) = old_data::step(snapshot, target).filter(|_| !answer.ready) {
+        answer.next.insert(0, step);
+    }
     if answer.ready
         && let Some((pvc, report)) = growth::of_users(snapshot, target)
     {
@@ -161,6 +165,17 @@ fn explain(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
     }
     if ready {
         because.clear();
+        if let Some((said, step)) = pods::unmounted(snapshot, target) {
+            summary = format!("{summary}, but not of use now: {said}");
+            return Ok(Why {
+                object: target.title(),
+                summary,
+                ready: false,
+                because,
+                holders,
+                next: vec![step],
+            });
+        }
     }
     Ok(Why { object: target.title(), summary, ready, because, holders, next })
 }

@@ -15,7 +15,7 @@ use crate::plan::candidate::{is_cordoned, is_ready};
 use crate::plan::enlarge::new_name;
 use crate::plan::persistent_volume::ONE_POD;
 use crate::plan::{advice, holder, publish::is_for_one_pod};
-use crate::plugin::kind::{POD, VOLUME};
+use crate::plugin::kind::{CLAIM, DISK, POD, PVC, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
 /// The reports of a pod. First a cause that no condition of Reservoir's objects has, then the phase with the message
@@ -143,6 +143,36 @@ pub(super) fn is_silent(snapshot: &Snapshot, target: &Target) -> bool {
     // The PersistentVolumes of claims are called so, and the driver, too.
     let is_mount = |event: &Event| message_of(event).contains("reservoir");
     is_placed && phase == Some("Pending") && last_event(snapshot, &POD, target, true).is_none_or(is_mount)
+}
+
+/// The step for such a pod.
+pub(super) fn mount_step(snapshot: &Snapshot, target: &Target) -> String {
+    let pod = target.find_pod(snapshot);
+    let node = pod.and_then(|pod| pod.spec.as_ref()?.node_name.clone()).unwrap_or_default();
+    match (snapshot.sees(&DISK), lacks_driver(snapshot, target)) {
+        (true, _) => advice::look_at_installation(),
+        (false, true) => advice::have_agent_looked_for(node),
+        (false, false) => advice::have_mount_looked_at(node),
+    }
+}
+
+/// Why a pod of a claim waits for an agent, and the step, for a caller who may not see the claim's volume.
+pub(super) fn unmounted(snapshot: &Snapshot, claim: &Target) -> Option<(String, String)> {
+    if ![&CLAIM, &PVC].contains(&claim.kind) || snapshot.sees(&VOLUME) {
+        return None;
+    }
+    let namespace = claim.namespace.as_deref()?;
+    let pods = snapshot.pods_of(namespace, &claim.name);
+    let mut pods = pods.map(|pod| Target::new(&POD, pod.namespace(), pod.name_any()));
+    let pod = pods.find(|pod| is_silent(snapshot, pod) && lacks_driver(snapshot, pod))?;
+    let why = format!("pod {} waits, since its node has no agent of Reservoir", pod.name);
+    Some((why, mount_step(snapshot, &pod)))
+}
+
+/// True if the kubelet of the pod's node has found no agent of Reservoir there.
+pub(super) fn lacks_driver(snapshot: &Snapshot, target: &Target) -> bool {
+    let said = last_event(snapshot, &POD, target, true).map(message_of).unwrap_or_default();
+    said.contains(DRIVER) && said.contains("not found in the list of registered CSI drivers")
 }
 
 /// The reason of a pod with an inline volume of Reservoir's driver.

@@ -4,12 +4,12 @@ use kube::ResourceExt;
 
 use super::advice::About;
 use super::chain::{DELETING, NOT_AS_CONFIGURED};
-use super::holders::full_volumes;
+use super::holders::{full_volumes, is_unconfigured};
 use super::report::TERMINATING;
 use super::target::Target;
 use super::{containers, pods, pvcs, workloads};
 use crate::api::condition::reason::{NEARLY_FULL, VOLUME_HELD};
-use crate::api::{Capability, Role, RoleSubscription};
+use crate::api::{Capability, DiskReservation, Role, RoleSubscription};
 use crate::cluster;
 use crate::plan::{advice, own_pvc::pvc_of};
 use crate::plugin::kind::{CLAIM, POD, PVC, SUBSCRIPTION, VOLUME, nearest};
@@ -45,7 +45,7 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
         return advice::read_own_crash_log(name, namespace, container);
     }
     if target.kind == &POD && pods::is_silent(snapshot, target) {
-        return advice::look_at_installation();
+        return pods::mount_step(snapshot, target);
     }
     let waits = |(namespace, name)| {
         pvcs::unscheduled_pod(snapshot, &Target::new(&PVC, Some(namespace), name)).is_some()
@@ -124,7 +124,13 @@ pub(super) fn deletion_step(snapshot: &Snapshot, target: &Target) -> Option<Stri
     let of_pvc = volume.and_then(|v| pvc_of(v).and(v.status.as_ref()?.claims.first()));
     Some(match target.kind.short {
         "spv" => of_pvc.map_or_else(|| advice::retire_after_use(name), advice::leave_volume_to_class),
-        "dr" => advice::see_reservation(role.unwrap_or_default()),
+        "dr" => {
+            let is_it = |r: &&DiskReservation| r.name_any() == *name && is_unconfigured(snapshot, r);
+            match snapshot.reservations.iter().find(is_it) {
+                Some(r) => advice::await_unconfigured(&r.spec.role),
+                None => advice::see_reservation(role.unwrap_or_default()),
+            }
+        }
         "nd" => advice::see_disk(),
         "vclaim" => {
             let namespace = target.namespace.as_deref().unwrap_or("default");

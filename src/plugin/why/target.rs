@@ -65,6 +65,17 @@ impl Target {
         snapshot.pvc(self.namespace.as_deref(), &self.name)
     }
 
+    /// The UID of a pod, a PersistentVolumeClaim or a workload.
+    pub fn uid<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a str> {
+        let workload = || snapshot.workloads.iter().find(|w| self.kind.workload && w.name_any() == self.name);
+        let meta = match self.kind {
+            kind if kind == &POD => self.find_pod(snapshot).map(|pod| &pod.metadata),
+            kind if kind == &PVC => self.find_pvc(snapshot).map(|pvc| &pvc.metadata),
+            _ => workload().map(|workload| &workload.metadata),
+        };
+        meta?.uid.as_deref()
+    }
+
     /// True for a PersistentVolumeClaim of a StorageClass with its volume.
     pub fn is_made_of_class(&self, snapshot: &Snapshot) -> bool {
         self.kind == &PVC && self.find_pvc(snapshot).is_some_and(|pvc| snapshot.made_for(pvc).is_some())

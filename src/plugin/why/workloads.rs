@@ -1,10 +1,10 @@
 //! Reports about workloads.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 
-use super::events::{last_event, message_of};
+use super::events::{last_event, message_of, time_of};
 use super::report::Report;
 use super::target::Target;
 use crate::plugin::snapshot::Snapshot;
@@ -34,7 +34,15 @@ pub(super) fn workload_report(snapshot: &Snapshot, target: &Target) -> Option<Re
     let failed =
         conditions.into_iter().flatten().find(|c| c["type"] == "ReplicaFailure" || c["type"] == "Failed");
     let failed = failed.and_then(|c| c["message"].as_str()).map(str::to_owned);
-    let said = failed.or_else(|| last_event(snapshot, target.kind, target, true).map(message_of));
+    // A pod that was made since was refused no longer.
+    let last = last_event(snapshot, target.kind, target, false);
+    let is_over = |warning: &&Event| {
+        last.is_some_and(|last| {
+            last.reason.as_deref() == Some("SuccessfulCreate") && time_of(last) > time_of(warning)
+        })
+    };
+    let warning = last_event(snapshot, target.kind, target, true).filter(|warning| !is_over(warning));
+    let said = failed.or_else(|| warning.map(message_of));
     let said = said.filter(|_| trouble).map(|said| format!(": {said}")).unwrap_or_default();
     let reason = match (trouble, complete) {
         (true, _) => "NotReady",

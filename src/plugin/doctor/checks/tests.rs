@@ -67,7 +67,7 @@ fn keep_unlisted(facts: &mut Facts) {
 fn t4_the_doctor_finds_each_fault_and_nothing_else() {
     assert_eq!(faults(&healthy()), []);
     type Break = fn(&mut Facts);
-    let table: [(Level, &str, Break); 23] = [
+    let table: [(Level, &str, Break); 24] = [
         (Level::Problem, "there is no ClusterRoleBinding reservoir-agent", |f| {
             f.bindings.as_mut().unwrap().remove("reservoir-agent");
         }),
@@ -122,6 +122,22 @@ fn t4_the_doctor_finds_each_fault_and_nothing_else() {
             let status = disk.status.clone().unwrap();
             f.snapshot.disks[0].status = Some(node_disk::with_failures(&disk, status, &failed));
         }),
+        (
+            Level::Note,
+            "NodeDisk n1.a: reservation n1.a.eng is not in the agent's configuration any more",
+            |f| {
+                let told = "fine; reservation n1.a.eng is not in the agent's configuration any more, and stays until nothing uses it";
+                let told = api::condition::Verdict::yes(api::condition::reason::DISK_HEALTHY, told);
+                let conditions = &mut f.snapshot.disks[0].status.as_mut().unwrap().conditions;
+                api::condition::set(
+                    conditions,
+                    api::condition::DISK_HEALTHY,
+                    told,
+                    None,
+                    jiff::Timestamp::UNIX_EPOCH,
+                );
+            },
+        ),
         (Level::Problem, "there are no disks", |f| f.snapshot.disks.clear()),
         (Level::Note, "for role eng you lack use", |f| f.grants[0].1.retain(|verb| *verb != "use")),
         (Level::Note, "you may not list customresourcedefinitions", |f| f.crds = None),

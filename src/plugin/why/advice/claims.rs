@@ -4,10 +4,11 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use super::{About, word};
+use crate::api::condition::{self, READY};
 use crate::api::{AccessMode, Role, SharedPersistentVolume, Size};
 use crate::cluster;
 use crate::plan::own_pvc::pvc_of;
-use crate::plan::{advice, foreign_finalizer};
+use crate::plan::{advice, foreign_finalizer, pv_binding};
 use crate::plugin::kind::{CLAIM, VOLUME, nearest};
 
 impl<'a> About<'a> {
@@ -42,6 +43,25 @@ impl<'a> About<'a> {
     pub(super) fn foreign_finalizer(&self) -> Option<&'a str> {
         let claim = self.claim.filter(|claim| claim.metadata.deletion_timestamp.is_some())?;
         foreign_finalizer(claim).map(String::as_str)
+    }
+
+    /// True if the claim is to the data of the PersistentVolumeClaim of before, and the present one of the name is in the way.
+    pub fn is_after_old_data(&self) -> bool {
+        let ready = self.claim.and_then(|claim| condition::get(&claim.status.as_ref()?.conditions, READY));
+        ready.is_some_and(|ready| ready.message.contains(pv_binding::WAITS_EMPTY))
+    }
+
+    /// The step that frees the name. A StatefulSet makes a PersistentVolumeClaim anew for as long as it has the pod.
+    pub(super) fn free_name_of_empty(&self) -> String {
+        let (snapshot, namespace, name) = (self.snapshot, self.namespace, self.name);
+        let user = snapshot.pods_of(namespace, name).find_map(|pod| member(&pod.name_any(), set_of(pod)?));
+        let Some((set, ordinal)) = user else { return advice::free_name_of_empty(name, namespace) };
+        let is_lower = |pod: &&Pod| {
+            let of = set_of(pod).and_then(|of| member(&pod.name_any(), of));
+            pod.namespace().as_deref() == Some(namespace)
+                && of.is_some_and(|(of, lower)| of == set && lower < ordinal)
+        };
+        advice::free_name_of_set(&set, namespace, snapshot.pods.iter().filter(is_lower).count(), name)
     }
 
     pub(super) fn no_match(&self) -> String {
@@ -136,4 +156,15 @@ impl<'a> About<'a> {
         }
         format!("{command} -n {}", self.namespace)
     }
+}
+
+/// The StatefulSet that made the pod.
+fn set_of(pod: &Pod) -> Option<&str> {
+    let owners = pod.metadata.owner_references.iter().flatten();
+    owners.into_iter().find(|owner| owner.kind == "StatefulSet").map(|owner| owner.name.as_str())
+}
+
+/// The StatefulSet, and the ordinal of its pod.
+fn member(pod: &str, set: &str) -> Option<(String, u32)> {
+    Some((set.to_owned(), pod.strip_prefix(set)?.strip_prefix('-')?.parse().ok()?))
 }

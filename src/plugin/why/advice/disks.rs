@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
+use super::super::containers;
 use super::About;
 use crate::api::NodeDisk;
 use crate::api::condition;
@@ -32,7 +33,10 @@ impl<'a> About<'a> {
 
     pub(super) fn agent_log(&self) -> String {
         match self.agent() {
-            Some(pod) => advice::read_agent_log(pod.namespace().unwrap_or_default(), pod.name_any()),
+            Some(pod) if containers::have_logs(pod) => {
+                advice::read_agent_log(pod.namespace().unwrap_or_default(), pod.name_any())
+            }
+            Some(pod) => advice::describe_pod(pod.name_any(), pod.namespace().unwrap_or_default()),
             None => advice::find_agent(self.node()),
         }
     }

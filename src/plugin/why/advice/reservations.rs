@@ -192,7 +192,10 @@ impl<'a> About<'a> {
         let (kept, live): (Vec<_>, Vec<_>) = status.volumes.iter().partition(|entry| entry.kept.is_some());
         match (reason, live.first(), kept.first(), status.refinements.first()) {
             (HAS_VOLUMES, Some(volume), ..) => advice::retire_content(&volume.name),
-            (HAS_VOLUMES, None, Some(volume), _) => advice::erase_content(&volume.name),
+            (HAS_VOLUMES, None, Some(volume), _) => {
+                let last = kept.iter().filter_map(|entry| Some(entry.kept.as_ref()?.until.0)).max();
+                advice::await_kept(last.unwrap_or_default(), &volume.uid)
+            }
             (HAS_REFINEMENTS, .., Some(refinement)) => advice::delete_content(&refinement.name),
             _ => advice::look_again(),
         }

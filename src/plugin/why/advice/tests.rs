@@ -1,6 +1,7 @@
 //! Tests of the next steps of conditions.
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use serde_json::json;
 
 use super::*;
 use crate::api::{DiskKind, NodeDisk, VolumeMode, condition};
@@ -49,7 +50,9 @@ fn t4_a_name_is_one_word_of_a_shell() {
 fn agent_pod() -> Pod {
     serde_json::from_value(serde_json::json!({"metadata": {"name": "agent-1", "namespace": "sys", "labels": {
         "app.kubernetes.io/component": "agent", "app.kubernetes.io/instance": "r"}},
-        "spec": {"nodeName": "n1", "containers": []}}))
+        "spec": {"nodeName": "n1", "containers": []},
+        "status": {"containerStatuses": [{"name": "agent", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+            "state": {"running": {}}}]}}))
     .unwrap()
 }
 
@@ -64,6 +67,16 @@ fn t4_advice_about_a_disk_names_who_mends_it() {
         of(&snapshot, DISK_REFUSED).starts_with("helm get values r -n sys   # mend what the message names")
     );
     assert_eq!(of(&snapshot, AGENT_SILENT), "kubectl logs -n sys agent-1 --tail=50");
+    for waits in [Some(json!({"waiting": {"reason": "ContainerCreating"}})), None] {
+        let state = waits.map(|waits| serde_json::from_value(waits).unwrap());
+        let mut none =
+            Snapshot { disks: snapshot.disks.clone(), pods: vec![agent_pod()], ..Snapshot::default() };
+        none.pods[0].status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].state = state;
+        assert!(
+            of(&none, AGENT_SILENT).starts_with("kubectl describe pod agent-1 -n sys   # its events"),
+            "no log yet"
+        );
+    }
     assert!(of(&snapshot, NODE_UNREACHABLE).contains("cannot be undone: kubectl patch nodedisk n1.a"));
     assert_eq!(of(&snapshot, NODE_CORDONED), advice::look_again(), "it is uncordoned meanwhile");
     snapshot.disks[0].status.as_mut().unwrap().cordoned = true;
@@ -558,4 +571,55 @@ fn t4_v7_advice_about_a_growth_ends_a_pod_that_has_it_mounted() {
     let snapshot = Snapshot { volumes: vec![volume], pods: vec![placed], ..Snapshot::default() };
     let step = step(&snapshot, &VOLUME, "v", RESIZE_FAILED);
     assert!(step.starts_with("kubectl describe pod web -n team"), "{step}");
+}
+
+/// T4, R4, X8: kept data ends by itself, and nobody who waits for space is told to erase it.
+#[test]
+fn t4_x8_advice_erases_no_kept_data() {
+    let mut deleting = with_kept(&[("v", 0, 60), ("w", 0, 90)]);
+    deleting.metadata.deletion_timestamp = some_time();
+    let mut snapshot = Snapshot {
+        reservations: vec![deleting],
+        volumes: vec![volume("v", "eng", 1)],
+        ..Snapshot::default()
+    };
+    let of = |snapshot: &Snapshot| step(snapshot, &VOLUME, "v", NO_RESERVATION);
+    let held = step(&snapshot, &RESERVATION, "r", HAS_VOLUMES);
+    assert!(
+        held.starts_with("kubectl reservoir kept   # nothing is to be done")
+            && held.contains("1970-01-01T00:01:30Z")
+    );
+    let beside = "kubectl reservoir reserve eng --role eng --size 1Gi   # DiskReservation r is being deleted, and takes no new volume";
+    let back = "; the data of before, which it keeps, comes back by: kubectl reservoir undelete uid-v-0 --name v-old";
+    assert_eq!(of(&snapshot), format!("{beside}{back}"));
+    snapshot.reservations[0].status.as_mut().unwrap().volumes.clear();
+    assert_eq!(of(&snapshot), beside);
+    snapshot.volumes[0].spec.reservation = Some("r".into());
+    let anew = of(&snapshot);
+    assert!(
+        anew.starts_with("kubectl reservoir reserve eng --role eng --size 1Gi && kubectl delete spv/v && kubectl reservoir create v")
+            && anew.contains("--reservation eng"),
+        "{anew}"
+    );
+    snapshot.reservations.push(reserved("s", "eng", 4, &[]));
+    assert!(of(&snapshot).contains("# in any reservation of role eng"), "{}", of(&snapshot));
+}
+
+/// T4, D4: a claim whose data is given up is of no use any more.
+#[test]
+fn t4_d4_a_claim_of_a_disk_that_is_gone_ends() {
+    let snapshot = Snapshot { claims: vec![claim("team", "c", "v")], ..Snapshot::default() };
+    let told = step(&snapshot, &CLAIM, "c", VOLUME_GONE);
+    assert!(told.starts_with("kubectl delete vclaim/c -n team   # then claim another volume"), "{told}");
+}
+
+/// T4, C5: an exclusive volume is not claimed as a shared one.
+#[test]
+fn t4_c5_advice_about_a_taken_name_says_what_the_volume_is() {
+    let mut snapshot = Snapshot { claims: vec![claim("team", "c", "v")], ..Snapshot::default() };
+    for (shared, name) in [(true, "c-shared"), (false, "c-2")] {
+        snapshot.volumes = vec![ready_volume("v", "eng", shared)];
+        let told = step(&snapshot, &CLAIM, "c", NAME_TAKEN);
+        assert!(told.contains(&format!("kubectl reservoir claim {name} --role eng --volume v")), "{told}");
+    }
 }

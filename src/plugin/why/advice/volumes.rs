@@ -124,8 +124,13 @@ impl<'a> About<'a> {
     pub(super) fn no_reservation(&self) -> String {
         let size = self.volume.map_or("1Gi", |v| v.spec.size.as_str());
         let above = |r: &&DiskReservation| Role::name_covers(&r.spec.role, self.role);
-        let usable: Vec<String> =
-            self.snapshot.reservations.iter().filter(above).map(ResourceExt::name_any).collect();
+        let (ending, lasting): (Vec<_>, Vec<_>) = self
+            .snapshot
+            .reservations
+            .iter()
+            .filter(above)
+            .partition(|r| r.metadata.deletion_timestamp.is_some());
+        let usable: Vec<String> = lasting.into_iter().map(ResourceExt::name_any).collect();
         let asked = self.volume.and_then(|v| v.spec.reservation.as_deref());
         let near = asked.and_then(|asked| nearest(asked, usable.iter().map(String::as_str)));
         // Another volume of the name would not have the data.
@@ -141,7 +146,10 @@ impl<'a> About<'a> {
         }
         let roles = self.snapshot.reservations.iter().map(|r| r.spec.role.as_str());
         let near_role = nearest(self.role, roles).filter(|_| usable.is_empty());
-        let by_class = near.is_some() || near_role.is_some() || asked.is_some() && !usable.is_empty();
+        let ending = ending.into_iter().find(|r| asked.is_none_or(|asked| asked == r.name_any()));
+        let by_class = near.is_some()
+            || near_role.is_some()
+            || asked.is_some() && (!usable.is_empty() || ending.is_some());
         if let Some(step) = by_class.then(|| self.made_anew(true)).flatten() {
             return step;
         }
@@ -153,11 +161,30 @@ impl<'a> About<'a> {
             (None, None, Some(_)) if !usable.is_empty() => {
                 advice::create_in_any_reservation(self.create_anew(self.role, None), self.role)
             }
-            (None, None, Some(asked)) => advice::reserve_for_role(word(asked), self.role, size),
-            (None, None, None) => {
-                let name = new_name(self.role, &self.snapshot.reservations);
-                advice::reserve_for_role(name, self.role, size)
+            (None, None, asked) => self.reserve_for(asked, ending, size),
+        }
+    }
+
+    /// The step that reserves for a volume. The reservation that it could have is being deleted, if there is one.
+    fn reserve_for(&self, asked: Option<&str>, ending: Option<&DiskReservation>, size: &str) -> String {
+        let (role, name) = (self.role, new_name(self.role, &self.snapshot.reservations));
+        let Some(deleting) = ending.map(ResourceExt::name_any) else {
+            return advice::reserve_for_role(asked.map_or(name, word), role, size);
+        };
+        if asked.is_some() {
+            let anew = self.create_anew(role, Some(&name));
+            return advice::create_in_new_reservation(name, role, size, anew, deleting);
+        }
+        let entries = ending.and_then(|r| r.status.as_ref()).map_or(&[][..], |status| &status.volumes);
+        // The data of an earlier volume of this name comes first.
+        let kept = || entries.iter().filter(|entry| entry.kept.is_some());
+        match kept().find(|entry| entry.name == self.name).or(kept().next()) {
+            Some(old) => {
+                let is_taken = self.snapshot.volumes.iter().any(|volume| volume.name_any() == old.name);
+                let back = if is_taken { format!("{}-old", old.name) } else { old.name.clone() };
+                advice::reserve_beside_kept(name, role, size, deleting, &old.uid, back)
             }
+            None => advice::reserve_beside(name, role, size, deleting),
         }
     }
 

@@ -109,3 +109,58 @@ fn t4_x2_why_of_a_claim_tells_the_end_of_its_volume() {
     let told = said(&snapshot);
     assert!(told.contains("or keep it: kubectl reservoir unretire v\n"), "{told}");
 }
+
+/// T4, R4: a reservation that is being deleted is no way to space, and its kept data is left alone.
+#[test]
+fn t4_r4_why_of_a_volume_waits_for_no_reservation_that_ends() {
+    let mut deleting = with_kept(&[("v", 0, 60)]);
+    deleting.metadata.deletion_timestamp = some_time();
+    set_not_ready(
+        &mut deleting.status.as_mut().unwrap().conditions,
+        reason::HAS_VOLUMES,
+        "volume v lives in it",
+    );
+    let mut waits = volume("v", "eng", 1);
+    let conditions = &mut waits.status.get_or_insert_default().conditions;
+    set_not_ready(conditions, reason::NO_RESERVATION, "DiskReservation r is being deleted");
+    let mut snapshot = Snapshot { reservations: vec![deleting], volumes: vec![waits], ..Snapshot::default() };
+    for named in [None, Some("r".to_owned())] {
+        snapshot.volumes[0].spec.reservation = named;
+        let said = ask(&snapshot, &VOLUME, None, "v").unwrap();
+        assert!(
+            said.contains("next: kubectl reservoir reserve eng --role eng") && !said.contains("erase"),
+            "{said}"
+        );
+    }
+}
+
+/// T4, R2: the configuration has nothing to change about a reservation that it does not have.
+#[test]
+fn t4_r2_why_of_a_reservation_says_that_it_is_configured_no_more() {
+    let mut of = reserved("n1.a.eng", "eng", 4, &[("v", 1)]);
+    (of.spec.is_static, of.spec.node_disk) = (true, Some("n1.a".into()));
+    set_ready(&mut of.status.as_mut().unwrap().conditions, true);
+    let mut snapshot = Snapshot {
+        disks: vec![disk("n1.a", "n1", 10, &[("eng", 4)])],
+        reservations: vec![of],
+        ..Snapshot::default()
+    };
+    let said = |snapshot: &Snapshot| ask(snapshot, &RESERVATION, None, "n1.a.eng").unwrap();
+    assert!(said(&snapshot).contains("it is static, from the agents' configuration"), "{}", said(&snapshot));
+    let told = "the disk is there; reservation n1.a.eng and n1.a.ops is not in the agent's configuration any more, and stays until \
+                nothing uses it; static reservation n1.a.lab is not as configured: no";
+    let conditions = &mut snapshot.disks[0].status.as_mut().unwrap().conditions;
+    set(
+        conditions,
+        DISK_HEALTHY,
+        Verdict::yes(reason::DISK_HEALTHY, told),
+        None,
+        jiff::Timestamp::UNIX_EPOCH,
+    );
+    let now = said(&snapshot);
+    assert!(now.contains("not in the agents' configuration any more: it ends with its last volume"), "{now}");
+    assert!(
+        now.contains("next: kubectl reservoir tree --role eng   # it goes by itself after its last volume"),
+        "{now}"
+    );
+}

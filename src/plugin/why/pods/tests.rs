@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::api::UidRef;
 use crate::plan::testing::*;
-use crate::plugin::kind::{CLAIM, Kind, POD, PVC, VOLUME};
+use crate::plugin::kind::{CLAIM, DISK, Kind, POD, PVC, VOLUME};
 use crate::plugin::snapshot::{Denied, Snapshot};
 use crate::plugin::why::testing::*;
 
@@ -516,4 +516,74 @@ fn t4_why_of_a_job_that_runs_looks_for_nothing() {
         of(1)
     );
     assert!(of(0).starts_with("Job team/web: NotReady"), "{}", of(0));
+}
+
+/// T4, D4: who sees neither volumes nor disks is told who looks for the agent, for the pod and for its claim.
+#[test]
+fn t4_d4_who_sees_no_disks_has_an_agent_looked_for() {
+    let mut waits = pod_of("data", "Pending");
+    waits.spec.as_mut().unwrap().node_name = Some("n1".into());
+    let said = "MountVolume.MountDevice failed for volume \"reservoir-1\" : kubernetes.io/csi: attacher.MountDevice failed to create \
+                newCsiDriverClient: driver name csi.reservoir.dev not found in the list of registered CSI drivers";
+    let mut snapshot = Snapshot {
+        denied: vec![Denied::unseen(&VOLUME), Denied::unseen(&DISK)],
+        claims: vec![bound("data", "v")],
+        pvcs: vec![pvc("data", "Bound", "")],
+        pods: vec![waits],
+        events: vec![event("Pod", "web", "Warning", "FailedMount", said)],
+        ..Snapshot::default()
+    };
+    let next = "next: have an administrator run: kubectl reservoir doctor   # no agent of Reservoir serves node n1\n";
+    let of = |snapshot: &Snapshot, kind, name| ask(snapshot, kind, Some("team"), name).unwrap();
+    for (kind, name) in [(&POD, "web"), (&CLAIM, "data"), (&PVC, "data")] {
+        let told = of(&snapshot, kind, name);
+        assert!(told.ends_with(next), "{told}");
+    }
+    let told = of(&snapshot, &CLAIM, "data");
+    assert!(
+        told.contains("but not of use now: pod web waits, since its node has no agent of Reservoir"),
+        "{told}"
+    );
+    snapshot.events[0].message =
+        Some("MountVolume.SetUp failed for volume \"reservoir-1\": timed out".into());
+    let told = of(&snapshot, &POD, "web");
+    assert!(told.contains("kubectl reservoir doctor   # the pod waits on node n1 for a mount"), "{told}");
+    assert!(of(&snapshot, &CLAIM, "data").contains("nothing to do"));
+}
+
+/// T4: an event of before, of an earlier object of the name, or of a scheduler that has placed the pod, is no cause.
+#[test]
+fn t4_why_quotes_no_event_of_before() {
+    let kind = Kind::parse("sts").unwrap();
+    let refused = "create Pod db-1 in StatefulSet db failed error: pvc d-db-1 is being deleted";
+    let at = |mut event: k8s_openapi::api::core::v1::Event, seconds| {
+        event.last_timestamp = Some(from(json!(jiff::Timestamp::from_second(seconds).unwrap().to_string())));
+        event
+    };
+    let mut snapshot = Snapshot {
+        workloads: vec![from(json!({"apiVersion": "apps/v1", "kind": "StatefulSet",
+            "metadata": {"namespace": "team", "name": "db", "uid": "now"},
+            "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "db"}}}, "status": {"readyReplicas": 1}}))],
+        events: vec![at(event("StatefulSet", "db", "Warning", "FailedCreate", refused), 1)],
+        ..Snapshot::default()
+    };
+    let of = |snapshot: &Snapshot| ask(snapshot, kind, Some("team"), "db").unwrap();
+    assert!(of(&snapshot).contains("is being deleted"), "{}", of(&snapshot));
+    snapshot.events.push(at(event("StatefulSet", "db", "Normal", "SuccessfulCreate", "create Pod db-1"), 2));
+    assert!(of(&snapshot).contains("1 of 2 pods are ready\n"), "{}", of(&snapshot));
+    snapshot.events.pop();
+    snapshot.events[0].involved_object.uid = Some("before".into());
+    assert!(of(&snapshot).contains("1 of 2 pods are ready\n"), "{}", of(&snapshot));
+
+    let mut placed = pod_of("data", "Pending");
+    placed.metadata.uid = Some("now".into());
+    snapshot.pods = vec![placed];
+    snapshot.events = vec![event("Pod", "web", "Warning", "FailedScheduling", "0/3 nodes are available")];
+    let pod = |snapshot: &Snapshot| ask(snapshot, &POD, Some("team"), "web").unwrap().contains("0/3 nodes");
+    assert!(pod(&snapshot));
+    snapshot.events[0].involved_object.uid = Some("before".into());
+    assert!(!pod(&snapshot), "of an earlier pod");
+    snapshot.events[0].involved_object.uid = None;
+    snapshot.pods[0].spec.as_mut().unwrap().node_name = Some("n1".into());
+    assert!(!pod(&snapshot), "a node has it");
 }

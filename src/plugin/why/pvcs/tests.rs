@@ -480,3 +480,61 @@ fn t4_f5_old_data_is_told_only_while_it_is_there() {
     snapshot.events[0].involved_object.uid = Some("earlier".into());
     assert!(!of(&snapshot), "it is about an earlier PersistentVolumeClaim");
 }
+
+/// T4, F5: while a PersistentVolumeClaim waits for a new volume, the answer leads to the data of the earlier one. The
+/// StatefulSet makes a deleted one anew, so its pod ends before.
+#[test]
+fn t4_f5_why_leads_to_the_data_of_before() {
+    let mut left = ready_volume("pvc-old", "eng", false);
+    left.metadata.annotations =
+        Some([("reservoir.dev/made-for".to_owned(), "team/d-db-1".to_owned())].into());
+    let pod = |name: &str, phase: &str| {
+        let mut pod = pod_of("d-db-1", phase);
+        pod.metadata.name = Some(name.into());
+        pod.metadata.labels = Some([("app".to_owned(), "db".to_owned())].into());
+        pod.metadata.owner_references =
+            from(json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": "s"}]));
+        pod
+    };
+    let mut others = [pod("db-0", "Running"), pod("db-2", "Running")];
+    others.iter_mut().for_each(|pod| pod.spec.as_mut().unwrap().volumes = None);
+    let [lower, higher] = others;
+    let mut snapshot = Snapshot {
+        pvcs: vec![pvc("d-db-1", "Pending", "ours")],
+        volumes: vec![left],
+        pods: vec![lower, higher, pod("db-1", "Pending")],
+        classes: vec!["ours".into()],
+        workloads: vec![from(
+            json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"namespace": "team", "name": "db"},
+            "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "db"}}}, "status": {"readyReplicas": 2}}),
+        )],
+        ..Snapshot::default()
+    };
+    let sts = Kind::parse("sts").unwrap();
+    let all = [(&PVC, "d-db-1"), (&POD, "db-1"), (sts, "db")];
+    let of = |snapshot: &Snapshot, (kind, name)| {
+        let told = ask(snapshot, kind, Some("team"), name).unwrap();
+        told.lines().for_each(crate::plugin::advised_commands::check);
+        told
+    };
+    let claim =
+        "next: kubectl reservoir claim d-db-1 --role eng --volume pvc-old -n team   # only to have the data";
+    for target in all {
+        assert!(of(&snapshot, target).contains(claim), "{}", of(&snapshot, target));
+    }
+    let mut waits = crate::plan::testing::claim("team", "d-db-1", "pvc-old");
+    let why = format!("it {}", crate::plan::pv_binding::WAITS_EMPTY);
+    let conditions = &mut waits.status.get_or_insert_default().conditions;
+    set(conditions, READY, Verdict::no(reason::NAME_TAKEN, why), None, jiff::Timestamp::UNIX_EPOCH);
+    snapshot.claims = vec![waits];
+    let free = "next: kubectl scale sts db -n team --replicas=1 && kubectl delete pvc d-db-1 -n team   # the claim has the name";
+    for target in all.into_iter().chain([(&CLAIM, "d-db-1")]) {
+        assert!(of(&snapshot, target).contains(free), "{}", of(&snapshot, target));
+    }
+    snapshot.pods.clear();
+    let told = of(&snapshot, (&CLAIM, "d-db-1"));
+    assert!(told.contains("next: kubectl delete pvc d-db-1 -n team   # it has no volume"), "{told}");
+    snapshot.claims.clear();
+    snapshot.volumes[0].status.as_mut().unwrap().claims = vec![bound_by("team", "other", "u")];
+    assert!(!of(&snapshot, (&PVC, "d-db-1")).contains("kubectl reservoir claim"), "somebody has it");
+}
