@@ -1192,9 +1192,15 @@ async fn f5_a_pvc_says_that_old_data_of_its_name_is_kept() {
     assert_eq!(old.annotations()["reservoir.dev/made-for"], "team-a/data");
     story.pvcs.delete("data", &DeleteParams::default()).await.unwrap();
     until_gone(&story.pvcs, "data").await;
+    let volume = old.name_any();
+    // One that waits for free space has no volume yet.
+    story.make(pvc("data", "retained", "ReadWriteOnce", "100Gi")).await;
+    let said = story.said("data", "waits, to start empty").await;
+    assert!(said.contains(&format!("while volume {volume} has the data")), "{said}");
+    story.pvcs.delete("data", &DeleteParams::default()).await.unwrap();
+    until_gone(&story.pvcs, "data").await;
     story.make(pvc("data", "retained", "ReadWriteOnce", "64Mi")).await;
     let said = story.said("data", "starts empty").await;
-    let volume = old.name_any();
     assert!(said.contains(&format!("while volume {volume} has the data")), "{said}");
     assert!(said.contains(&format!("--role analytics --volume {volume}, for which")), "{said}");
 }
