@@ -345,14 +345,18 @@ pub(super) async fn release(
 /// Tells the next PersistentVolumeClaim of the name, if its volume was made before the earlier one was released (F5).
 async fn tell_namesake(old: &SharedPersistentVolume, ctx: &Context) -> Result<(), Error> {
     let made_for = old.annotations().get(ANNOTATION_MADE_FOR).map(String::as_str).unwrap_or_default();
-    let Some(((namespace, name), (uid, _))) = made_for.split_once('/').zip(ctx.stores.provisioned(made_for))
+    let Some(((namespace, name), (uid, cached))) =
+        made_for.split_once('/').zip(ctx.stores.provisioned(made_for))
     else {
         return Ok(());
     };
     let new: Option<SharedPersistentVolume> =
         cluster::get(&Api::all(ctx.client.clone()), &volume_for_pvc(&uid)).await?;
     let there = Earlier { volumes: &[old], disks: &[], reservations: &[] };
-    if let Some((reason, why)) = new.and_then(|new| namesake::earlier(namespace, name, Some(&new), &there)) {
+    // One that is bound by now has a volume of somebody else.
+    let is_told = new.is_some() || !cached.bound;
+    if let Some((reason, why)) = namesake::earlier(namespace, name, new.as_ref(), &there).filter(|_| is_told)
+    {
         let pvc = regarding(&own_pvc::binding(namespace, name, &uid));
         ctx.events.publish(&pvc, None, false, "Provision", reason, &why).await;
     }

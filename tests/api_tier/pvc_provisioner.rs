@@ -1193,8 +1193,10 @@ async fn f5_a_pvc_says_that_old_data_of_its_name_is_kept() {
     story.pvcs.delete("data", &DeleteParams::default()).await.unwrap();
     until_gone(&story.pvcs, "data").await;
     let volume = old.name_any();
-    // One that waits for free space has no volume yet.
-    story.make(pvc("data", "retained", "ReadWriteOnce", "100Gi")).await;
+    // One that waits for a node has no volume yet.
+    let late = json!({"reclaimPolicy": "Retain", "volumeBindingMode": "WaitForFirstConsumer"});
+    cluster.apply_text(&class("late", late).to_string()).await;
+    story.make(pvc("data", "late", "ReadWriteOnce", "64Mi")).await;
     let said = story.said("data", "waits, to start empty").await;
     assert!(said.contains(&format!("while volume {volume} has the data")), "{said}");
     story.pvcs.delete("data", &DeleteParams::default()).await.unwrap();
