@@ -62,6 +62,10 @@ pub struct VolumeClaimSpec {
     /// Access of the claim's pods to the volume (M3).
     #[serde(default)]
     pub mode: AccessMode,
+    /// Digest of the content that the claim demands: it binds only to a sealed volume with this `status.digest` (E4).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 80), regex(pattern = "^blake3:[0-9a-f]{64}$"))]
+    pub digest: Option<String>,
 }
 
 /// Properties of a volume; a volume fits if it has all of them.

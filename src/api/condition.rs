@@ -246,6 +246,9 @@ pub mod reason {
         /// Claim: the named volume is not ready yet, or is on an unreachable node.
         /// Next: look at the condition of the volume.
         pub const VOLUME_NOT_READY: &str = "VolumeNotReady";
+        /// Claim: no volume that it could have has the content of `spec.digest`: the volume is not sealed yet, or has another digest (E4).
+        /// Next: wait for the seal, or claim the digest that the message names.
+        pub const DIGEST_DIFFERS: &str = "DigestDiffers";
         /// Claim: the volume is being retired. Bound claims go on, and no new claim binds (X5).
         /// Next: use another volume, or have the retirement cancelled.
         pub const VOLUME_RETIRING: &str = "VolumeRetiring";

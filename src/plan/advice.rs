@@ -114,6 +114,9 @@ advice! {
     use_fewer_reservations() =
         "kubectl reservoir tree   # delete reservations that are not needed, or use fewer and larger ones";
     use_less_of_role(role) = "kubectl reservoir tree --role {role}   # delete what is not needed of the role";
+    fit_templates(vrole) =
+        "kubectl edit vrole {vrole}   # raise spec.quota.limit, or shrink or narrow its reservationTemplates, which make a deleted \
+         reservation anew";
     raise_limit(role) = "kubectl reservoir tree --role {role}   # delete reservations, or raise spec.quota.limit";
 
     edit_anew(object, name) =
@@ -216,6 +219,9 @@ advice! {
     for_near_role(anew, role) = "{anew}   # if role {role} is meant";
     claim_for_role_of_volume(anew) = "{anew}   # for the role of the volume";
     claim_near_volume(anew, volume) = "{anew}   # if volume {volume} is meant";
+    see_digests() =
+        "kubectl get spv -o custom-columns=NAME:.metadata.name,DIGEST:.status.digest   # the claim is bound when a volume with its digest \
+         is sealed and on offer; for another digest make another claim";
     claim_for_reading(anew) = "{anew}   # to read: nobody writes to the volume any more";
     claim_writable(anew) = "{anew}   # to read and write";
     claim_under_other_name(claim) =
@@ -438,6 +444,8 @@ advice! {
     find_controller() = "kubectl get deployments -A -l app.kubernetes.io/name=reservoir   # the controller must run";
     read_about_enforcement() = "docs/semantics.md has more, under D5";
     read_about_older_pods() = "docs/operations.md has more, under \"Pods that came before their ReadOnly claim\"";
+    see_orphans() =
+        "kubectl reservoir orphans   # lists it; kubectl reservoir recover prints the manifests that bring it back";
     recover_listed() = "kubectl reservoir recover   # what is listed; then the others are listed";
     configure_disks() = "give the agents some: agent.disks in the chart's values";
     have_rights_granted(role, verbs, receiver) =

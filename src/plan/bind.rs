@@ -96,7 +96,7 @@ pub fn choose<'a>(
                 let roles: Vec<&str> =
                     subscriptions.iter().flat_map(|s| &s.spec.roles).map(String::as_str).collect();
                 let closed = volumes.iter().filter(|v| is_selected(claim, v) && has_place(v).is_ok());
-                let closed = closed.filter_map(|v| seal::claimable(v, claim.spec.mode).err()).next();
+                let closed = closed.filter_map(|v| seal::claimable(v, &claim.spec).err()).next();
                 if roles.is_empty() {
                     Verdict::no(reason::NO_SUBSCRIPTION, "this namespace is subscribed to no role; make a RoleSubscription")
                 } else if let Some(closed) = closed {
@@ -185,11 +185,11 @@ fn fits_role_and_mode(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> R
         ));
     }
     undivided::claimable(volume, claim.spec.mode)?;
-    seal::claimable(volume, claim.spec.mode)
+    seal::claimable(volume, &claim.spec)
 }
 
 fn fits(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
-    is_selected(claim, volume) && seal::claimable(volume, claim.spec.mode).is_ok()
+    is_selected(claim, volume) && seal::claimable(volume, &claim.spec).is_ok()
 }
 
 /// True if the claim's selector fits the volume, whatever its mode.

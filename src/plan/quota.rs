@@ -92,12 +92,13 @@ fn over_limit(role: &VolumeRole, reserved: u64, asked: u64) -> Option<Verdict> {
             reason::OVER_QUOTA,
             format!(
                 "role {} has {} of its limit of {} reserved, {} asked for is {} too much; \
-                 unreserve something or raise the limit of VolumeRole {}",
+                 {} or raise the limit of VolumeRole {}",
                 role.spec.role,
                 Size::from_bytes(reserved),
                 Size::from_bytes(limit),
                 Size::from_bytes(asked),
                 Size::from_bytes(over),
+                if reserved == 0 { "ask for less" } else { "unreserve something" },
                 role.name_any()
             ),
         )

@@ -10,7 +10,9 @@ use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
 use crate::api::condition::{self, BACKED, SEALED, Verdict, reason};
-use crate::api::{AccessMode, PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, Size};
+use crate::api::{
+    AccessMode, PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, Size, VolumeClaimSpec,
+};
 
 use super::names;
 
@@ -216,13 +218,27 @@ pub fn closed(volume: &SharedPersistentVolume) -> Option<&'static str> {
     is_closed(volume).then_some(if is_sealed { "sealed" } else { "being sealed" })
 }
 
-/// Refuses a claim that is to write to a volume without writers, with the next step.
-pub fn claimable(volume: &SharedPersistentVolume, mode: AccessMode) -> Result<(), Verdict> {
-    let Some(word) = closed(volume).filter(|_| mode == AccessMode::ReadWrite) else { return Ok(()) };
+/// Refuses a claim that is to write to a volume without writers, or that demands another content, with the next step.
+pub fn claimable(volume: &SharedPersistentVolume, claim: &VolumeClaimSpec) -> Result<(), Verdict> {
+    has_digest(volume, claim.digest.as_deref())?;
+    let Some(word) = closed(volume).filter(|_| claim.mode == AccessMode::ReadWrite) else { return Ok(()) };
     let name = volume.name_any();
     let why =
         format!("volume {name} is {word}, so nobody writes to it any more: claim it with mode ReadOnly");
     Err(Verdict::no(reason::VOLUME_SEALED, why))
+}
+
+/// Refuses a claim that demands another content (E4).
+fn has_digest(volume: &SharedPersistentVolume, wanted: Option<&str>) -> Result<(), Verdict> {
+    let (name, has) = (volume.name_any(), volume.status.as_ref().and_then(|status| status.digest.as_deref()));
+    let Some(wanted) = wanted.filter(|wanted| has != Some(wanted)) else { return Ok(()) };
+    let why = match has {
+        None => format!("volume {name} has no digest before it is sealed, and the claim waits for {wanted}"),
+        Some(has) => format!(
+            "volume {name} has the digest {has}, for good, and not {wanted}: claim that digest, or another volume"
+        ),
+    };
+    Err(Verdict::no(reason::DIGEST_DIFFERS, why))
 }
 
 #[cfg(test)]
@@ -357,13 +373,34 @@ mod tests {
     #[test]
     fn e1_a_sealed_volume_is_claimed_for_reading_alone() {
         let done = after(&sealing(true), Outcome::Sealed(content()));
+        let with = |mode| VolumeClaimSpec { mode, ..Default::default() };
         for (volume, word) in [(sealing(true), "being sealed"), (done, "sealed")] {
-            let why = claimable(&volume, AccessMode::ReadWrite).unwrap_err();
+            let why = claimable(&volume, &with(AccessMode::ReadWrite)).unwrap_err();
             let expected =
                 format!("volume v is {word}, so nobody writes to it any more: claim it with mode ReadOnly");
             assert_eq!((why.reason, why.message), ("VolumeSealed", expected));
-            assert_eq!(claimable(&volume, AccessMode::ReadOnly), Ok(()));
+            assert_eq!(claimable(&volume, &with(AccessMode::ReadOnly)), Ok(()));
         }
-        assert_eq!(claimable(&sealing(false), AccessMode::ReadWrite), Ok(()));
+        assert_eq!(claimable(&sealing(false), &with(AccessMode::ReadWrite)), Ok(()));
+    }
+
+    /// C4.
+    #[test]
+    fn e4_a_claim_binds_to_the_digest_that_it_demands() {
+        let done = after(&sealing(true), Outcome::Sealed(content()));
+        let wants = |digest: &str| VolumeClaimSpec {
+            mode: AccessMode::ReadOnly,
+            digest: Some(digest.to_owned()),
+            ..Default::default()
+        };
+        assert_eq!(claimable(&done, &wants("blake3:00")), Ok(()));
+        let other = claimable(&done, &wants("blake3:11")).unwrap_err();
+        assert_eq!(other.reason, "DigestDiffers");
+        assert_eq!(
+            other.message,
+            "volume v has the digest blake3:00, for good, and not blake3:11: claim that digest, or another volume"
+        );
+        let early = claimable(&sealing(false), &wants("blake3:00")).unwrap_err();
+        assert_eq!(early.message, "volume v has no digest before it is sealed, and the claim waits for blake3:00");
     }
 }

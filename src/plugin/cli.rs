@@ -338,6 +338,9 @@ pub(super) struct Claim {
     /// Read-only access for the claim's pods.
     #[arg(long)]
     pub read_only: bool,
+    /// Digest of the content that a sealed volume must have.
+    #[arg(long)]
+    pub digest: Option<String>,
     #[command(flatten)]
     pub write: Write,
 }

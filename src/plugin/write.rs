@@ -109,7 +109,7 @@ pub(super) fn claim_manifest(args: &Claim, namespace: &str) -> Value {
         selector
     });
     let spec = json!({"role": args.role, "volume": args.volume, "selector": selector,
-        "mode": if args.read_only { "ReadOnly" } else { "ReadWrite" }});
+        "mode": if args.read_only { "ReadOnly" } else { "ReadWrite" }, "digest": args.digest});
     manifest(&kind::CLAIM, Some(namespace), &args.name, spec)
 }
 

@@ -189,11 +189,33 @@ async fn e4_a_sealed_volume_is_verified_on_request() {
         "{refused}"
     );
     let (bound, writer, target) = write_on(&cluster, &agent).await;
+    for (name, digest) in [("wants-other", "0".repeat(64)), ("wants-none", "F".repeat(64))] {
+        let claim = format!(
+            "{{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {{name: {name}, namespace: team}},
+             spec: {{role: eng, volume: data, mode: ReadOnly, digest: 'blake3:{digest}'}}}}"
+        );
+        assert_eq!(cluster.try_create(&claim).await.is_ok(), name == "wants-other");
+    }
+    let message = until_reason(&claims, "wants-other", "DigestDiffers").await;
+    assert!(message.starts_with("volume data has no digest before it is sealed"), "{message}");
     let content = "all that is to be kept ".repeat(1000);
     std::fs::write(target.join("weights"), &content).unwrap();
     agent.unpublish(&bound, &writer).await.unwrap();
     set(&cluster, json!({"sealed": true})).await.unwrap();
     until_said(&cluster, SEALED, "Sealed").await;
+    let digest = status(&cluster).await.digest.unwrap();
+    until("the claim is told the digest", || async {
+        let claim = claims.get("wants-other").await.unwrap();
+        condition::get(&claim.status?.conditions, READY).filter(|ready| ready.message.contains(&digest)).map(drop)
+    })
+    .await;
+    cluster
+        .apply_text(&format!(
+            "{{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {{name: wants, namespace: team}},
+             spec: {{role: eng, selector: {{}}, mode: ReadOnly, digest: '{digest}'}}}}"
+        ))
+        .await;
+    until_reason(&claims, "wants", "Bound").await;
     cluster.quiet_for(std::time::Duration::from_secs(1)).await;
 
     set(&cluster, json!({"verify": "first"})).await.unwrap();

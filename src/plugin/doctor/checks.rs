@@ -11,7 +11,7 @@ use super::facts::Facts;
 use super::finding::{Finding, Level};
 use super::pods::{Cause, Workload, keeps_away, last_warning};
 use crate::api::{self, DRIVER};
-use crate::plan::{advice, kept_on_disk, names, node_disk};
+use crate::plan::{advice, kept_on_disk, names, node_disk, orphans};
 use crate::plugin::kind;
 use crate::plugin::paint::human;
 use crate::plugin::rights::{VERBS, receiver};
@@ -414,6 +414,22 @@ impl Checks {
                     advice::ask_why(format!("dr/{first}")),
                 );
             }
+        }
+        for disk in &snapshot.disks {
+            let lost = disk.status.iter().flat_map(orphans::lost).collect::<Vec<_>>();
+            if let Some(first) = lost.first() {
+                let (disk, name) = (disk.name_any(), &first.name);
+                let more = match lost.len() - 1 {
+                    0 => String::new(),
+                    more => format!(", and {more} more"),
+                };
+                self.note(
+                    format!("NodeDisk {disk} has the data of volume {name}{more} without an object: nothing ends it by itself"),
+                    advice::see_orphans(),
+                );
+            }
+        }
+        for disk in &snapshot.disks {
             if let Some(told) = node_disk::not_as_configured(disk) {
                 self.note(
                     format!("NodeDisk {}: {told}", disk.name_any()),

@@ -130,12 +130,7 @@ impl<'a> About<'a> {
             SPACE_TAKEN if self.is_overbooked() => self.mend_disk(),
             SPACE_TAKEN => advice::remove_foreign_files(self.node()),
             NOT_ENOUGH_ROOM => self.not_enough_room(),
-            OVER_QUOTA => match self.within_quota() {
-                (0, role) => advice::free_limit(role),
-                (left, role) => self
-                    .resize_elsewhere(self.reservation, whole_mebibytes(left))
-                    .unwrap_or_else(|| advice::fit_limit(argument, whole_mebibytes(left), role)),
-            },
+            OVER_QUOTA => self.over_quota(),
             GUARANTEED => self.guaranteed(),
             GUARANTEE_TOO_LARGE => self.guarantee_too_large(),
             PARENT_FULL => self.parent_full(),
@@ -181,6 +176,7 @@ impl<'a> About<'a> {
             NO_SUCH_VOLUME => self.no_such_volume(),
             ALWAYS_WRITABLE => advice::claim_writable(self.claim_anew(role, None, AccessMode::ReadWrite)),
             VOLUME_SEALED => advice::claim_for_reading(self.claim_anew(role, None, AccessMode::ReadOnly)),
+            DIGEST_DIFFERS => advice::see_digests(),
             NO_MATCH => self.no_match(),
             VOLUME_RETIRING | VOLUME_DESTROYING => advice::see_offers(namespace),
             VOLUME_NOT_READY => match (self.volume, self.claim.and_then(|c| c.spec.volume.as_ref())) {
@@ -209,6 +205,7 @@ impl<'a> About<'a> {
             VOLUME_GONE | ROLE_TAKEN => self.delete(),
             IN_USE => self.in_use(),
             MOUNT_HELD => advice::end_process(),
+            OVER_LIMIT if self.has_templates() => advice::fit_templates(name),
             OVER_LIMIT => advice::raise_limit(role),
             _ => return None,
         })

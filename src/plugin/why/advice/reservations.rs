@@ -62,6 +62,30 @@ impl<'a> About<'a> {
         left.min().map_or((0, self.role), |(left, role)| (left.saturating_add(own), role))
     }
 
+    /// The step for a reservation beyond the limit of its role. The reservations of a template have one size, so each gets an
+    /// equal part, and a deleted one is made anew (R7).
+    pub(super) fn over_quota(&self) -> String {
+        let (left, role) = self.within_quota();
+        let of = self.reservation.and_then(|r| r.spec.template.as_ref());
+        let alike = self.snapshot.reservations.iter().filter(|r| of.is_some() && r.spec.template.as_ref() == of);
+        let others = alike.clone().filter(|r| r.name_any() != self.name);
+        let others = others.filter_map(|r| r.status.as_ref()).map(holder::size).fold(left, u64::saturating_add);
+        let each = if of.is_some() { others / (alike.count() as u64).max(1) } else { left };
+        match (each >> 20, of) {
+            (0, Some(of)) => advice::fit_templates(&of.volume_role),
+            (0, None) => advice::free_limit(role),
+            _ => self
+                .resize_elsewhere(self.reservation, whole_mebibytes(each))
+                .unwrap_or_else(|| advice::fit_limit(&self.argument, whole_mebibytes(each), role)),
+        }
+    }
+
+    /// True for a VolumeRole with templates, which make their reservations anew.
+    pub(super) fn has_templates(&self) -> bool {
+        let mut roles = self.snapshot.roles.iter();
+        roles.any(|role| role.name_any() == self.name && !role.spec.reservation_templates.is_empty())
+    }
+
     /// The step for a reservation that waits for the guarantee of another role: the largest one.
     pub(super) fn guaranteed(&self) -> String {
         let roles: Vec<_> = self.snapshot.roles.iter().collect();

@@ -623,3 +623,28 @@ fn t4_c5_advice_about_a_taken_name_says_what_the_volume_is() {
         assert!(told.contains(&format!("kubectl reservoir claim {name} --role eng --volume v")), "{told}");
     }
 }
+
+/// R7. Three reservations of one template share the limit, and deleting one helps nobody.
+#[test]
+fn q2_a_template_beyond_the_limit_gets_equal_parts() {
+    let each = |name: &str, has: u64| {
+        let mut each = if has > 0 { reserved(name, "eng", has, &[]) } else { reservation(name, "eng", 4) };
+        each.spec.template = Some(crate::api::TemplateRef { volume_role: "eng".into(), name: "each".into() });
+        each
+    };
+    let mut role = with_quota(volume_role("eng", "eng"), Some(6), None, &[("a", 4)]);
+    role.spec.reservation_templates =
+        vec![crate::api::ReservationTemplate { name: "each".into(), ..Default::default() }];
+    let mut snapshot = Snapshot {
+        reservations: vec![each("a", 4), each("b", 0), each("c", 0)],
+        roles: vec![role],
+        ..Snapshot::default()
+    };
+    let waits = step(&snapshot, &RESERVATION, "b", OVER_QUOTA);
+    assert!(waits.contains("\"value\":\"2Gi\""), "{waits}");
+    let over = step(&snapshot, &ROLE, "eng", OVER_LIMIT);
+    assert!(over.starts_with("kubectl edit vrole eng   # raise spec.quota.limit"), "{over}");
+    snapshot.roles[0].spec.quota.limit = Some(Size::from_bytes(1 << 20));
+    let waits = step(&snapshot, &RESERVATION, "b", OVER_QUOTA);
+    assert!(waits.starts_with("kubectl edit vrole eng"), "{waits}");
+}
