@@ -401,6 +401,9 @@ mod tests {
             "volume v has the digest blake3:00, for good, and not blake3:11: claim that digest, or another volume"
         );
         let early = claimable(&sealing(false), &wants("blake3:00")).unwrap_err();
-        assert_eq!(early.message, "volume v has no digest before it is sealed, and the claim waits for blake3:00");
+        assert_eq!(
+            early.message,
+            "volume v has no digest before it is sealed, and the claim waits for blake3:00"
+        );
     }
 }

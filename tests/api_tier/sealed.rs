@@ -206,7 +206,9 @@ async fn e4_a_sealed_volume_is_verified_on_request() {
     let digest = status(&cluster).await.digest.unwrap();
     until("the claim is told the digest", || async {
         let claim = claims.get("wants-other").await.unwrap();
-        condition::get(&claim.status?.conditions, READY).filter(|ready| ready.message.contains(&digest)).map(drop)
+        condition::get(&claim.status?.conditions, READY)
+            .filter(|ready| ready.message.contains(&digest))
+            .map(drop)
     })
     .await;
     cluster

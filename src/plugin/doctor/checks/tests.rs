@@ -108,10 +108,15 @@ fn t4_the_doctor_finds_each_fault_and_nothing_else() {
                 f.snapshot.disks[0].status.as_mut().unwrap().unlisted_orphans = Some(others);
             },
         ),
-        (Level::Note, "NodeDisk n1.a has the data of volume lost, and 1 more without an object: nothing", |f| {
-            let orphans = ["lost", "other"].map(|name| api::Orphan { name: name.into(), ..Default::default() });
-            f.snapshot.disks[0].status.as_mut().unwrap().orphans = orphans.into();
-        }),
+        (
+            Level::Note,
+            "NodeDisk n1.a has the data of volume lost, and 1 more without an object: nothing",
+            |f| {
+                let orphans =
+                    ["lost", "other"].map(|name| api::Orphan { name: name.into(), ..Default::default() });
+                f.snapshot.disks[0].status.as_mut().unwrap().orphans = orphans.into();
+            },
+        ),
         (Level::Note, "the container runtime of node n1 does not ask", |f| {
             f.snapshot.disks[0].status.as_mut().unwrap().keeps_read_only = Some(false);
         }),

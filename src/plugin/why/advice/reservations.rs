@@ -49,28 +49,31 @@ impl<'a> About<'a> {
         if self.disk.is_some() { own.saturating_add(free) } else { free }
     }
 
-    /// The most bytes that the limits allow the object to have, and the role whose limit has the least left.
-    pub(super) fn within_quota(&self) -> (u64, &str) {
-        let own = self.reservation.and_then(|r| r.status.as_ref()).map_or(0, holder::size);
+    /// The most bytes that the limits allow in place of `own` bytes of the role, and the role whose limit has the least left.
+    fn within_quota(&self, own: u64) -> (u64, &str) {
         let roles: Vec<_> = self.snapshot.roles.iter().collect();
         let charged =
             quota::ledgers(&roles).into_iter().filter(|(r, _)| Role::name_covers(&r.spec.role, self.role));
         let left = charged.filter_map(|(r, reserved)| {
             let limit = r.spec.quota.limit.as_ref()?.bytes_or_zero();
-            Some((limit.saturating_sub(reserved), r.spec.role.as_str()))
+            Some((limit.saturating_add(own).saturating_sub(reserved), r.spec.role.as_str()))
         });
-        left.min().map_or((0, self.role), |(left, role)| (left.saturating_add(own), role))
+        left.min().unwrap_or((own, self.role))
     }
 
     /// The step for a reservation beyond the limit of its role. The reservations of a template have one size, so each gets an
     /// equal part, and a deleted one is made anew (R7).
     pub(super) fn over_quota(&self) -> String {
-        let (left, role) = self.within_quota();
         let of = self.reservation.and_then(|r| r.spec.template.as_ref());
-        let alike = self.snapshot.reservations.iter().filter(|r| of.is_some() && r.spec.template.as_ref() == of);
-        let others = alike.clone().filter(|r| r.name_any() != self.name);
-        let others = others.filter_map(|r| r.status.as_ref()).map(holder::size).fold(left, u64::saturating_add);
-        let each = if of.is_some() { others / (alike.count() as u64).max(1) } else { left };
+        let alike = |r: &&DiskReservation| match of {
+            Some(of) => r.spec.template.as_ref() == Some(of),
+            None => r.name_any() == self.name,
+        };
+        let alike = self.snapshot.reservations.iter().filter(alike);
+        let own =
+            alike.clone().filter_map(|r| r.status.as_ref()).map(holder::size).fold(0, u64::saturating_add);
+        let (left, role) = self.within_quota(own);
+        let each = left / (alike.count() as u64).max(1);
         match (each >> 20, of) {
             (0, Some(of)) => advice::fit_templates(&of.volume_role),
             (0, None) => advice::free_limit(role),

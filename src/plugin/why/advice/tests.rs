@@ -7,7 +7,7 @@ use super::*;
 use crate::api::{DiskKind, NodeDisk, VolumeMode, condition};
 use crate::plan::node_disk::UNCONFIGURED;
 use crate::plan::testing::*;
-use crate::plugin::kind::Kind;
+use crate::plugin::kind::{self, Kind};
 
 fn step(snapshot: &Snapshot, kind: &'static Kind, name: &str, reason: &str) -> String {
     let target = Target::new(kind, kind.namespaced.then(|| "team".to_owned()), name.to_owned());
@@ -642,7 +642,7 @@ fn q2_a_template_beyond_the_limit_gets_equal_parts() {
     };
     let waits = step(&snapshot, &RESERVATION, "b", OVER_QUOTA);
     assert!(waits.contains("\"value\":\"2Gi\""), "{waits}");
-    let over = step(&snapshot, &ROLE, "eng", OVER_LIMIT);
+    let over = step(&snapshot, &kind::ROLE, "eng", OVER_LIMIT);
     assert!(over.starts_with("kubectl edit vrole eng   # raise spec.quota.limit"), "{over}");
     snapshot.roles[0].spec.quota.limit = Some(Size::from_bytes(1 << 20));
     let waits = step(&snapshot, &RESERVATION, "b", OVER_QUOTA);
