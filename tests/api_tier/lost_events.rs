@@ -44,7 +44,6 @@ const WITHOUT_ROW: &[(&str, &str)] = &[
     ("Sealing", "as HasWriters; the end of the reading causes a look"),
     ("SealFailed", "as BackingFailed"),
     ("VerifyFailed", "as BackingFailed"),
-    ("CopyDiffers", "waits for nothing: people decide (tests/api_tier/sealed.rs)"),
     ("VolumeSealed", "a volume on offer again, as with VolumeRetiring"),
     ("DigestDiffers", "a volume on offer, as with NoMatch (tests/api_tier/sealed.rs)"),
     ("BelowUsed", "the API server refuses it, so a race must have left it; its own change ends it"),
