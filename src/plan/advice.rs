@@ -319,6 +319,10 @@ advice! {
     await_new_pvc(claim, namespace) =
         "kubectl reservoir tree -n {namespace}   # it is made anew by itself, once its pods have ended; to end the use for good: kubectl \
          reservoir unclaim {claim} -n {namespace}";
+    keep_data_of_ending_pvc(pv, namespace) =
+        "kubectl get pv {pv} -o jsonpath='{{.spec.persistentVolumeReclaimPolicy}}'   # with Delete the data goes when the pods end; to keep \
+         it, before that: kubectl patch pv {pv} -p '{{\"spec\":{{\"persistentVolumeReclaimPolicy\":\"Retain\"}}}}'; then end the pods: kubectl \
+         reservoir tree -n {namespace}";
     end_pods_of_pvc(namespace) = "kubectl reservoir tree -n {namespace}   # end the pods that use it";
     free_name(claim, namespace) =
         "kubectl reservoir unclaim {claim} -n {namespace}   # the VolumeClaim of this name is another's, and its data stays; or make the \
@@ -368,8 +372,8 @@ advice! {
     retire_after_use(volume) =
         "a volume in use cannot be deleted; to destroy it after its last use: kubectl reservoir retire {volume}";
     leave_volume_to_class(pvc) =
-        "there is nothing to do; the volume is that of PersistentVolumeClaim {pvc}, whose StorageClass decides about \
-         the data";
+        "there is nothing to do; the volume is that of PersistentVolumeClaim {pvc}, and the reclaim policy of its \
+         PersistentVolume decides about the data";
     see_reservation(role) = "a reservation with content cannot be deleted: kubectl reservoir tree --role {role}";
     see_disk() = "a disk with reservations cannot be deleted: kubectl reservoir tree";
     unclaim(claim, namespace) =

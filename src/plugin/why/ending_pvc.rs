@@ -25,11 +25,17 @@ pub(in crate::plugin) fn explain(snapshot: &Snapshot, pvc: &PersistentVolumeClai
         .collect();
     let message = format!("it is being deleted, so no new pod may use it{end}");
     if snapshot.pods_of(&namespace, &name).next().is_some() {
-        let step = match comes_back {
-            true => advice::await_new_pvc(&name, &namespace),
-            false => advice::end_pods_of_pvc(&namespace),
+        let volume = pvc.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
+        return match volume.filter(|_| snapshot.is_ours(pvc)) {
+            _ if comes_back => (message, advice::await_new_pvc(&name, &namespace)),
+            None => (message, advice::end_pods_of_pvc(&namespace)),
+            Some(pv) => (
+                format!(
+                    "{message}; when its pods have ended, its volume ends as the reclaim policy of PersistentVolume {pv} says"
+                ),
+                advice::keep_data_of_ending_pvc(pv, &namespace),
+            ),
         };
-        return (message, step);
     }
     let foreign = pvc.finalizers().iter().find(|finalizer| *finalizer != unclaim::PVC_PROTECTION);
     match (finished.first(), foreign) {

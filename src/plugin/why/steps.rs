@@ -7,7 +7,7 @@ use super::chain::{DELETING, NOT_AS_CONFIGURED};
 use super::holders::{full_volumes, is_unconfigured};
 use super::report::TERMINATING;
 use super::target::Target;
-use super::{containers, pods, pvcs, workloads};
+use super::{containers, ending_pvc, pods, pvcs, workloads};
 use crate::api::condition::reason::{NEARLY_FULL, VOLUME_HELD};
 use crate::api::{Capability, DiskReservation, Role, RoleSubscription};
 use crate::cluster;
@@ -123,7 +123,15 @@ pub(super) fn deletion_step(snapshot: &Snapshot, target: &Target) -> Option<Stri
     let volume = snapshot.volumes.iter().find(|volume| target.kind == &VOLUME && volume.name_any() == *name);
     let of_pvc = volume.and_then(|v| pvc_of(v).and(v.status.as_ref()?.claims.first()));
     Some(match target.kind.short {
-        "spv" => of_pvc.map_or_else(|| advice::retire_after_use(name), advice::leave_volume_to_class),
+        "spv" => match of_pvc {
+            None => advice::retire_after_use(name),
+            Some(of) => match snapshot.pvc(Some(&of.namespace), &of.name) {
+                Some(pvc) if pvc.metadata.deletion_timestamp.is_some() => {
+                    ending_pvc::explain(snapshot, pvc).1
+                }
+                _ => advice::leave_volume_to_class(of),
+            },
+        },
         "dr" => {
             let is_it = |r: &&DiskReservation| r.name_any() == *name && is_unconfigured(snapshot, r);
             match snapshot.reservations.iter().find(is_it) {

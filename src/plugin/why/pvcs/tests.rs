@@ -268,6 +268,30 @@ fn t4_c7_a_claim_that_terminates_comes_back_by_itself() {
     }
 }
 
+/// T4, P4: the data of a PersistentVolumeClaim that is deleted under a pod can be kept as long as the pod runs.
+#[test]
+fn t4_p4_data_is_kept_before_the_pods_end() {
+    let mut ending = pvc("data", "Bound", "ours");
+    ending.metadata.deletion_timestamp = some_time();
+    ending.spec.as_mut().unwrap().volume_name = Some("reservoir-1".into());
+    let mut volume = ready_volume("pvc-1", "eng", false);
+    volume.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    ending.metadata.uid = Some("u".into());
+    volume.status.as_mut().unwrap().claims = vec![bound_by("team", "data", "u")];
+    let snapshot = Snapshot {
+        classes: ["ours".to_owned()].into(),
+        volumes: vec![volume],
+        pvcs: vec![ending],
+        pods: vec![pod_of("data", "Running")],
+        ..Snapshot::default()
+    };
+    let said = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(said.contains("ends as the reclaim policy of PersistentVolume reservoir-1 says"), "{said}");
+    for said in [said, ask(&snapshot, &VOLUME, None, "pvc-1").unwrap()] {
+        assert!(said.contains("next: kubectl get pv reservoir-1 -o jsonpath="), "{said}");
+    }
+}
+
 /// T4, F5: data of an earlier PersistentVolumeClaim of the name is told where one looks.
 #[test]
 fn t4_f5_why_pvc_tells_of_old_data() {
