@@ -109,10 +109,12 @@ impl Volumes for Node {
                 volume.as_ref().and_then(|volume| volume.status.as_ref()).map(|status| &*status.users);
             held::report_waiting(&uid, &pod, users.unwrap_or_default(), ctx).await;
         }
-        let on = volume.as_ref().and_then(|volume| volume.status.as_ref()?.node_disk.as_deref());
+        let on = volume.as_ref().and_then(|of| Some((of, of.status.as_ref()?.node_disk.as_deref()?)));
         published.map_err(|error| match (&error, on) {
-            (NodeError::Host(host::Error::NotFound(_)), Some(on)) if ctx.disk_names.disk_of(on).is_none() => {
-                failed(&error, disk_not_served(name, on, &ctx.node))
+            (NodeError::Host(host::Error::NotFound(_)), Some((of, on)))
+                if ctx.disk_names.disk_of(on).is_none() =>
+            {
+                failed(&error, disk_not_served(of, on, &ctx.node))
             }
             _ => failed(&error, error.of_volume(&uid, name, ctx)),
         })

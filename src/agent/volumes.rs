@@ -207,7 +207,7 @@ async fn unmounted(
 /// The disk of this node with the volume.
 fn disk_of(volume: &SharedPersistentVolume, ctx: &Context) -> host::Result<String> {
     let name = volume.status.as_ref().and_then(|status| status.node_disk.as_deref()).unwrap_or_default();
-    let none = || host::Error::InvalidArgument(disk_not_served(&volume.name_any(), name, &ctx.node));
+    let none = || host::Error::InvalidArgument(disk_not_served(volume, name, &ctx.node));
     ctx.disk_names.disk_of(name).ok_or_else(none)
 }
 

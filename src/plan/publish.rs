@@ -2,6 +2,7 @@
 
 use kube::ResourceExt;
 
+use crate::api::condition::{self, READY, reason};
 use crate::api::{AccessMode, ClaimBinding, FIXED_MOUNT_OPTIONS, SharedPersistentVolume, VolumeMode};
 
 use super::own_pvc::pvc_of;
@@ -102,8 +103,17 @@ pub enum Refusal {
     OtherMount(String),
 }
 
-/// Why a volume that the node has no record of cannot be mounted: the agent serves its disk no more (D8).
-pub fn disk_not_served(volume: &str, node_disk: &str, node: &str) -> String {
+/// Why a volume that the node has no record of cannot be mounted: the agent serves its disk no more (D8), or it was declared gone (D4).
+pub fn disk_not_served(volume: &SharedPersistentVolume, node_disk: &str, node: &str) -> String {
+    let conditions = volume.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let is_gone = condition::get(conditions, READY).is_some_and(|ready| ready.reason == reason::VOLUME_GONE);
+    let volume = volume.name_any();
+    if is_gone {
+        return format!(
+            "NodeDisk {node_disk} of volume {volume} was declared gone, and its data with it: end this pod, delete its claim, and claim \
+             another volume"
+        );
+    }
     format!(
         "volume {volume} is on NodeDisk {node_disk}, which the agent of node {node} does not serve: it is not in agent.disks of the \
          chart any more, or not opened yet; the data stays there: kubectl reservoir why nd/{node_disk}"
@@ -249,12 +259,21 @@ mod tests {
     /// D8: what is on such a disk is there.
     #[test]
     fn d8_a_volume_of_a_disk_that_is_not_served_is_not_called_missing() {
-        let said = disk_not_served("v", "n1.a", "n1");
+        let mut volume = ready_volume("v", "eng", true);
+        let said = disk_not_served(&volume, "n1.a", "n1");
         assert!(
             said.starts_with("volume v is on NodeDisk n1.a, which the agent of node n1 does not serve"),
             "{said}"
         );
         assert!(said.ends_with("the data stays there: kubectl reservoir why nd/n1.a"), "{said}");
+        let conditions = &mut volume.status.as_mut().unwrap().conditions;
+        let gone = condition::Verdict::no(reason::VOLUME_GONE, "");
+        condition::set(conditions, READY, gone, None, jiff::Timestamp::UNIX_EPOCH);
+        let said = disk_not_served(&volume, "n1.a", "n1");
+        assert!(
+            said.contains("was declared gone, and its data with it") && !said.contains("stays"),
+            "D4: {said}"
+        );
     }
 
     #[test]

@@ -94,6 +94,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "pvc_provisioner.rs deletes the PersistentVolumeClaim, and the claim has the name",
     ),
     ("let_writers_go_on", "the command of take_seal_back"),
+    ("replace_content", "a person fills another volume (sealed.rs)"),
     ("take_seal_back", "sealed.rs takes a request back"),
     ("claim_for_reading", "the command of claim_for_role_of_volume; sealed.rs claims so"),
     ("claim_writable", "the command of claim_for_role_of_volume; needs a raw device (whole_disks.rs)"),
