@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::api::{Api, DeleteParams};
 use kube::{Resource, ResourceExt};
 use reservoir::api::{DiskReservation, NodeDisk, SharedPersistentVolume, VolumeClaim, VolumeOffer};
+use reservoir::plan::postponed::AFTER;
 
 use crate::support::{Agent, Cluster, Random, Watch, everything, one_node, until, until_gone, until_reason};
 
@@ -378,7 +379,8 @@ async fn l1_t2_a_restart_of_the_api_server_changes_nothing() {
         })
         .await;
     }
-    cluster.quiet_for(Duration::from_secs(2)).await;
+    // What a subscription tells later is told by then.
+    cluster.quiet_for(AFTER + Duration::from_secs(2)).await;
     let stood = all_but_data(&cluster).await;
     let before = cluster.our_writes().len();
     cluster.server.restart_apiserver().await.unwrap();
