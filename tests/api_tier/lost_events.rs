@@ -83,10 +83,13 @@ const NO_WAIT: &[&str] = &[
     "SealRefused",
     "SealedSize",
     "VolumeLost",
+    "Verified",
+    "CopyDiffers",
     // The agent measures each volume in use, and no event of another object concerns it.
     "NearlyFull",
-    // An event only.
+    // Events only.
     "MountHeld",
+    "SealWithdrawn",
 ];
 
 const PEOPLE: &str = "
