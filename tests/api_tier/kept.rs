@@ -436,13 +436,17 @@ async fn c6_x1_a_claim_without_its_label_waits_for_its_pods() {
     cluster.apply_text(CLAIM).await;
     until_reason(&claims, "data", "Bound").await;
     cluster.pod("team", "user", &["data"]).await;
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    until("the pod is counted", || async {
+        volumes.get("data").await.unwrap().status.filter(|status| !status.users.is_empty()).map(drop)
+    })
+    .await;
     let pvcs: Api<PersistentVolumeClaim> = cluster.within("team");
     let bare = json!({"metadata": {"labels": null, "ownerReferences": null}});
     pvcs.patch("data", &PatchParams::default(), &Patch::Merge(&bare)).await.unwrap();
     claims.delete("data", &DeleteParams::default()).await.unwrap();
     let said = until_reason(&claims, "data", "InUse").await;
     assert!(said.contains("pod team/user"), "{said}");
-    let volumes: Api<SharedPersistentVolume> = cluster.all();
     let refused = volumes.delete("data", &DeleteParams::default()).await.unwrap_err().to_string();
     assert!(refused.contains("team/user"), "{refused}");
     cluster.end_pod("team", "user").await;

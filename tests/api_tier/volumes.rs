@@ -170,7 +170,7 @@ async fn v7_volumes_grow_and_shrink() {
     // A size below the data's is refused.
     set(&volumes, "scratch", json!({"size": "16Mi"})).await;
     let said = until_said(&volumes, "scratch", RESIZED, "ResizeFailed").await;
-    assert!(said.starts_with("it stays at 48Mi: ") && said.contains("more than 16777216"), "{said}");
+    assert!(said.starts_with("it stays at 48Mi: ") && said.contains("and 16777216 were asked for"), "{said}");
     set(&volumes, "scratch", json!({"size": "64Mi"})).await;
     until_sized(&cluster, &agent, "scratch", "64Mi").await;
     let pod = cluster.pod("team-a", "again", &["scratch"]).await;
