@@ -116,10 +116,16 @@ pub fn event<'a>(
     (is_new || is_answer).then_some((&intact.reason, &intact.message))
 }
 
-/// Why a volume is not Ready, for the files that differ; `None`: none is known to.
+/// Why a volume is not Ready, for the files that differ; `None`: none is known to. A later reading that failed says nothing
+/// about them.
 pub fn differs(status: &SharedPersistentVolumeStatus) -> Option<Verdict> {
-    let intact = condition::get(&status.conditions, INTACT)?;
-    (intact.reason == reason::COPY_DIFFERS).then(|| Verdict::no(reason::COPY_DIFFERS, intact.message.clone()))
+    let differ = status.verified.as_ref().map(|verified| verified.differ).filter(|differ| *differ > 0)?;
+    let named = condition::get(&status.conditions, INTACT).filter(|c| c.reason == reason::COPY_DIFFERS);
+    let why = named.map_or_else(
+        || format!("{differ} of its names were not what was sealed, when all files could be read last"),
+        |named| named.message.clone(),
+    );
+    Some(Verdict::no(reason::COPY_DIFFERS, why))
 }
 
 #[cfg(test)]
@@ -208,6 +214,17 @@ mod tests {
         );
         let (status, reason, _, differs) = said(Outcome::Failed("f: input/output error".into()));
         assert_eq!((&*status, &*reason, differs), ("False", "VerifyFailed", false));
+    }
+
+    #[test]
+    fn e4_a_failed_reading_takes_nothing_back() {
+        let differing = after(&sealed(), read(None, 3), 5);
+        let failed = after(&differing, Outcome::Failed("no".into()), 6).status.unwrap();
+        let why = differs(&failed).unwrap();
+        assert_eq!(why.reason, "CopyDiffers");
+        assert_eq!(why.message, "3 of its names were not what was sealed, when all files could be read last");
+        let mended = after(&differing, read(None, 0), 7).status.unwrap();
+        assert_eq!(differs(&mended), None);
     }
 
     /// T2.
