@@ -26,7 +26,7 @@ pub struct Config {
     pub scrub: Option<Scrub>,
 }
 
-/// How often and how fast sealed volumes are read again.
+/// The interval and the speed at which sealed volumes are read again.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Scrub {
@@ -190,11 +190,7 @@ impl Config {
 impl DiskEntry {
     /// The backing of volumes.
     pub fn backing(&self) -> BackingKind {
-        self.backing.unwrap_or(match self.kind {
-            DiskKind::Path => BackingKind::Loop,
-            DiskKind::Mount => BackingKind::Mount,
-            DiskKind::Block => BackingKind::Block,
-        })
+        self.backing.unwrap_or(self.kind.default_backing())
     }
 
     /// True if the path of another disk is this one's, or where this one keeps its volumes.
@@ -212,22 +208,14 @@ impl DiskEntry {
 
     /// The spec of the disk's NodeDisk; `id` is the ID on the disk, and `path` the configured or found path.
     pub(super) fn spec(&self, node: &str, id: &str, path: &Path) -> NodeDiskSpec {
+        let (node, path) = (node.to_owned(), path.display().to_string());
         NodeDiskSpec {
-            node_name: node.to_owned(),
-            disk_name: self.name.clone(),
-            disk_id: id.to_owned(),
-            kind: self.kind,
             backing: self.backing(),
-            path: path.display().to_string(),
             adopt_roots: self.adopt_roots.iter().map(|root| root.display().to_string()).collect(),
             allow_unenforced: self.allow_unenforced,
-            key: None,
-            key_proof: None,
-            take_over: None,
             lifetime: self.lifetime,
             node_grace_seconds: self.node_grace_seconds,
-            node_uid: None,
-            gone: false,
+            ..NodeDiskSpec::new(node, self.name.clone(), id.to_owned(), self.kind, path)
         }
     }
 

@@ -29,7 +29,7 @@ pub(super) struct Context {
     pub(super) held_targets: HeldTargets,
     pub(super) refused_readers: RefusedReaders,
     pub(super) readings: Readings,
-    /// How sealed volumes are read again by themselves (E4).
+    /// The interval and the speed of readings that nobody asked for (E4).
     pub(super) scrub: Option<Scrub>,
     /// The volumes to reconcile, once their work queue runs.
     pub(super) volumes: OnceLock<Arc<WorkQueue<SharedPersistentVolume>>>,

@@ -22,7 +22,7 @@ const SHORT: Duration = Duration::from_secs(2);
 #[derive(Clone, Default)]
 pub(super) struct Readings(Arc<Mutex<BTreeMap<VolumeUid, Reading>>>);
 
-/// What the files are read for.
+/// The purpose of a reading.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     Seal,
@@ -34,7 +34,7 @@ pub(super) enum Purpose {
     },
 }
 
-/// What was found.
+/// The result of a reading.
 #[derive(Clone, Debug)]
 pub(super) enum Found {
     Sealed(Content),
@@ -89,12 +89,11 @@ impl Readings {
         let mut readings = self.readings();
         match readings.get(uid) {
             Some(reading) if reading.purpose.is_that_of(&purpose) => return Some(reading.clone()),
-            // One for the seal ends before one that verifies begins. Its end enqueues the volume.
-            Some(reading) if reading.done.borrow().is_none() && reading.done.has_changed().is_ok() => {
+            // One for another purpose ends now. The host lets the new one wait for that.
+            Some(reading) => {
                 reading.stop.store(true, Ordering::Relaxed);
-                return None;
+                readings.remove(uid);
             }
-            Some(_) => drop(readings.remove(uid)),
             None => {}
         }
         if readings.len() >= AT_ONCE {

@@ -168,6 +168,40 @@ pub struct MissingNode {
     pub since: Time,
 }
 
+impl NodeDiskSpec {
+    /// The disk with that ID, with the defaults of its kind.
+    pub fn new(node_name: String, disk_name: String, disk_id: String, kind: DiskKind, path: String) -> Self {
+        Self {
+            node_name,
+            disk_name,
+            disk_id,
+            kind,
+            backing: kind.default_backing(),
+            path,
+            adopt_roots: Vec::new(),
+            allow_unenforced: false,
+            key: None,
+            key_proof: None,
+            take_over: None,
+            lifetime: Lifetime::Disk,
+            node_grace_seconds: None,
+            node_uid: None,
+            gone: false,
+        }
+    }
+}
+
+impl DiskKind {
+    /// The backing of volumes, unless the configuration has another one.
+    pub fn default_backing(self) -> BackingKind {
+        match self {
+            Self::Path => BackingKind::Loop,
+            Self::Mount => BackingKind::Mount,
+            Self::Block => BackingKind::Block,
+        }
+    }
+}
+
 /// Kind of a disk (D1, D2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DiskKind {

@@ -24,8 +24,8 @@ use super::{Again, Error};
 /// 1. Gather: the disk's Node, its agent and the reservations in its ledger, from the caches. A request to take the disk over is
 ///    answered first, and the disk reported all the same: requests may come without end.
 /// 2. Decide: [`node_lifetime::next`], and [`next_for_disk`].
-/// 3. Apply: declare the disk gone, or delete a placeholder; or the status, and take the startup taint off the node; or settle entries, and decide
-///    again. A NodeDisk that has gone with its node is deleted once nothing is reserved on it.
+/// 3. Apply: declare the disk gone, or delete a placeholder; or the status, and take the startup taint off the node; or settle
+///    entries, and decide again. A NodeDisk that has gone with its node is deleted once nothing is reserved on it.
 pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<Again, Error> {
     let disk = match disk.spec.take_over {
         Some(_) => match answer_request(&disk.name_any(), ctx).await? {

@@ -9,7 +9,7 @@ use crate::host::error::{Context, Error, Result};
 use crate::host::layout::{MANIFEST, NEW_MANIFEST};
 use crate::host::node::Host;
 use crate::host::seal::{ensure_sealable, write_manifest};
-use crate::host::sys::{compare_manifests, dirfd};
+use crate::host::sys::{compare_manifests, dirfd, manifest};
 use crate::host::types::{Content, Differences, Pace, Seal, VolumeUid};
 use crate::host::volume::Volume;
 
@@ -81,10 +81,10 @@ fn compare(volume: &Volume, sealed: &Content) -> Result<Differences> {
 }
 
 /// True if the manifest has the digest of the seal.
-fn is_of(manifest: &File, sealed: &Content) -> Result<bool> {
+fn is_of(mut file: &File, sealed: &Content) -> Result<bool> {
     let context = || "read the manifest";
-    let (mut manifest, mut hash) = (manifest, blake3::Hasher::new());
-    hash.update_reader(manifest).context(context)?;
-    manifest.rewind().context(context)?;
-    Ok(format!("blake3:{}", hash.finalize().to_hex()) == sealed.digest)
+    let mut hash = blake3::Hasher::new();
+    hash.update_reader(file).context(context)?;
+    file.rewind().context(context)?;
+    Ok(manifest::digest(&hash) == sealed.digest)
 }

@@ -194,8 +194,8 @@ advice! {
         "kubectl patch spv {volume} --type=merge -p '{{\"spec\":{{\"sealed\":false}}}}'   # lets the pods go on that \
          the message names; else end them, and it is sealed";
     replace_content(volume) =
-        "kubectl describe spv {volume}   # fill another volume from where the files came; when its pods run with that one, and only \
-         then: kubectl delete spv {volume}";
+        "kubectl describe spv {volume}   # fill another volume from the source of the files; its pods move to that one; only after \
+         that: kubectl delete spv {volume}";
     take_seal_back(volume) =
         "kubectl patch spv {volume} --type=merge -p '{{\"spec\":{{\"sealed\":false}}}}'   # then remove or change the \
          file that the message names, and set it to true again";

@@ -37,7 +37,7 @@ impl Postponed {
         self.left(name, after, now)
     }
 
-    /// What is left of the time that a noted change may wait; `None`: the change is due, or was not noted.
+    /// The rest of the time that a noted change may wait; `None`: the change is due, or was not noted.
     pub fn left(&self, name: &str, after: Duration, now: Timestamp) -> Option<Duration> {
         // A clock that was set back makes it early.
         let waited = Duration::try_from(now.duration_since(*self.0.get(name)?)).ok()?;

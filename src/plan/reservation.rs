@@ -23,8 +23,8 @@ use kube::ResourceExt;
 
 use crate::api::condition::{self, READY, RESIZED, Verdict, reason};
 use crate::api::{
-    BackingKind, DiskKind, DiskReservation, DiskReservationStatus, FINALIZER, LedgerEntry, Lifetime,
-    NodeDisk, NodeDiskSpec, ReservationPhase, Size, UNKNOWN_DISK, UidRef,
+    DiskReservation, DiskReservationStatus, FINALIZER, LedgerEntry, NodeDisk, NodeDiskSpec, ReservationPhase,
+    Size, UNKNOWN_DISK, UidRef,
 };
 
 use super::candidate::free_space;
@@ -131,28 +131,8 @@ fn where_disk_is(seen: &Seen, mut status: DiskReservationStatus) -> DiskReservat
 /// corrects the rest.
 fn missing_disk(seen: &Seen, status: &DiskReservationStatus) -> Option<NodeDisk> {
     let name = status.node_disk.as_deref().filter(|name| seen.disk(Some(name)).is_none())?;
-    let kind = status.disk_kind?;
-    let spec = NodeDiskSpec {
-        node_name: status.node_name.clone()?,
-        disk_name: status.disk_name.clone()?,
-        disk_id: status.disk_id.clone()?,
-        kind,
-        backing: match kind {
-            DiskKind::Path => BackingKind::Loop,
-            DiskKind::Mount => BackingKind::Mount,
-            DiskKind::Block => BackingKind::Block,
-        },
-        path: UNKNOWN_DISK.to_owned(),
-        adopt_roots: Vec::new(),
-        allow_unenforced: false,
-        key: None,
-        key_proof: None,
-        take_over: None,
-        lifetime: Lifetime::Disk,
-        node_grace_seconds: None,
-        node_uid: None,
-        gone: false,
-    };
+    let (node, disk, id) = (status.node_name.clone()?, status.disk_name.clone()?, status.disk_id.clone()?);
+    let spec = NodeDiskSpec::new(node, disk, id, status.disk_kind?, UNKNOWN_DISK.to_owned());
     Some(NodeDisk::new(name, spec))
 }
 

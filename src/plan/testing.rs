@@ -61,26 +61,9 @@ fn with_uid<K: kube::Resource>(mut object: K) -> K {
 }
 
 pub fn disk(name: &str, node: &str, allocatable: u64, held: &[(&str, u64)]) -> NodeDisk {
-    let mut disk = with_uid(NodeDisk::new(
-        name,
-        NodeDiskSpec {
-            node_name: node.into(),
-            disk_name: "a".into(),
-            disk_id: format!("id-{name}"),
-            kind: DiskKind::Path,
-            backing: BackingKind::Loop,
-            path: "/d".into(),
-            adopt_roots: vec![],
-            allow_unenforced: false,
-            key: None,
-            key_proof: None,
-            take_over: None,
-            lifetime: Lifetime::Disk,
-            node_grace_seconds: None,
-            node_uid: None,
-            gone: false,
-        },
-    ));
+    let (node, id) = (node.to_owned(), format!("id-{name}"));
+    let spec = NodeDiskSpec::new(node, "a".into(), id, DiskKind::Path, "/d".into());
+    let mut disk = with_uid(NodeDisk::new(name, spec));
     let mut status = NodeDiskStatus {
         allocatable: Some(gi(allocatable)),
         reservations: entries("eng", held),

@@ -113,7 +113,7 @@ fn leave(claim: &VolumeClaim, seen: &Seen) -> Step {
         return report(
             claim,
             seen.users.clone(),
-            still_mounted(of, left, &seen.users, &seen.holder_pods, &data(seen.ends.as_deref())),
+            still_mounted(of, left, &seen.users, &seen.holder_pods, &data(seen)),
             seen,
         );
     }
@@ -145,7 +145,7 @@ pub fn left(
 
 /// Why the claim stays while Kubernetes keeps its PersistentVolumeClaim for these ended pods (F3).
 fn kept_by_ended(pvc: &str, ended: &[PodRef], seen: &Seen) -> Option<Verdict> {
-    let why = || format!("{}; {}", kept_for_ended(pvc, ended), data(seen.ends.as_deref()));
+    let why = || format!("{}; {}", kept_for_ended(pvc, ended), data(seen));
     (!ended.is_empty()).then(|| Verdict::no(reason::IN_USE, why()))
 }
 
@@ -162,7 +162,7 @@ pub fn kept_for_ended(pvc: &str, ended: &[PodRef]) -> String {
 
 /// Why the claim stays while these pods use it.
 fn held(seen: &Seen) -> Option<Verdict> {
-    let (users, data) = (&seen.users, data(seen.ends.as_deref()));
+    let (users, data) = (&seen.users, data(seen));
     let why = || format!("the claim goes when pod {} has ended; {data}", names(users, users.len()));
     (!users.is_empty()).then(|| Verdict::no(reason::IN_USE, why()))
 }
@@ -172,9 +172,9 @@ pub fn ends(volume: &SharedPersistentVolume) -> Option<String> {
     (volume.spec.retire || volume.metadata.deletion_timestamp.is_some()).then(|| volume.name_any())
 }
 
-/// What becomes of the data when a claim has ended. `ends` is the volume, if it is destroyed after its last use.
-fn data(ends: Option<&str>) -> String {
-    match ends {
+/// The fate of the data when a claim has ended.
+fn data(seen: &Seen) -> String {
+    match &seen.ends {
         Some(volume) => format!("volume {volume} is destroyed after its last use: copy first what is needed"),
         None => "the data stays".to_owned(),
     }

@@ -61,7 +61,7 @@ pub struct Seen {
 pub struct Waiting {
     /// The claim.
     pub claim: Arc<VolumeClaim>,
-    /// What decides on the claim.
+    /// The subscriptions and rivals that decide on the claim.
     pub offers: Offers,
     /// Running and pending pods that name the claim.
     pub users: Vec<PodRef>,
@@ -138,14 +138,17 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
         status.claims.push(own.clone());
         users.extend_from_slice(waiting);
     }
-    for waiting in seen.waiting.iter().filter(|_| verdict.ok) {
+    if verdict.ok && !seen.waiting.is_empty() {
         let mut ready = SharedPersistentVolume { status: Some(status.clone()), ..volume.clone() };
         let conditions = &mut ready.status.get_or_insert_default().conditions;
         condition::set(conditions, READY, verdict.clone(), volume.metadata.generation, seen.now);
-        // A refusal is left to the reconcile of the claim.
-        if let Ok(SharedPersistentVolumeStatus { claims, .. }) = waiting.offers.bind(&waiting.claim, &ready) {
-            status.claims = claims;
-            users.extend_from_slice(&waiting.users);
+        for waiting in &seen.waiting {
+            // A refusal is left to the reconcile of the claim.
+            if let Ok(bound) = waiting.offers.bind(&waiting.claim, &ready) {
+                status.claims.clone_from(&bound.claims);
+                ready.status = Some(bound);
+                users.extend_from_slice(&waiting.users);
+            }
         }
     }
     let mut status = count_users(status, users);

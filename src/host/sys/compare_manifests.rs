@@ -79,7 +79,7 @@ impl Line {
         field(&self.text, PATH)
     }
 
-    /// What differs in a line with the same path.
+    /// The difference from a line with the same path.
     fn unlike(&self, found: &Self) -> String {
         let (was, is) = (&*self.text, &*found.text);
         match (field(was, KIND), field(is, KIND)) {

@@ -81,8 +81,13 @@ pub(crate) fn write(root: impl AsFd, to: &File, pace: Pace<'_>) -> Result<Conten
     walk.line('d', &mode(&of_root), "-\t-", None)?;
     walk.all()?;
     walk.lines.buffer.flush().context(|| "write the manifest")?;
-    let digest = format!("blake3:{}", walk.lines.hash.finalize().to_hex());
+    let digest = digest(&walk.lines.hash);
     Ok(Content { digest, files: walk.files, bytes: walk.bytes })
+}
+
+/// The digest of a manifest with that hash.
+pub(crate) fn digest(hash: &blake3::Hasher) -> String {
+    format!("blake3:{}", hash.finalize().to_hex())
 }
 
 /// A directory whose names are being visited.

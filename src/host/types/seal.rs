@@ -51,7 +51,7 @@ impl Differences {
     }
 }
 
-/// How fast the files of a volume are read, and where from.
+/// The speed at which the files of a volume are read, and their source.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace<'a> {
     /// Ends the work early once it is true.

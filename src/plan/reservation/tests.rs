@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::*;
-use crate::api::VolumeRole;
+use crate::api::{BackingKind, DiskKind, VolumeRole};
 use crate::plan::candidate::Candidate;
 use crate::plan::share::{Outcomes, share_out};
 use crate::plan::testing::*;

@@ -9,7 +9,6 @@ mod volumes;
 use kube::ResourceExt;
 
 use super::ending_pvc;
-use super::holders::users_of_disk;
 use super::target::Target;
 use crate::api::condition::reason::*;
 use crate::api::{AccessMode, DiskReservation, SharedPersistentVolume, Size, VolumeClaim};
@@ -117,16 +116,7 @@ impl<'a> About<'a> {
             },
             NODE_UNREACHABLE => advice::bring_node_back(self.node(), self.disk.as_deref().unwrap_or(name)),
             NODE_CORDONED => self.cordoned_node().map_or_else(advice::look_again, advice::uncordon_for_new),
-            DISK_GONE => match self
-                .disk
-                .as_deref()
-                .and_then(|disk| users_of_disk(self.snapshot, disk).first().copied())
-            {
-                Some(pod) => {
-                    advice::end_pods_of_gone(&pod.name, &pod.namespace, self.disk.as_deref().unwrap_or(name))
-                }
-                None => advice::empty_gone_disk(argument),
-            },
+            DISK_GONE => self.empty_gone_disk(),
             SPACE_TAKEN if self.is_overbooked() => self.mend_disk(),
             SPACE_TAKEN => advice::remove_foreign_files(self.node()),
             NOT_ENOUGH_ROOM => self.not_enough_room(),

@@ -197,8 +197,8 @@ fn closed_volumes(snapshot: &Snapshot, target: &Target) -> Vec<(String, &'static
     claims.into_iter().filter_map(closed).collect()
 }
 
-/// What the agent has told the pods of the target, and no object shows that the caller may see: the fill of a volume, its seal, or
-/// that a pod reads on after the seal was taken back. One event for each pod and matter, the last.
+/// The agent's events about the pods of the target, as far as no object that the caller may see shows the same: the fill of a
+/// volume, its seal, or that a pod reads on after the seal was taken back. One event for each pod and matter, the last.
 fn told<'a>(snapshot: &'a Snapshot, target: &Target) -> Vec<&'a Event> {
     let pods: Vec<&Pod> = match target.find_pod(snapshot).filter(|_| target.kind == &POD) {
         Some(pod) => vec![pod],

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use super::super::containers;
+use super::super::{containers, holders::users_of_disk};
 use super::About;
 use crate::api::NodeDisk;
 use crate::api::condition;
@@ -59,6 +59,15 @@ impl<'a> About<'a> {
             (Some(disk), _) => advice::delete(format!("nd/{}", disk.name_any())),
             (None, Some((release, namespace))) => advice::mend_disk(release, namespace),
             (None, None) => self.agent_log(),
+        }
+    }
+
+    /// The step for a disk that was declared gone: its pods end first.
+    pub(super) fn empty_gone_disk(&self) -> String {
+        let disk = self.disk.as_deref().unwrap_or_default();
+        match users_of_disk(self.snapshot, disk).first() {
+            Some(pod) => advice::end_pods_of_gone(&pod.name, &pod.namespace, disk),
+            None => advice::empty_gone_disk(&self.argument),
         }
     }
 
