@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+use super::fill::Source;
 use super::rights::parse_verb;
 use crate::api::{Role, Size, SizeError};
 
@@ -43,7 +44,7 @@ pub(super) struct Connection {
 }
 
 /// Form of the output.
-#[derive(Args, Default)]
+#[derive(Args, Clone, Copy, Default)]
 pub(super) struct Output {
     /// Prints the objects or the view as JSON or YAML.
     #[arg(short, long, value_name = "FORMAT")]
@@ -131,6 +132,8 @@ pub(super) enum Command {
     },
     /// Claims a volume for the namespace. Pods use the PersistentVolumeClaim of the claim's name.
     Claim(Claim),
+    /// Fetches files into the volume of a claim, by a Job in the namespace.
+    Fill(Fill),
     /// Ends the namespace's subscription to roles. Bound claims go on.
     Unsubscribe(Unsubscribe),
     /// Ends claims: each goes when its pods have ended. The data stays, except that of volumes that are being retired or destroyed.
@@ -243,7 +246,7 @@ impl Command {
             | Self::Disks { .. }
             | Self::Orphans { .. }
             | Self::Kept { .. } => Ok(()),
-            Self::Unclaim(_) | Self::Unsubscribe(_) | Self::Subscribe { .. } | Self::Claim(_) | Self::Revoke(_) => {
+            Self::Unclaim(_) | Self::Unsubscribe(_) | Self::Subscribe { .. } | Self::Claim(_) | Self::Fill(_) | Self::Revoke(_) => {
                 Err("-A is for views: name the namespace with -n".into())
             }
             Self::Why { .. } | Self::Delete { .. } => {
@@ -343,6 +346,35 @@ pub(super) struct Claim {
     pub digest: Option<String>,
     #[command(flatten)]
     pub write: Write,
+}
+
+#[derive(Args)]
+pub(super) struct Fill {
+    /// Name of the PersistentVolumeClaim, which is the name of its VolumeClaim.
+    pub claim: String,
+    /// Address of the files: https://, http://, s3://, oci:// or hf://.
+    #[arg(long, value_name = "ADDRESS", value_parser = Source::parse)]
+    pub from: Source,
+    /// Image of the Job, with the program that fetches: curl, aws, oras or uvx. Default: a public image with it.
+    #[arg(long)]
+    pub image: Option<String>,
+    /// Secret of the namespace for the source: variables for s3 and hf, the key headers for https, a registry's login for oci.
+    #[arg(long, value_name = "NAME")]
+    pub secret: Option<String>,
+    /// Waits for the files, and seals the volume then, for good.
+    #[arg(long)]
+    pub seal: bool,
+    #[command(flatten)]
+    pub output: Output,
+    /// Writes nothing. With `client` no request is sent, and `-o yaml` prints the Job; `server` lets the API server check it, rights included.
+    #[arg(long, value_name = "WHERE")]
+    pub dry_run: Option<DryRun>,
+    /// Waits until the files are there, and prints the progress.
+    #[arg(long)]
+    pub wait: bool,
+    /// Time limit of the wait, such as 30m or 12h. The Job goes on after it.
+    #[arg(long, default_value = "24h", value_parser = duration)]
+    pub timeout: Duration,
 }
 
 #[derive(Args)]

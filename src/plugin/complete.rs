@@ -104,8 +104,8 @@ fn candidates(words: &[String]) -> Candidates {
         ("why" | "delete", None) => {
             Candidates::Words(KINDS.iter().map(|kind| format!("{}/", kind.short)).collect())
         }
-        ("retire" | "unretire" | "resize", _) => Candidates::Names(&kind::VOLUME, String::new()),
-        ("unclaim", _) => Candidates::Names(&kind::CLAIM, String::new()),
+        ("retire" | "unretire" | "resize" | "verify", _) => Candidates::Names(&kind::VOLUME, String::new()),
+        ("unclaim" | "fill", _) => Candidates::Names(&kind::CLAIM, String::new()),
         ("completion", _) => Candidates::Words(["bash", "zsh", "fish"].map(str::to_owned).to_vec()),
         _ => Candidates::Words(command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect()),
     }
@@ -140,6 +140,7 @@ mod tests {
         assert!(words("why ").contains(&"vclaim/".into()));
         assert_eq!(of("why spv/da"), Candidates::Names(&VOLUME, "spv/".into()));
         assert_eq!(of("retire "), Candidates::Names(&VOLUME, String::new()));
+        assert_eq!(of("verify "), Candidates::Names(&VOLUME, String::new()));
         assert_eq!(words("status "), Vec::<String>::new());
     }
 }

@@ -11,6 +11,7 @@ mod delete;
 mod discover;
 mod doctor;
 mod errors;
+mod fill;
 mod item;
 mod kept;
 mod kind;

@@ -23,7 +23,8 @@ use super::watch::Changes;
 use super::why::{self, Target};
 use super::write::{self, Until};
 use super::{
-    complete, delete, discover, kept, orphans, rights, status, subscribe, unclaim, uninstall, unsubscribe,
+    complete, delete, discover, fill, kept, orphans, rights, status, subscribe, unclaim, uninstall,
+    unsubscribe,
 };
 use crate::api::condition::{INTACT, RESIZED};
 
@@ -161,6 +162,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             let kept = kept::list(&snapshot);
             print(&output, &kept, || kept::text(&kept))?;
         }
+        Command::Fill(args) => fill::fill(&client, &args, &namespace).await?,
         Command::Undelete(args) => kept::undelete(&client, &args, &namespace).await?,
         Command::Erase(args) => kept::erase(&client, &args).await?,
         Command::Recover { data, output } => orphans::print_manifests(&client, &data, &output).await?,

@@ -246,6 +246,7 @@ pages! {
     glossary: "docs/glossary.md",
     autoscaled_nodes: "docs/how-to/autoscaled-nodes.md",
     back_up_and_restore: "docs/how-to/back-up-and-restore.md",
+    fill_a_volume: "docs/how-to/fill-a-volume.md",
     find_disks: "docs/how-to/find-disks.md",
     give_a_team_a_quota: "docs/how-to/give-a-team-a-quota.md",
     monitor: "docs/how-to/monitor.md",

@@ -20,7 +20,8 @@ pub struct Ran {
     pub ok: bool,
 }
 
-fn program(cluster: &Cluster, line: &str) -> Command {
+/// The command, with the cluster's administrator.
+pub fn program(cluster: &Cluster, line: &str) -> Command {
     let mut command = Command::new(PLUGIN);
     command.args(line.split_whitespace()).env("KUBECONFIG", cluster.server.kubeconfig_path());
     command.env("NO_COLOR", "1").stdin(Stdio::null());

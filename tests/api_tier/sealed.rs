@@ -2,16 +2,19 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Stdio;
 
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use reservoir::api::condition::{self, INTACT, READY, RESIZED, SEALED};
 use reservoir::api::{SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim};
 use serde_json::{Value, json};
 
 use crate::kept::start;
+use crate::plugin::{fails, program};
 use crate::support::{Agent, Cluster, one_node, until, until_reason};
 
 fn claim(name: &str, mode: &str) -> String {
@@ -249,4 +252,52 @@ async fn e4_a_sealed_volume_is_verified_on_request() {
     let second = cluster.pod("team", "second", &["w"]).await;
     agent.publish(&cluster, &bound, &second, true).await.unwrap();
     cluster.quiet_for(std::time::Duration::from_secs(1)).await;
+}
+
+/// The test is the Job's pod.
+#[tokio::test(flavor = "multi_thread")]
+async fn e6_a_volume_is_filled_by_a_job_and_sealed() {
+    let (cluster, agent) = start().await;
+    let (bound, writer, target) = write_on(&cluster, &agent).await;
+    let fill = "fill w --from http://files.example/one --seal -n team";
+    let refused = fails(&cluster, &format!("{fill} --as nobody"));
+    assert!(
+        refused.contains("volume data cannot be sealed: ") || refused.contains("rights do not allow"),
+        "{refused}"
+    );
+    let refused = fails(&cluster, "fill ww --from http://files.example/one -n team");
+    assert!(
+        refused.contains("namespace team has no PersistentVolumeClaim ww; kubectl get pvc -n team lists"),
+        "{refused}"
+    );
+
+    let jobs: Api<Job> = Api::namespaced(cluster.client.clone(), "team");
+    let running = program(&cluster, fill).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until("the Job", || async { jobs.get_opt("fill-w").await.unwrap() }).await;
+    let other = fails(&cluster, "fill w --from http://files.example/two -n team");
+    assert!(
+        other.contains("with another source, image or Secret: kubectl delete job/fill-w -n team"),
+        "{other}"
+    );
+    std::fs::write(target.join("one"), "1").unwrap();
+    agent.unpublish(&bound, &writer).await.unwrap();
+    cluster.all::<SharedPersistentVolume>().get("data").await.map(|v| assert!(!v.spec.sealed)).unwrap();
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), "team");
+    let of_job = ListParams::default().labels("job-name=fill-w");
+    let pod = until("its pod", || async {
+        pods.list(&of_job).await.unwrap().items.pop().and_then(|pod| pod.metadata.name)
+    })
+    .await;
+    let ended = Patch::Merge(json!({"status": {"phase": "Succeeded"}}));
+    pods.patch_status(&pod, &PatchParams::default(), &ended).await.unwrap();
+    let ended = tokio::task::spawn_blocking(|| running.wait_with_output().unwrap()).await.unwrap();
+    let (out, err) = (String::from_utf8(ended.stdout).unwrap(), String::from_utf8(ended.stderr).unwrap());
+    assert!(ended.status.success(), "{out}{err}");
+    assert_eq!(out, "job.batch/fill-w created\nsharedpersistentvolume.reservoir.dev/data is being sealed\n");
+    assert!(
+        err.contains("s  filled\n") && err.contains("s  Sealed: it has readers only, and 1 files"),
+        "{err}"
+    );
+    let refused = fails(&cluster, fill);
+    assert!(refused.contains("volume data is sealed for good"), "{refused}");
 }

@@ -75,7 +75,7 @@ fn build_product(docker: &Docker) -> anyhow::Result<&'static str> {
     Ok(PRODUCT)
 }
 
-/// Makes [`TEST`]: Debian's static busybox and its applets, and in `/dataset` the Go tool chain, as a data set of many
+/// Makes [`TEST`]: Debian's static busybox and its applets, curl, and in `/dataset` the Go tool chain, as a data set of many
 /// files that is on the machine anyway.
 fn build_test_image(docker: &Docker) -> anyhow::Result<&'static str> {
     let _lock = docker::lock(docker.cache())?;
@@ -84,7 +84,7 @@ fn build_test_image(docker: &Docker) -> anyhow::Result<&'static str> {
     if docker.cmd(label).run().is_ok_and(|found| found.trim() == contents) {
         return Ok(TEST);
     }
-    packages::ensure(&["busybox-static"])?;
+    packages::ensure(&["busybox-static", "curl"])?;
     let work = tempfile::tempdir_in(docker.cache().root())?;
     let root = work.path().join("root");
     let bin = root.join("bin");
@@ -96,6 +96,7 @@ fn build_test_image(docker: &Docker) -> anyhow::Result<&'static str> {
     {
         symlink("busybox", bin.join(applet))?;
     }
+    copy_program("/usr/bin/curl", &root)?;
     fs::write(root.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")?;
     fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
     let archive = work.path().join("test.tar");
@@ -112,8 +113,20 @@ fn build_test_image(docker: &Docker) -> anyhow::Result<&'static str> {
         .progress("packing the test image")
         .run()?;
     let label = format!("LABEL dev.reservoir.image=test dev.reservoir.contents={contents}");
-    docker.import(&archive, &["ENV PATH=/bin", "CMD [\"sh\"]", &label], TEST)?;
+    docker.import(&archive, &["ENV PATH=/bin:/usr/bin", "CMD [\"sh\"]", &label], TEST)?;
     Ok(TEST)
+}
+
+/// Copies a program, and the libraries that it is linked with, to the same paths beneath `root`.
+fn copy_program(program: &str, root: &Path) -> anyhow::Result<()> {
+    let linked = Cmd::new("ldd").arg(program).run()?;
+    let libraries = linked.split_whitespace().filter(|word| word.starts_with('/'));
+    for path in libraries.chain([program]) {
+        let copy = root.join(path.trim_start_matches('/'));
+        fs::create_dir_all(copy.parent().context("a library is in a directory")?)?;
+        fs::copy(path, copy).with_context(|| format!("failed to copy {path}"))?;
+    }
+    Ok(())
 }
 
 /// Makes [`STORE`] from Debian's package.
