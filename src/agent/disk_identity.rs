@@ -37,7 +37,7 @@ impl DiskIdentities {
     /// `node_uid` is the UID of this Node, which a placeholder goes with (D7).
     ///
     /// 1. Gather: the identities of the disks, and all NodeDisks if a disk has none among `mine`; all reservations if a disk
-    ///    has none at all.
+    ///    has none at all, or needs a placeholder.
     /// 2. Decide: `plan::disk_identity::identify`, for each disk.
     /// 3. Apply: NodeDisks made or taken over; a placeholder for a disk that is not served as any (D8); the host expects
     ///    or refuses each disk.
@@ -106,7 +106,18 @@ impl DiskIdentities {
                     if self.refused.insert(disk.clone(), why.clone()).as_ref() != Some(&why) {
                         tracing::error!(disk, why, "refused to serve a disk");
                     }
-                    let name = placeholder_name(&node, &disk, &all);
+                    if reservations.is_empty() {
+                        let api: Api<DiskReservation> = Api::all(self.ctx.client.clone());
+                        match cluster::list(&api, &ListParams::default()).await {
+                            Ok(listed) => reservations = listed,
+                            Err(error) => {
+                                failed = Err(error.into());
+                                expected.push((disk, None, Some(why)));
+                                continue;
+                            }
+                        }
+                    }
+                    let name = placeholder_name(&node, &disk, &all, &reservations);
                     let goes_along = node_uid.filter(|_| entry.lifetime == Lifetime::Node);
                     let spec = NodeDiskSpec {
                         node_uid: goes_along.map(str::to_owned),

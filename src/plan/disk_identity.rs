@@ -154,10 +154,14 @@ pub fn is_placeholder(object: &NodeDisk) -> bool {
     object.spec.disk_id == UNKNOWN_DISK
 }
 
-/// The name of a placeholder for the disk that is named `disk` in the configuration of `node`.
-pub fn placeholder_name(node: &str, disk: &str, all: &[NodeDisk]) -> String {
+/// The name of a placeholder for the disk that is named `disk` in the configuration of `node`. `recorded` lists all
+/// reservations: a NodeDisk that went with its kind comes back under its name, in whatever node its disk is (D3).
+pub fn placeholder_name(node: &str, disk: &str, all: &[NodeDisk], recorded: &[DiskReservation]) -> String {
     let name = format!("{node}.{disk}");
-    let is_taken = all.iter().any(|object| object.name_any() == name && !is_placeholder(object));
+    let is_on_record =
+        |of: &DiskReservation| of.status.as_ref().and_then(|status| status.node_disk.as_ref()) == Some(&name);
+    let is_taken = all.iter().any(|object| object.name_any() == name && !is_placeholder(object))
+        || recorded.iter().any(is_on_record);
     if is_taken { format!("{name}-{UNKNOWN_DISK}") } else { name }
 }
 
@@ -351,10 +355,14 @@ mod tests {
             Identity::TakeOver(&all[1]),
             "the disk came from another node"
         );
-        let name = |disk| placeholder_name("n1", disk, &all);
+        let name = |disk| placeholder_name("n1", disk, &all, &[]);
         assert_eq!((name("a"), name("b")), ("n1.a".into(), "n1.b".into()));
         all[0].spec = object("n1.a", "n3", "a").spec;
-        assert_eq!(placeholder_name("n1", "a", &all), "n1.a-unknown", "the disk of that name moved");
+        assert_eq!(placeholder_name("n1", "a", &all, &[]), "n1.a-unknown", "the disk of that name moved");
+        let mut recorded = testing::reserved("r", "eng", 1, &[]);
+        recorded.status.as_mut().unwrap().node_disk = Some("n1.a".into());
+        let name = |disk| placeholder_name("n1", disk, &[], std::slice::from_ref(&recorded));
+        assert_eq!((name("a"), name("b")), ("n1.a-unknown".into(), "n1.b".into()), "D3: it comes back");
     }
 
     #[test]
