@@ -1,6 +1,7 @@
 //! Volumes: from CREATE to Ready, resizes and retirement (V1, V6, V7, X5).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::api::ListParams;
@@ -310,8 +311,27 @@ async fn take_entry(
     Ok(())
 }
 
-/// Ends the entry of a volume whose status could not be written, unless the volume still needs the entry.
+/// The pauses before further tries to end an unused entry, in seconds.
+const TRIES: [u64; 8] = [1, 1, 2, 4, 8, 16, 32, 64];
+
+/// Ends the entry of a volume whose status could not be written, unless the volume still needs the entry. The volume may be
+/// gone, and then no later reconcile looks at its entry (L5). So a request that fails is tried again here.
 async fn end_unused_entry(
+    api: &Api<SharedPersistentVolume>,
+    volume: &SharedPersistentVolume,
+    reservation: &UidRef,
+    ctx: &Context,
+) -> Result<(), Error> {
+    for pause in TRIES {
+        match try_to_end_entry(api, volume, reservation, ctx).await {
+            Err(error) if error.refusal().is_none() => tokio::time::sleep(Duration::from_secs(pause)).await,
+            ended => return ended,
+        }
+    }
+    try_to_end_entry(api, volume, reservation, ctx).await
+}
+
+async fn try_to_end_entry(
     api: &Api<SharedPersistentVolume>,
     volume: &SharedPersistentVolume,
     reservation: &UidRef,
