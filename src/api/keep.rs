@@ -23,3 +23,19 @@ pub fn parse(text: &str) -> Option<SignedDuration> {
     let parsed: SignedDuration = text.parse().ok().filter(|_| plain)?;
     (!parsed.is_negative() && parsed <= LONGEST).then_some(parsed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// X8: no text keeps data for longer than a leap year, or for a time that is not written in it.
+    #[test]
+    fn fuzz_times_to_keep() {
+        crate::fuzz::fuzz("times-to-keep", &[b"72h", b"1h30m5s", b"8784h", b"PT1H", b"1.5h"], |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let kept = parse(&text);
+            assert!(kept.is_none_or(|kept| !kept.is_negative() && kept <= LONGEST && !text.contains('-')));
+            kept.map(|kept| (text.len(), kept.as_secs().checked_ilog2()))
+        });
+    }
+}

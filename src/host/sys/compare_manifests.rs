@@ -147,6 +147,23 @@ mod tests {
         differences(text(recorded).as_bytes(), text(found).as_bytes()).unwrap()
     }
 
+    /// E4: manifests are beside the data, where nobody vouches for a byte. Any two can be compared, and both ways alike.
+    #[test]
+    fn fuzz_manifests() {
+        let lines = b"reservoir manifest 1\nd\t0755\t-\t-\t.\nf\t0644\t3\taa\ta\\x0a/x\nl\t-\t-\t-\tl\tto\n";
+        let seed = [&lines[..], b"\0", lines, b"h\t-\t-\t-\tz\ta\\\\\n"].concat();
+        crate::fuzz::fuzz("manifests", &[&seed], |bytes| {
+            let half = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len() / 2);
+            let (one, other) = bytes.split_at(half);
+            let found = differences(one, other).unwrap();
+            assert_eq!(found.count, differences(other, one).unwrap().count);
+            assert_eq!(differences(one, one).unwrap(), Differences::default());
+            assert_eq!(found.count.min(5), found.first.len() as u64);
+            assert_eq!(unescape(&escape(bytes)), bytes);
+            (found.count.min(8), found.first.iter().map(crate::fuzz::words).collect::<Vec<_>>())
+        });
+    }
+
     #[test]
     fn e4_each_difference_is_named() {
         let recorded =

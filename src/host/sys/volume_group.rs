@@ -439,6 +439,17 @@ mod tests {
         }
     }
 
+    /// D1: names of volume groups and tags in LVM's report are those of whoever made them.
+    #[test]
+    fn fuzz_reports_of_lvm() {
+        let seed = br#"{"report": [{"vg": [{"vg_uuid":"e6urCq-3mCz", "vg_free":"624951296"}], "lv": [{"lv_name":"a"}]}]}"#;
+        crate::fuzz::fuzz("reports-of-lvm", &[seed], |bytes| {
+            let report = parse(bytes).map_err(crate::fuzz::words)?;
+            let free = |row: &Row| number(row, "vg_free").map(u64::checked_ilog2).map_err(crate::fuzz::words);
+            Ok::<_, String>((report.vg.iter().map(free).take(4).collect::<Vec<_>>(), report.lv.len().min(4)))
+        });
+    }
+
     #[test]
     fn d1_the_output_of_lvm_is_read() {
         let output = br#"{"report": [{"vg": [{"vg_uuid":"e6urCq-3mCz", "vg_free":"624951296"}]}]}"#;
