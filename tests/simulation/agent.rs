@@ -1,35 +1,28 @@
 //! The agent of a node: its decisions are those of `plan`, its requests those of `cluster`, and its host is a model.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::api::ListParams;
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use reservoir::api::condition::stored;
-use reservoir::api::{
-    AGENT_MANAGER, BackingKind, BackingState, DiskKind, DiskReservation, EnforcementState, KeptOnDisk,
-    NodeDisk, NodeDiskSpec, Orphan, PodRef, Recover, SharedPersistentVolume, Size,
-};
+use reservoir::api::{AGENT_MANAGER, BackingState, KeptOnDisk, PodRef, Recover, SharedPersistentVolume};
 use reservoir::cluster::{self, CacheConfig, Change, Name, WorkQueue, cache, run_workers};
-use reservoir::plan::disk_identity::{Identity, Stored, identify};
 use reservoir::plan::kept;
-use reservoir::plan::node_disk::{self, Seen, Step};
 use reservoir::plan::node_task::{self, OnDisk, Outcome, Recorded, Task};
-use reservoir::plan::publish::{Permit, Request, authorise};
+use reservoir::plan::publish::{Permit, Refusal, Request, authorise, disk_not_served};
 use reservoir::plan::resize::OnNode;
-use reservoir::plan::{seal, verify};
+use reservoir::plan::{fullness, held_by, seal, verify};
 
 use crate::clock;
 use crate::host::{self, Host, Hosts, Mount, Record};
 use crate::rules;
-use crate::seals::{Readings, Seal};
+use crate::seals::Readings;
 use crate::server::{self, Shared};
+use crate::setup::Setup;
 
 const DISK_ERROR: &str = "Input/output error";
-
-/// Name and path of the only disk in the configuration of every node.
-const DISK: (&str, &str) = ("default", "/var/lib/reservoir");
 
 /// The parts of an agent.
 #[derive(Clone)]
@@ -39,6 +32,7 @@ pub struct Agent {
     pub hosts: Hosts,
     pub server: Shared,
     pub readings: Readings,
+    pub setup: Setup,
 }
 
 /// What a kubelet asks for.
@@ -50,6 +44,8 @@ pub struct Publish<'a> {
     pub read_only: bool,
     /// False if the PersistentVolume is for one pod alone.
     pub several_pods: bool,
+    /// True if the pod gets the device.
+    pub block: bool,
 }
 
 impl Agent {
@@ -97,118 +93,14 @@ impl Agent {
         }
     }
 
-    /// As `agent/disks.rs`.
-    async fn report(&self) -> Result<(), cluster::Error> {
-        let api: Api<NodeDisk> = Api::all(self.client.clone());
-        let Some(disk) = self.on_host(|host| host.disk.clone()) else { return Ok(()) };
-        let all = cluster::list(&api, &ListParams::default()).await?;
-        let stored = Stored { id: &disk, attested_key: None };
-        let find =
-            |recorded: &[_]| identify(&self.node, DISK.0, DISK.1, &[DISK.0], Ok(stored), &all, recorded);
-        let mut identity = find(&[]);
-        if matches!(identity, Identity::New(_)) {
-            let api: Api<DiskReservation> = Api::all(self.client.clone());
-            identity = find(&cluster::list(&api, &ListParams::default()).await?);
-        }
-        let found = match identity {
-            Identity::Known(known) if known.spec.disk_id == disk => known.clone(),
-            Identity::New(name) => {
-                cluster::apply(&api, &NodeDisk::new(&name, self.spec(&disk)), AGENT_MANAGER).await?
-            }
-            // Without a key, a person says that the disk is here for good.
-            _ => return Ok(()),
-        };
-        let name = found.name_any();
-        self.on_host(|host| host.serves = Some(name.clone()));
-        let receipts: Vec<String> = self.on_host(|host| host.receipts.iter().cloned().collect());
-        let volumes = self.on_host(|host| host.records.clone());
-        let on_it = ListParams::default().fields(&format!("status.nodeDisk={name}"));
-        let all: Api<SharedPersistentVolume> = Api::all(self.client.clone());
-        let known: BTreeSet<String> =
-            cluster::list_metadata(&all, &on_it).await?.iter().filter_map(ResourceExt::uid).collect();
-        let now = clock::true_time();
-        let (mut orphans, mut kept) = (vec![], 0);
-        for (uid, record) in &volumes {
-            if known.contains(uid) {
-                kept += record.size.unwrap_or(0);
-            } else if self.on_host(|host| host.records.contains_key(uid)) {
-                kept += record.size.unwrap_or(0);
-                let size = record.size.map_or_else(|| record.spec.size.clone(), Size::from_bytes);
-                let mut spec = record.spec.clone();
-                (spec.recover, spec.principal, spec.retire) =
-                    (Some(Recover { uid: uid.clone() }), None, false);
-                (spec.size, spec.sealed) = (size.clone(), matches!(record.seal, Seal::Sealed(_)));
-                orphans.push(Orphan {
-                    uid: uid.clone(),
-                    size,
-                    problem: None,
-                    name: record.name.clone(),
-                    made_for: None,
-                    labels: record.labels.clone(),
-                    reservations: record.reserved.clone(),
-                    spec: serde_json::to_value(spec).unwrap_or_default(),
-                    kept: record.kept.clone().map(|kept| KeptOnDisk { over: kept.until.0 <= now, ..kept }),
-                });
-            }
-        }
-        self.on_host(|host| {
-            host.receipts.retain(|uid| known.contains(uid) || !receipts.contains(uid));
-        });
-        let seen = Seen {
-            ours: Some(self.spec(&disk)),
-            configured: vec![],
-            capacity: host::CAPACITY,
-            system_reserved: 0,
-            allocatable: host::CAPACITY,
-            free: self.on_host(|host| host.free()),
-            kept,
-            keeps_read_only: Some(true),
-            enforcement: Some((EnforcementState::Proven, "ENOSPC".into())),
-            orphans,
-            error: None,
-            node_uid: None,
-            other_disk: None,
-            belongs_to: None,
-            devices: None,
-        };
-        let reservations: Vec<DiskReservation> = vec![];
-        match node_disk::next(&found, Ok(seen), &reservations, now) {
-            Step::Spec(spec) => {
-                cluster::apply(&api, &NodeDisk::new(&name, *spec), AGENT_MANAGER).await?;
-            }
-            Step::Report { status, .. } => {
-                drop(cluster::write_status(&api, &found, &status, AGENT_MANAGER).await?)
-            }
-        }
-        Ok(())
-    }
-
-    fn spec(&self, disk: &str) -> NodeDiskSpec {
-        NodeDiskSpec {
-            node_name: self.node.clone(),
-            disk_name: DISK.0.into(),
-            disk_id: disk.to_owned(),
-            kind: DiskKind::Path,
-            backing: BackingKind::Loop,
-            path: DISK.1.into(),
-            adopt_roots: vec![],
-            allow_unenforced: false,
-            key: None,
-            key_proof: None,
-            take_over: None,
-            lifetime: Default::default(),
-            node_grace_seconds: None,
-            node_uid: None,
-            gone: false,
-        }
-    }
-
     /// As `agent/run.rs`.
     async fn reconcile_volumes(&self) {
         let api: Api<SharedPersistentVolume> = Api::all(self.client.clone());
         let mine = watcher::Config::default().fields(&format!("status.nodeName={}", self.node));
         let (queue, names) = WorkQueue::<SharedPersistentVolume>::new();
-        let changed = move |change: Change<_>| queue.enqueue_name(change.name.clone());
+        let queue = Arc::new(queue);
+        let to = queue.clone();
+        let changed = move |change: Change<_>| to.enqueue_name(change.name.clone());
         let kept =
             CacheConfig { keep: |v: SharedPersistentVolume| Some(Name::from(v.spec.role)), keys: |_, _| {} };
         let (tenants, task) = cache(api.clone(), mine, kept, changed, || {});
@@ -226,8 +118,40 @@ impl Agent {
             |name: &Name| tenants.get(name).map_or_else(|| name.clone(), |tenant| Name::clone(&tenant));
         tokio::join!(
             task,
+            self.report_refused(&queue),
             run_workers::<SharedPersistentVolume, _>(names, 4, Default::default(), tenant, reconcile)
         );
+    }
+
+    /// A volume with refused readers is looked at (F2).
+    async fn report_refused(&self, queue: &WorkQueue<SharedPersistentVolume>) {
+        loop {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let news = self.on_host(|host| std::mem::take(&mut host.news));
+            news.into_iter().for_each(|name| queue.enqueue_name(name));
+        }
+    }
+
+    /// As `agent/refused_readers.rs`.
+    fn note_refused(&self, volume: &str, pod: &PodRef) {
+        self.on_host(|host| {
+            let pods = host.refused.entry(volume.to_owned()).or_default();
+            if !pods.iter().any(|(known, _)| known == pod) {
+                host.news.insert(volume.to_owned());
+            }
+            pods.retain(|(known, _)| known != pod);
+            pods.push((pod.clone(), tokio::time::Instant::now()));
+        });
+    }
+
+    fn refused_of(&self, volume: &str) -> Vec<PodRef> {
+        self.on_host(|host| {
+            for pods in host.refused.values_mut() {
+                pods.retain(|(_, at)| at.elapsed() < Duration::from_secs(300));
+            }
+            host.refused.retain(|_, pods| !pods.is_empty());
+            host.refused.get(volume).into_iter().flatten().map(|(pod, _)| pod.clone()).collect()
+        })
     }
 
     /// As `agent/volumes.rs`.
@@ -260,6 +184,7 @@ impl Agent {
                 !host.publishing.contains(claim) && !host.mounts.values().any(|mount| mount.claim == *claim)
             });
         });
+        let is_measured = on_disk.is_some_and(|on_disk| node_task::is_measured(volume, on_disk));
         let task = on_disk.map_or(Task::Rest, |on_disk| node_task::next(volume, on_disk));
         if on_disk.is_some() && task != Task::Seal(seal::Step::Read) {
             self.readings.stop(&uid);
@@ -270,7 +195,20 @@ impl Agent {
         };
         let (mut status, pause) = node_task::report(volume, task, outcome, clock::true_time());
         let pause = node_task::release(volume, &mut status, unmounted).or(pause);
+        if node_task::is_held(volume, &status) {
+            let holders = self.on_host(|host| host.held.get(&uid).cloned());
+            node_task::hold(&mut status, holders.into_iter().collect());
+        }
+        let pause = node_task::refuse(&mut status, self.refused_of(&volume.name_any())).or(pause);
+        let measured = self.on_host(|host| host.measure(&uid)).filter(|_| is_measured);
+        if let Some(measured) = measured {
+            fullness::update(volume, &mut status, measured, clock::true_time());
+        }
         cluster::write_status(api, volume, &status, AGENT_MANAGER).await?;
+        let events = [seal::event(volume, &status), verify::event(volume, &status)];
+        for (reason, message) in events.into_iter().flatten() {
+            self.tell(|| format!("event {reason}: {message}"));
+        }
         if task == Task::Unfence {
             let lift = |record: &mut Record| (record.fenced, record.kept) = (false, None);
             self.record(&uid, |host| host.records.get_mut(&uid).filter(|r| !r.erasing).map(lift)).await;
@@ -317,7 +255,13 @@ impl Agent {
             Task::Seal(step) => Outcome::Seal(self.seal(step, uid).await),
             Task::Verify => {
                 let request = volume.spec.verify.clone();
-                Outcome::Verify(verify::Outcome::Read { request, differ: 0, first: vec![] })
+                let differ =
+                    self.on_host(|host| host.records.get(uid).is_some_and(|record| record.is_rotten));
+                let first = Vec::from_iter(differ.then(|| "data: its bytes differ".to_owned()));
+                match self.fails() {
+                    true => Outcome::Verify(verify::Outcome::Failed(DISK_ERROR.into())),
+                    false => Outcome::Verify(verify::Outcome::Read { request, differ: differ.into(), first }),
+                }
             }
             Task::Lost(_) => Outcome::NoRecord,
             Task::Make => {
@@ -360,8 +304,9 @@ impl Agent {
                 let mounted =
                     |host: &mut Host| host.mounts_of(uid).into_iter().map(|m| m.pod.clone()).collect();
                 let fenced: Vec<PodRef> = self.on_host(mounted);
+                let is_held = self.on_host(|host| host.held.contains_key(uid));
                 self.tell(|| format!("fences {name}, which {} pods have mounted", fenced.len()));
-                Outcome::Fenced { in_use: !fenced.is_empty(), pods: fenced }
+                Outcome::Fenced { in_use: is_held || !fenced.is_empty(), pods: fenced }
             }
             Task::Keep => {
                 let since = clock::true_time();
@@ -375,6 +320,9 @@ impl Agent {
             Task::Erase => {
                 if self.on_host(|host| !host.mounts_of(uid).is_empty()) {
                     return Outcome::Failed("it is mounted".into());
+                }
+                if let Some(process) = self.on_host(|host| host.held.get(uid).cloned()) {
+                    return Outcome::Failed(format!("it is held by {}", held_by::by(&[process], &[])));
                 }
                 rules::before_erase(&self.server, &self.node, uid, volume);
                 let begin = |record: &mut Record| record.erasing = true;
@@ -416,7 +364,7 @@ impl Agent {
         asked: Publish<'_>,
         (volume_uid, claim_uid): (&str, &str),
     ) -> Result<(), String> {
-        let Publish { pod, volume: name, target, read_only, several_pods, .. } = asked;
+        let Publish { pod, volume: name, target, read_only, several_pods, block, .. } = asked;
         let api: Api<SharedPersistentVolume> = Api::all(self.client.clone());
         let read = tokio::time::timeout(Duration::from_secs(30), cluster::get(&api, name)).await;
         let volume = read.map_err(|late| late.to_string())?.map_err(|error| error.to_string())?;
@@ -427,17 +375,31 @@ impl Agent {
             node: &self.node,
             namespace: &pod.namespace,
             read_only,
-            keeps_read_only: true,
-            block: false,
+            keeps_read_only: self.setup.keeps_read_only
+                || self.on_host(|host| host.refuses_writes(volume_uid)),
+            block,
             several_pods,
             fs_type: "",
             mount_options: &[],
         };
-        let Permit { mode, with_others } =
-            authorise(volume.as_ref(), request).map_err(|why| why.to_string())?;
+        let Permit { mode, with_others } = authorise(volume.as_ref(), request).map_err(|why| {
+            if matches!(why, Refusal::SayReadOnly(_)) {
+                self.note_refused(name, &pod);
+            }
+            why.to_string()
+        })?;
         self.work().await;
         if self.fails() {
             return Err(DISK_ERROR.into());
+        }
+        if let Some(message) = volume.as_ref().and_then(|v| seal::on_pod(v, claim_uid, read_only)) {
+            self.tell(|| format!("event of the pod: {message}"));
+        }
+        if self.on_host(|host| host.serves.is_none())
+            && let Some(volume) = &volume
+        {
+            let disk = volume.status.as_ref().and_then(|status| status.node_disk.as_deref());
+            return Err(disk_not_served(volume, disk.unwrap_or_default(), &self.node));
         }
         let (volume, claim) = (volume_uid.to_owned(), claim_uid.to_owned());
         let mount = Mount { volume, pod: pod.clone(), claim, mode, several_pods };

@@ -27,9 +27,64 @@ const CLASSES: [(&str, &str, &str, &str, &str, bool, bool); 3] = [
     ("single", "Immediate", "ops", "ReadWriteOncePod", "Retain", false, false),
 ];
 
+/// Parameters with a mistake each, and those of a class with a topology (P6, F1).
+const ODD: [(&str, &str); 8] = [
+    ("keepFor", "3 days"),
+    ("shared", "maybe"),
+    ("colour", "red"),
+    ("fsType", "zfs"),
+    ("role", "-"),
+    ("csi.storage.k8s.io/fstype", "xfs"),
+    ("topology", "blue"),
+    ("mountOption", "suid"),
+];
+
+/// A class of another kind each: its PersistentVolumeClaims wait, or get a volume on some nodes alone.
+fn odd_classes() -> impl Iterator<Item = Value> {
+    ODD.into_iter().map(|(parameter, value)| {
+        let mut class = json!({
+            "metadata": {"name": format!("odd-{}", odd_name(parameter))}, "provisioner": DRIVER,
+            "parameters": {"role": "eng"}, "reclaimPolicy": "Delete", "volumeBindingMode": "Immediate",
+        });
+        match parameter {
+            "topology" => {
+                class["allowedTopologies"] =
+                    json!([{"matchLabelExpressions": [{"key": "pool", "values": [value]}]}]);
+            }
+            "mountOption" => class["mountOptions"] = json!([value]),
+            _ => class["parameters"][parameter] = json!(value),
+        }
+        class
+    })
+}
+
+fn odd_name(parameter: &str) -> String {
+    parameter.replace('/', "-").to_lowercase()
+}
+
+/// A PersistentVolumeClaim of such a class, or one that asks for what no class gives.
+fn odd_claim(random: &mut Random, namespace: &str) -> Request {
+    let (parameter, _) = ODD[random.below(ODD.len() as u64) as usize];
+    let mut spec = json!({"storageClassName": format!("odd-{}", odd_name(parameter)), "accessModes": ["ReadWriteOnce"],
+        "volumeMode": "Filesystem", "resources": {"requests": {"storage": "1Gi"}}});
+    let (class, ..) = CLASSES[random.below(2) as usize];
+    match random.below(8) {
+        0 => spec["dataSource"] = json!({"kind": "PersistentVolumeClaim", "name": "d0"}),
+        1 => spec["selector"] = json!({"matchLabels": {"a": "b"}}),
+        2 => spec["accessModes"] = json!(["ReadOnlyMany"]),
+        3 => spec["accessModes"] = json!(["ReadWriteMany"]),
+        4 => spec["volumeAttributesClassName"] = json!("gold"),
+        // Others may be in the way of a VolumeClaim of that name (F5).
+        5 => return create("persistentvolumeclaims", namespace, &format!("c{}", random.below(6)), spec),
+        _ => return create("persistentvolumeclaims", namespace, &format!("o{}", random.below(4)), spec),
+    }
+    spec["storageClassName"] = json!(if random.in_a_thousand(500) { class } else { "odd-topology" });
+    create("persistentvolumeclaims", namespace, &format!("o{}", random.below(4)), spec)
+}
+
 /// The classes, which nobody changes.
 pub fn classes() -> impl Iterator<Item = Value> {
-    CLASSES.into_iter().map(|(name, mode, role, _, policy, is_shared, is_kept)| {
+    let usual = CLASSES.into_iter().map(|(name, mode, role, _, policy, is_shared, is_kept)| {
         let mut parameters = json!({"role": role, "shared": is_shared.to_string()});
         if is_kept {
             parameters["keepFor"] = json!("10m");
@@ -38,7 +93,8 @@ pub fn classes() -> impl Iterator<Item = Value> {
             "metadata": {"name": name}, "provisioner": DRIVER, "parameters": parameters, "reclaimPolicy": policy,
             "volumeBindingMode": mode, "allowVolumeExpansion": true,
         })
-    })
+    });
+    usual.chain(odd_classes())
 }
 
 fn is_delayed(class: &str) -> bool {
@@ -61,7 +117,8 @@ pub fn act(server: &Server, random: &mut Random, namespace: &str) -> Option<Requ
         let all: Vec<_> = all.filter(|pvc| class_of(pvc).is_some()).collect();
         random.pick(&all).map(|pvc| Arc::clone(pvc))
     };
-    Some(match random.below(20) {
+    Some(match random.below(21) {
+        20 => odd_claim(random, namespace),
         0..5 => claim(random, namespace, &name),
         // A StatefulSet makes its pod and that pod's claim again and again.
         5..13 => match get(server, "persistentvolumeclaims", namespace, &name) {
@@ -73,7 +130,7 @@ pub fn act(server: &Server, random: &mut Random, namespace: &str) -> Option<Requ
             let pvc = of_class(random)?;
             patch("persistentvolumeclaims", &pvc, "", json!({"spec": {"resources": {"requests": size}}}))
         }
-        17..19 => {
+        17 | 18 => {
             let pvc = of_class(random)?;
             let (namespace, name) = (text(&pvc["metadata"]["namespace"]), text(&pvc["metadata"]["name"]));
             crate::kubernetes::delete("persistentvolumeclaims", &namespace, &name, Value::Null)
@@ -195,6 +252,7 @@ pub fn check(server: &Server) -> Vec<String> {
     }
     let ours = pvcs.iter().filter(|pvc| {
         pvc.metadata.deletion_timestamp.is_none()
+            && !pvc.name_any().starts_with(['o', 'c'])
             && pvc
                 .spec
                 .as_ref()

@@ -3,10 +3,13 @@
 use serde_json::json;
 
 use crate::clock;
+use crate::disks::Disk;
 use crate::host;
 use crate::kubernetes::{delete, patch, text};
 use crate::random::Random;
+use crate::seals::Seal;
 use crate::server::{Faults, Request, Server, is_being_deleted, lock};
+use crate::users::POOLS;
 use crate::world::{NODES, World};
 
 /// The kinds whose objects a person removes by force.
@@ -31,7 +34,7 @@ const DELETED: [&str; 7] = [
 impl World {
     /// A fault.
     pub fn fail(&mut self) {
-        match self.random.below(25) {
+        match self.random.below(27) {
             0 | 1 => self.kill_controller(0),
             2 | 3 => self.start_controller(0),
             4 => self.kill_controller(1),
@@ -47,15 +50,7 @@ impl World {
                 self.tell(&format!("node {node} is ready: {ready}"));
                 self.set_node_ready(node, ready);
             }
-            12 => {
-                let node = NODES[self.any_node()];
-                match self.random.in_a_thousand(300) {
-                    true => {
-                        drop(lock(&self.server).answer("operator", &delete("nodes", "", node, json!(null))))
-                    }
-                    false => self.create_node(node),
-                }
-            }
+            12 => self.change_node(),
             13 => self.cut_power(),
             14 | 15 => self.fail_disk(),
             16 => strip(&mut lock(&self.server), &mut self.random),
@@ -71,6 +66,19 @@ impl World {
             21 => lock(&self.server).end_kinds(true),
             22 if self.random.in_a_thousand(400) && !self.restores => self.move_disk(),
             22 => self.say_where_disks_are(),
+            23 if self.random.in_a_thousand(300) && !self.restores => {
+                (0..2).for_each(|controller| self.kill_controller(controller));
+                self.earlier = true;
+            }
+            23 if self.random.in_a_thousand(300) && !self.restores => {
+                (0..2).for_each(|controller| self.kill_controller(controller));
+                self.earlier = true;
+            }
+            24 => {
+                let node = NODES[self.any_node()];
+                host::lock(&self.hosts).entry(node.to_owned()).or_default().hold(&mut self.random);
+            }
+            25 if self.random.in_a_thousand(200) => give_up(&mut lock(&self.server), &mut self.random),
             _ => self.fail_network(),
         }
     }
@@ -80,7 +88,28 @@ impl World {
         let server = lock(&self.server);
         let hosts = host::lock(&self.hosts);
         let mut disks = hosts.values().filter_map(|host| host.disk.as_ref());
-        disks.all(|disk| server.store.list("nodedisks", "").any(|(_, of)| of["spec"]["diskID"] == **disk))
+        disks.all(|disk| server.store.list("nodedisks", "").any(|(_, of)| of["spec"]["diskID"] == *disk.id))
+    }
+
+    /// A Node is deleted, made again, cordoned, or put into another pool.
+    fn change_node(&mut self) {
+        let node = NODES[self.any_node()];
+        let object = json!({"metadata": {"name": node}});
+        let request = match self.random.below(10) {
+            0..3 => delete("nodes", "", node, json!(null)),
+            3 => patch(
+                "nodes",
+                &object,
+                "",
+                json!({"spec": {"unschedulable": self.random.in_a_thousand(500)}}),
+            ),
+            4 => {
+                let pool = POOLS[self.random.below(2) as usize];
+                patch("nodes", &object, "", json!({"metadata": {"labels": {"pool": pool}}}))
+            }
+            _ => return self.create_node(node),
+        };
+        lock(&self.server).answer("operator", &request);
     }
 
     fn any_node(&mut self) -> usize {
@@ -145,7 +174,7 @@ impl World {
     pub fn say_where_disks_are(&mut self) {
         let disks: Vec<(String, String)> = host::lock(&self.hosts)
             .iter()
-            .filter_map(|(node, host)| Some((node.clone(), host.disk.clone()?)))
+            .filter_map(|(node, host)| Some((node.clone(), host.disk.as_ref()?.id.clone())))
             .collect();
         let mut server = lock(&self.server);
         let objects: Vec<_> = server.store.list("nodedisks", "").map(|(_, object)| object.clone()).collect();
@@ -168,6 +197,13 @@ impl World {
         let mut hosts = host::lock(&self.hosts);
         let host = hosts.entry(node.to_owned()).or_default();
         (host.is_full, host.failing) = (is_full, failing);
+        if self.random.in_a_thousand(100) {
+            host.disk.iter_mut().for_each(Disk::lose_key);
+        }
+        let rotten = host.records.values_mut().filter(|record| matches!(record.seal, Seal::Sealed(_)));
+        for record in rotten.filter(|_| self.random.in_a_thousand(150)) {
+            record.is_rotten = true;
+        }
     }
 
     /// As docs/operations.md says: without controller and agents, and then the agents first.
@@ -183,8 +219,16 @@ impl World {
     pub fn repair(&mut self) {
         lock(&self.server).faults = Faults::default();
         lock(&self.server).end_kinds(true);
-        host::lock(&self.hosts).values_mut().for_each(|host| (host.is_full, host.failing) = (false, 0));
-        NODES.iter().for_each(|node| self.create_node(node));
+        for host in host::lock(&self.hosts).values_mut() {
+            (host.is_full, host.failing, host.is_calm) = (false, 0, true);
+            host.held.clear();
+        }
+        for node in NODES {
+            self.create_node(node);
+            let object = json!({"metadata": {"name": node}});
+            let uncordon = patch("nodes", &object, "", json!({"spec": {"unschedulable": null}}));
+            lock(&self.server).answer("operator", &uncordon);
+        }
         self.say_where_disks_are();
         (0..2).for_each(|controller| clock::set_wrong(controller, 0));
     }
@@ -201,6 +245,14 @@ fn strip(server: &mut Server, random: &mut Random) {
     server.lost.insert(uid.to_owned());
     server.stripped.insert(uid.to_owned());
     server.answer("impatient", &patch(plural, object, "", json!({"metadata": {"finalizers": []}})));
+}
+
+/// D4: a person declares a disk gone that its agent does not serve. The API server refuses that for any other one.
+fn give_up(server: &mut Server, random: &mut Random) {
+    let all: Vec<_> = server.store.list("nodedisks", "").map(|(_, disk)| disk.clone()).collect();
+    if let Some(disk) = random.pick(&all) {
+        server.answer("operator", &patch("nodedisks", disk, "", json!({"spec": {"gone": true}})));
+    }
 }
 
 /// A person changes an object that is not theirs to change.

@@ -5,11 +5,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube::ResourceExt;
 use reservoir::api::{
-    AccessMode, KeptOnDisk, PodRef, Recover, Reserved, SharedPersistentVolume, SharedPersistentVolumeSpec,
-    Size,
+    AccessMode, KeptOnDisk, PodRef, Process, Recover, Reserved, SharedPersistentVolume,
+    SharedPersistentVolumeSpec, Size,
 };
+use reservoir::plan::fullness::{Measured, Units};
 use reservoir::plan::node_task::{OnDisk, Recorded};
 
+use tokio::time::Instant;
+
+use crate::disks::Disk;
+use crate::random::Random;
 use crate::seals::{Files, Seal};
 
 /// Bytes of every disk.
@@ -39,6 +44,8 @@ pub struct Record {
     pub kept: Option<KeptOnDisk>,
     pub files: Files,
     pub seal: Seal,
+    /// True if the disk has changed a byte of the files.
+    pub is_rotten: bool,
 }
 
 /// A mount in a pod.
@@ -74,8 +81,18 @@ pub struct Host {
     pub is_full: bool,
     /// How often the disk answers with an error, in a thousand calls.
     pub failing: u64,
-    /// The ID of the disk in this node.
-    pub disk: Option<String>,
+    /// The disk in this node.
+    pub disk: Option<Disk>,
+    /// UID of the Node, once the agent has asked for it.
+    pub node_uid: Option<String>,
+    /// The pods that were refused as readers, by the name of the volume, and when (F2).
+    pub refused: BTreeMap<String, Vec<(PodRef, Instant)>>,
+    /// The processes that hold volumes without a mount that the agent made, by the UID of the volume (F3).
+    pub held: BTreeMap<String, Process>,
+    /// True once nobody wants anything new: pods write nothing any more.
+    pub is_calm: bool,
+    /// The volumes with newly refused readers, by name.
+    pub news: BTreeSet<String>,
     /// The NodeDisk of that disk, once the agent has found it.
     pub serves: Option<String>,
 }
@@ -111,11 +128,26 @@ impl Host {
             (self.records, self.receipts) = self.synced.clone();
         }
         self.mounts.clear();
+        self.held.clear();
+    }
+
+    /// A process begins to hold a volume of this node, or all of them end.
+    pub fn hold(&mut self, random: &mut Random) {
+        let uids: Vec<String> = self.mounts.values().map(|mount| mount.volume.clone()).collect();
+        match random.pick(&uids).filter(|_| random.clone().in_a_thousand(600)) {
+            Some(uid) => {
+                let pid = 1000 + random.below(9000) as u32;
+                let process = Process { pid, command: "shell".into(), pod_uid: None, mount: None };
+                self.held.insert(uid.clone(), process);
+            }
+            None => self.held.clear(),
+        }
     }
 
     /// Puts the disk into another node. Both are off.
     pub fn move_disk(&mut self, to: &mut Self) {
         self.mounts.clear();
+        self.held.clear();
         (to.disk, to.is_full, to.failing) = (self.disk.take(), self.is_full, self.failing);
         (to.records, to.receipts) = (std::mem::take(&mut self.records), std::mem::take(&mut self.receipts));
         (to.made, to.synced) = (std::mem::take(&mut self.made), std::mem::take(&mut self.synced));
@@ -139,7 +171,15 @@ impl Host {
         if self.records.contains_key(&uid) {
             return Ok(());
         }
-        let (mut size, mut files, mut seal) = Default::default();
+        let path = |spec: &SharedPersistentVolumeSpec| spec.adopt.as_ref().map(|adopt| adopt.path.clone());
+        let inherited = volume.spec.recover.as_ref().map(|recover| &recover.uid);
+        let mut others = self.records.iter().filter(|(of, _)| Some(*of) != inherited);
+        if let Some(adopted) = path(&volume.spec)
+            && others.any(|(_, record)| path(&record.spec).as_ref() == Some(&adopted))
+        {
+            return Err(format!("another volume has adopted {adopted}"));
+        }
+        let (mut size, mut files, mut seal, mut is_rotten) = Default::default();
         if let Some(Recover { uid: from }) = &volume.spec.recover {
             let Some(data) = self.records.get(from) else { return Err(format!("no data of {from}")) };
             if data.erasing || data.spec.role != volume.spec.role {
@@ -149,7 +189,7 @@ impl Host {
                 return Err(format!("the data of {from} has users"));
             }
             if let Some(data) = self.records.remove(from) {
-                (size, files, seal) = (data.size, data.files, data.seal);
+                (size, files, seal, is_rotten) = (data.size, data.files, data.seal, data.is_rotten);
             }
         }
         let record = Record {
@@ -165,6 +205,7 @@ impl Host {
             kept: None,
             files,
             seal,
+            is_rotten,
         };
         self.records.insert(uid, record);
         Ok(())
@@ -181,13 +222,18 @@ impl Host {
             return Err(format!("no space: {bytes} of {free}"));
         }
         record.size = Some(bytes);
-        *self.made.entry(uid.to_owned()).or_default() += 1;
+        if record.spec.adopt.is_none() {
+            *self.made.entry(uid.to_owned()).or_default() += 1;
+        }
         Ok(bytes)
     }
 
     pub fn resize(&mut self, uid: &str, bytes: u64) -> Result<(), String> {
         let free = self.free();
         let Some(record) = self.records.get_mut(uid) else { return Err("there is no record".into()) };
+        if record.spec.adopt.is_some() {
+            return Err("an adopted directory has no size".into());
+        }
         let now = record.size.unwrap_or(0);
         if bytes > now && bytes - now > free {
             return Err("no space".into());
@@ -223,6 +269,19 @@ impl Host {
         }
         self.mounts.insert(target.to_owned(), mount);
         Ok(())
+    }
+
+    /// True if the file system of the volume is read-only itself.
+    pub fn refuses_writes(&self, uid: &str) -> bool {
+        self.records.get(uid).is_some_and(|record| matches!(record.seal, Seal::Sealed(_)))
+    }
+
+    /// What pods have written, as far as it fits.
+    pub fn measure(&self, uid: &str) -> Option<Measured> {
+        let record = self.records.get(uid)?;
+        let (size, used) = (record.size?, record.files.bytes());
+        let bytes = Units { used: used.min(size), available: size.saturating_sub(used) };
+        Some(Measured { bytes, inodes: Units::default() })
     }
 
     pub fn size_of(&self, uid: &str) -> Option<Size> {

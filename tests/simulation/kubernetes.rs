@@ -12,6 +12,8 @@ use crate::classes;
 use crate::host;
 use crate::server::{Request, Server, Shared, is_being_deleted, lock};
 
+/// The namespace of controllers and agents.
+pub const AGENTS: &str = "reservoir-system";
 const PVC_PROTECTION: &str = "kubernetes.io/pvc-protection";
 const PV_PROTECTION: &str = "kubernetes.io/pv-protection";
 
@@ -42,6 +44,12 @@ pub fn delete(plural: &'static str, namespace: &str, name: &str, body: Value) ->
 
 pub fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
+}
+
+/// The pods of users, and not those of the agents.
+pub fn pods(server: &Server) -> Vec<Arc<Value>> {
+    let is_users = |pod: &Arc<Value>| pod["metadata"]["namespace"] != AGENTS;
+    objects(server, "pods").into_iter().filter(is_users).collect()
 }
 
 pub fn objects(server: &Server, plural: &'static str) -> Vec<Arc<Value>> {
@@ -75,11 +83,8 @@ fn finalizers_without(object: &Value, finalizer: &str) -> Option<Value> {
 
 /// The work that waits for kube-controller-manager and kube-scheduler.
 pub fn due(server: &Server) -> Vec<Request> {
-    let (pvs, pvcs, pods) = (
-        objects(server, "persistentvolumes"),
-        objects(server, "persistentvolumeclaims"),
-        objects(server, "pods"),
-    );
+    let (pvs, pvcs, pods) =
+        (objects(server, "persistentvolumes"), objects(server, "persistentvolumeclaims"), pods(server));
     let mut due = Vec::new();
     for pvc in &pvcs {
         due.extend(due_for_pvc(server, pvc, &pods));
@@ -220,7 +225,7 @@ pub async fn kubelet(agent: Agent) {
 async fn sync(agent: &Agent) {
     let pods: Vec<Arc<Value>> = {
         let server = lock(&agent.server);
-        objects(&server, "pods").into_iter().filter(|pod| pod["spec"]["nodeName"] == *agent.node).collect()
+        pods(&server).into_iter().filter(|pod| pod["spec"]["nodeName"] == *agent.node).collect()
     };
     // The mounts of pods that are gone, were replaced or have ended.
     let is_over = |uid: &str| {
@@ -280,9 +285,17 @@ async fn start(agent: &Agent, pod: &Value) -> bool {
         let pod =
             PodRef { namespace: namespace.clone(), name: text(&pod["metadata"]["name"]), uid: uid.clone() };
         let target = format!("{uid}/{claim}");
+        let block = pv["spec"]["volumeMode"] == "Block";
         let several_pods = pv["spec"]["accessModes"] != json!(["ReadWriteOncePod"]);
-        let asked =
-            Publish { pod, volume: &volume, handle: &handle, target: &target, read_only, several_pods };
+        let asked = Publish {
+            pod,
+            volume: &volume,
+            handle: &handle,
+            target: &target,
+            read_only,
+            several_pods,
+            block,
+        };
         if let Err(why) = agent.publish(asked).await {
             let mut server = lock(&agent.server);
             server.tell(|| format!("kubelet {}: mounting {volume} failed: {why}", agent.node));

@@ -5,15 +5,19 @@
 mod agent;
 mod classes;
 mod clock;
+mod disks;
+mod earlier;
 mod faults;
 mod host;
 mod kubernetes;
 mod random;
 mod real;
 mod rest;
+mod rest_of_disks;
 mod rules;
 mod seals;
 mod server;
+mod setup;
 mod users;
 mod world;
 

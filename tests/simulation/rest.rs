@@ -6,16 +6,18 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Resource, ResourceExt};
 use reservoir::api::{
-    DiskReservation, DiskReservationStatus, NodeDisk, SharedPersistentVolume, Size, VolumeClaim, VolumeOffer,
-    VolumeRole, condition,
+    AccessMode, DiskReservation, NodeDisk, SharedPersistentVolume, Size, VolumeClaim, VolumeOffer, condition,
 };
-use reservoir::plan::entry::is_lived_in;
+use reservoir::plan::pvc_provisioner::SELECTED_NODE;
 use serde_json::Value;
 
 use crate::classes;
 use crate::host::{self, Hosts};
+use crate::kubernetes;
+use crate::rest_of_disks;
 use crate::seals;
 use crate::server::{Revision, Server, Shared, lock};
+use crate::setup::Setup;
 
 /// By then everything is at rest.
 pub const WITHIN: Duration = Duration::from_secs(3600);
@@ -35,6 +37,7 @@ impl Rest {
     /// A second has passed.
     pub fn count(&mut self, server: &Server) {
         let since = server.store.log.iter().rev().take_while(|revision| revision.version > self.version);
+        let since = since.filter(|revision| !is_tried_again(server, revision));
         let (turns, others): (Vec<_>, Vec<_>) = since.partition(|revision| is_turn(revision));
         (self.seconds, self.turns) =
             if others.is_empty() { (self.seconds + 1, self.turns + turns.len()) } else { (0, 0) };
@@ -46,36 +49,64 @@ impl Rest {
     }
 
     /// T2: two turns end in that time at most, and each changes the reason of a wait twice at most.
-    fn t2_nothing_is_written_again_and_again(&self, server: &Server, reservations: usize) -> Option<String> {
+    fn t2_nothing_is_written_again_and_again(&self, server: &Server, waiting: usize) -> Option<String> {
         let last = server.store.log.last().map(|revision| format!("{:?}", revision.id));
-        (!self.is_long() || self.turns > 4 * reservations)
+        (!self.is_long() || self.turns > 4 * waiting)
             .then(|| format!("T2: nothing happens, and something is written again and again, last {last:?}"))
     }
 }
 
-/// Q5: true if the revision begins a turn, or changes the reason of a wait for another reservation's turn.
+/// P2: the scheduler tries a pod again and again whose claims fit nowhere together, and is told for a while that they do not.
+fn is_tried_again(server: &Server, revision: &Revision) -> bool {
+    let without_choice = |object: &Value| {
+        let mut object = object.clone();
+        object["metadata"]["resourceVersion"].take();
+        object["metadata"]["annotations"][SELECTED_NODE].take();
+        object
+    };
+    let is_choice = match revision.id.0 {
+        "persistentvolumeclaims" => revision
+            .before
+            .as_ref()
+            .is_some_and(|before| without_choice(before) == without_choice(&revision.now)),
+        "csistoragecapacities" => true,
+        _ => false,
+    };
+    is_choice
+        && kubernetes::pods(server)
+            .iter()
+            .any(|pod| pod["spec"]["nodeName"].is_null() && kubernetes::claims_of(pod).len() > 1)
+}
+
+/// Q5: true if the revision begins a turn, or changes the reason of a wait for another reservation's turn. A volume cites the
+/// reason of its reservation.
 fn is_turn(revision: &Revision) -> bool {
     let rest = |object: &Value| {
         let mut object = object.clone();
         object["metadata"]["resourceVersion"].take();
         object["status"]["turn"].take();
         let conditions = object["status"]["conditions"].as_array_mut().into_iter().flatten();
-        conditions.for_each(|condition| drop(condition["message"].take()));
+        for condition in conditions {
+            (condition["message"], condition["reason"]) = Default::default();
+        }
         object
     };
-    let before = revision.before.as_ref().filter(|_| revision.id.0 == "diskreservations");
+    let before = revision
+        .before
+        .as_ref()
+        .filter(|_| ["diskreservations", "sharedpersistentvolumes"].contains(&revision.id.0));
     before.is_some_and(|before| rest(before) == rest(&revision.now))
 }
 
 /// The promises that are not kept.
-pub fn check(server: &Shared, hosts: &Hosts, rest: &Rest) -> Vec<String> {
+pub fn check(server: &Shared, hosts: &Hosts, setup: &Setup, rest: &Rest) -> Vec<String> {
     let server = lock(server);
     let mut broken = Vec::new();
     let volumes: Vec<SharedPersistentVolume> = server.all("sharedpersistentvolumes");
     let reservations: Vec<DiskReservation> = server.all("diskreservations");
     let claims: Vec<VolumeClaim> = server.all("volumeclaims");
     let disks: Vec<NodeDisk> = server.all("nodedisks");
-    broken.extend(rest.t2_nothing_is_written_again_and_again(&server, reservations.len()));
+    broken.extend(rest.t2_nothing_is_written_again_and_again(&server, reservations.len() + volumes.len()));
     for volume in &volumes {
         broken.extend(l2_says_how_it_is("volume", volume, volume.status.as_ref().map(|s| &s.conditions[..])));
         broken.extend(l1_l5_a_volume_is_as_it_says(&server, volume, hosts));
@@ -98,7 +129,8 @@ pub fn check(server: &Shared, hosts: &Hosts, rest: &Rest) -> Vec<String> {
             // X6: data without an object keeps its space.
             let has_data = host::lock(hosts).values().any(|host| host.records.contains_key(&entry.uid));
             // Nobody learns of the end of a volume without data that a person removed by force.
-            let is_known = !server.stripped.contains(&entry.uid);
+            let is_known =
+                !server.stripped.contains(&entry.uid) && !server.orphaned_entries.contains(&entry.uid);
             if !is_there && !has_data && is_known && entry.kept.is_none() {
                 broken.push(format!(
                     "L5: reservation {} has an entry of {}, which is gone",
@@ -113,16 +145,14 @@ pub fn check(server: &Shared, hosts: &Hosts, rest: &Rest) -> Vec<String> {
     }
     for disk in &disks {
         broken.extend(l2_says_how_it_is("disk", disk, disk.status.as_ref().map(|s| &s.conditions[..])));
-        broken.extend(l1_a_disk_has_what_reservations_have(disk, &reservations, &volumes));
     }
-    broken.extend(reservations.iter().filter_map(|of| l7_what_fits_is_served(&server, of, &disks)));
+    broken.extend(rest_of_disks::check(&server, hosts, setup));
     broken.extend(claims.iter().filter_map(|claim| l7_a_free_volume_is_had(claim, &volumes)));
     broken.extend(
         volumes.iter().filter_map(|volume| l7_a_lost_claim_holds_nothing(&server, volume, &claims, hosts)),
     );
-    broken.extend(l3_a_pod_runs_with_its_volumes(&server, &volumes, hosts));
+    broken.extend(l3_a_pod_runs_with_its_volumes(&server, &volumes, hosts, setup));
     broken.extend(l6_offers_are_of_ready_volumes(&server, &volumes));
-    broken.extend(l8_lost_data_is_reported(&server, hosts));
     broken.extend(classes::check(&server));
     broken
 }
@@ -192,47 +222,6 @@ fn l1_l5_a_volume_is_as_it_says(
         .map(|_| format!("L1: volume {name} is Ready, and fenced"))
 }
 
-/// The entry of a reservation that was removed by force stays while something lives in it (S3).
-fn l1_a_disk_has_what_reservations_have(
-    disk: &NodeDisk,
-    reservations: &[DiskReservation],
-    volumes: &[SharedPersistentVolume],
-) -> Vec<String> {
-    let mut broken = Vec::new();
-    let entries = disk.status.as_ref().map_or(&[][..], |status| &status.reservations);
-    let is_on_it = |status: &DiskReservationStatus| {
-        status.node_disk.as_ref() == disk.metadata.name.as_ref() && status.parent.is_none()
-    };
-    for reservation in reservations.iter().filter(|of| of.status.as_ref().is_some_and(is_on_it)) {
-        if !entries.iter().any(|entry| Some(&entry.uid) == reservation.metadata.uid.as_ref()) {
-            let (name, disk) = (reservation.name_any(), disk.name_any());
-            broken.push(format!("L1: reservation {name} is on NodeDisk {disk}, which has no entry of it"));
-        }
-    }
-    for entry in entries {
-        let owner = reservations.iter().find(|r| r.uid().as_ref() == Some(&entry.uid));
-        let Some(owner) = owner else {
-            if is_lived_in(&entry.uid, volumes, reservations) {
-                continue;
-            }
-            broken.push(format!(
-                "L1: NodeDisk {} has an entry of {}, which is gone",
-                disk.name_any(),
-                entry.name
-            ));
-            continue;
-        };
-        let has = owner.status.as_ref().and_then(|s| s.size.as_ref()).map_or(0, Size::bytes_or_zero);
-        if has != entry.size.bytes_or_zero() {
-            broken.push(format!(
-                "L1: reservation {} has {has} bytes, and its entry {:?}",
-                entry.name, entry.size
-            ));
-        }
-    }
-    broken
-}
-
 fn l6_offers_are_of_ready_volumes(server: &Server, volumes: &[SharedPersistentVolume]) -> Vec<String> {
     let offers: Vec<VolumeOffer> = server.all("volumeoffers");
     let mut broken = Vec::new();
@@ -250,32 +239,6 @@ fn l6_offers_are_of_ready_volumes(server: &Server, volumes: &[SharedPersistentVo
         }
     }
     broken
-}
-
-/// L7: a reservation that fits a disk does not wait, unless guarantees keep the space.
-fn l7_what_fits_is_served(
-    server: &Server,
-    reservation: &DiskReservation,
-    disks: &[NodeDisk],
-) -> Option<String> {
-    let status = reservation.status.as_ref()?;
-    let ready = condition::get(&status.conditions, condition::READY)?;
-    let roles: Vec<VolumeRole> = server.all("volumeroles");
-    let is_guaranteed = roles.iter().any(|role| role.spec.quota.guarantee.is_some());
-    if ready.reason != condition::reason::NOT_ENOUGH_ROOM || is_guaranteed {
-        return None;
-    }
-    let wanted = reservation.spec.size.bytes_or_zero();
-    let fits = |disk: &&NodeDisk| {
-        let has = disk.status.clone().unwrap_or_default();
-        let given: u64 = has.reservations.iter().map(|entry| entry.size.bytes_or_zero()).sum();
-        let lost: u64 = has.orphans.iter().map(|orphan| orphan.size.bytes_or_zero()).sum();
-        let may = reservation.spec.node_name.as_ref().is_none_or(|node| *node == disk.spec.node_name);
-        may && condition::is_true(&has.conditions, condition::READY)
-            && has.allocatable.map_or(0, |all| all.bytes_or_zero()) >= given + lost + wanted
-    };
-    let disk = disks.iter().find(fits)?;
-    Some(format!("L7: reservation {} waits, and fits {}", reservation.name_any(), disk.name_any()))
 }
 
 /// L7: a claim does not wait for the holder of a volume that nobody holds.
@@ -318,6 +281,7 @@ fn l3_a_pod_runs_with_its_volumes(
     server: &Server,
     volumes: &[SharedPersistentVolume],
     hosts: &Hosts,
+    setup: &Setup,
 ) -> Vec<String> {
     let pods: Vec<Pod> = server.all("pods");
     let phase = |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_default();
@@ -348,7 +312,9 @@ fn l3_a_pod_runs_with_its_volumes(
         let waits = phase(pod) == "Pending" && node.is_some() && pod.metadata.deletion_timestamp.is_none();
         let host = node.and_then(|node| hosts.get(node));
         let uid = pod.uid().unwrap_or_default();
-        if host.is_some_and(|host| seals::has_mount_of_before(volumes, &uid, host)) {
+        if host.is_some_and(|host| seals::has_mount_of_before(volumes, &uid, host))
+            || !setup.keeps_read_only && is_refused_as_writer(pod, volumes)
+        {
             continue;
         }
         if waits && claims.iter().all(|(namespace, claim)| is_usable(node, namespace, claim)) {
@@ -358,34 +324,37 @@ fn l3_a_pod_runs_with_its_volumes(
     broken
 }
 
-/// Data without an object on its disk. A restored etcd may have the object without a place.
-pub fn l8_lost_data_is_reported(server: &Server, hosts: &Hosts) -> Vec<String> {
-    let volumes: Vec<SharedPersistentVolume> = server.all("sharedpersistentvolumes");
-    let disks: Vec<NodeDisk> = server.all("nodedisks");
+/// M3: true for a pod that may only read a volume, and does not say so. On nodes without NRI it waits. E1: also until a volume
+/// that is being sealed is sealed.
+fn is_refused_as_writer(pod: &Pod, volumes: &[SharedPersistentVolume]) -> bool {
+    let sources = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let mut writes = sources.filter_map(|source| source.persistent_volume_claim.as_ref());
+    writes.any(|source| {
+        let may_only_read = |volume: &SharedPersistentVolume| {
+            let claims = volume.status.iter().flat_map(|status| &status.claims);
+            let mut claims = claims.filter(|c| {
+                Some(&c.namespace) == pod.metadata.namespace.as_ref() && c.name == source.claim_name
+            });
+            claims.any(|claim| claim.mode == AccessMode::ReadOnly || reservoir::plan::seal::is_closed(volume))
+        };
+        source.read_only != Some(true) && volumes.iter().any(may_only_read)
+    })
+}
+
+/// T3: the gauges of a controller that is at rest count the objects that are there.
+pub fn t3_gauges_count_the_objects(server: &Server, scraped: &str) -> Vec<String> {
+    let kinds =
+        [("SharedPersistentVolume", "sharedpersistentvolumes"), ("DiskReservation", "diskreservations")];
     let mut broken = Vec::new();
-    for (node, host) in &*host::lock(hosts) {
-        let here: Vec<&NodeDisk> = disks.iter().filter(|disk| disk.spec.node_name == *node).collect();
-        let orphans: Vec<String> = here
-            .iter()
-            .filter_map(|disk| disk.status.as_ref())
-            .flat_map(|s| &s.orphans)
-            .map(|o| o.uid.clone())
-            .collect();
-        for (uid, record) in &host.records {
-            let is_here = |volume: &SharedPersistentVolume| {
-                let on = volume.status.as_ref().and_then(|status| status.node_disk.as_ref());
-                on.is_some() && here.iter().any(|disk| disk.metadata.name.as_ref() == on)
-            };
-            let mut objects = volumes.iter().filter(|volume| volume.uid().as_ref() == Some(uid));
-            let has_object = objects.any(is_here);
-            if has_object == orphans.contains(uid) {
-                let is = if has_object {
-                    "has an object, and is reported as lost"
-                } else {
-                    "is lost, and not reported"
-                };
-                broken.push(format!("L8: the data of {} on node {node} {is}", record.name));
-            }
+    for (kind, plural) in kinds {
+        let lines =
+            scraped.lines().filter(|line| line.starts_with(&format!("reservoir_objects{{kind=\"{kind}\"")));
+        let counted: f64 = lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum();
+        let there = server.store.list(plural, "").count();
+        if counted != there as f64 {
+            broken.push(format!(
+                "T3: the gauges count {counted} objects of kind {kind}, and {there} are there"
+            ));
         }
     }
     broken

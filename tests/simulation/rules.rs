@@ -61,9 +61,12 @@ pub fn check(server: &Server, revision: &Revision, hosts: &Hosts) -> Checked {
             s5_only_a_ready_volume_is_bound(&before, &now)?;
             s8_a_binding_is_written_once(&before, &now)?;
             x2_nobody_binds_to_a_volume_that_goes(&before, &now)?;
-            c6_a_binding_ends_after_its_mounts(&before, &now, hosts)?;
             seals::check(&before, &now, hosts)?;
-            s10_a_tombstone_finds_no_user(&before, &now, hosts)?;
+            // D4, D7: the node of a disk that was declared gone says nothing any more.
+            if !server.gone.contains(&now.uid().unwrap_or_default()) {
+                c6_a_binding_ends_after_its_mounts(&before, &now, hosts)?;
+                s10_a_tombstone_finds_no_user(&before, &now, hosts)?;
+            }
             s11_a_tombstone_stays(&before, &now)
         }
         ("sharedpersistentvolumes", true) if is_lost(server, &revision.now["metadata"]["uid"]) => Ok(()),
@@ -249,7 +252,10 @@ fn s8_a_binding_is_written_once(before: &SharedPersistentVolume, now: &SharedPer
     let now_bound = claims(now);
     for (uid, was) in claims(before) {
         let Some(is) = now_bound.get(&uid) else { continue };
-        let same = ClaimBinding { ending: is.ending, ..was.clone() } == *is && (is.ending || !was.ending);
+        // P1: the PersistentVolumeClaim takes over the entry of the VolumeClaim that an earlier version made.
+        let pvc_uid = was.pvc_uid.clone().or_else(|| is.pvc_uid.clone());
+        let same =
+            ClaimBinding { ending: is.ending, pvc_uid, ..was.clone() } == *is && (is.ending || !was.ending);
         require(same, || format!("S8: the binding of {was} to volume {} changed to {is:?}", now.name_any()))?;
     }
     Ok(())

@@ -32,6 +32,11 @@ pub struct Files {
 }
 
 impl Files {
+    /// Up to 16Gi.
+    pub fn bytes(self) -> u64 {
+        self.number >> 30
+    }
+
     fn content(self) -> Content {
         Content { digest: format!("blake3:{:064x}", self.number), files: 1, bytes: self.number >> 40 }
     }
@@ -49,6 +54,9 @@ pub enum Seal {
 impl Host {
     /// The pods of this node write to their volumes.
     pub fn write(&mut self, random: &mut Random) {
+        if self.is_calm {
+            return;
+        }
         for mount in self.mounts.values().filter(|mount| mount.mode == AccessMode::ReadWrite) {
             let Some(record) = self.records.get_mut(&mount.volume) else { continue };
             if random.in_a_thousand(300) {
@@ -274,6 +282,9 @@ pub fn e1_a_seal_comes_to_be(volume: &SharedPersistentVolume, hosts: &Hosts) -> 
     let host = hosts.get(status.node_name.as_ref()?)?;
     let says = condition::get(&status.conditions, SEALED).map(|sealed| sealed.reason.as_str());
     let on_disk = host.records.get(&uid).map(|record| host.seal_of(&uid, record));
+    if verify::differs(status).is_some() {
+        return Some(format!("E4: volume {name} is Ready, and its files differ"));
+    }
     let is_so = match (says, on_disk?) {
         (Some(reason::SEALED), OnDisk::Sealed) => status.digest.is_some() && !verify::is_requested(volume),
         (Some(reason::HAS_WRITERS), OnDisk::Closed(true)) => volume.spec.sealed,

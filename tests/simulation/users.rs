@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
-use reservoir::api::DiskReservation;
+use reservoir::api::{DiskKind, DiskReservation};
 use reservoir::plan::kept;
 use serde_json::{Value, json};
 
 use crate::classes;
-use crate::kubernetes::{delete, patch, text};
+use crate::kubernetes::{delete, patch, pods, text};
 use crate::random::Random;
 use crate::server::{Request, Server, is_being_deleted, typed};
+use crate::setup::{ADOPTABLE, DISK, Setup};
 
 const ROLES: [&str; 4] = ["eng", "eng/ml", "ops", "dev"];
 pub const NAMESPACES: [&str; 2] = ["blue", "red"];
+/// The values of the label `pool` of nodes.
+pub const POOLS: [&str; 2] = ["blue", "green"];
 const RESERVATIONS: usize = 6;
 const VOLUMES: usize = 8;
 const CLAIMS: usize = 6;
@@ -46,12 +49,12 @@ fn delete_it(plural: &'static str, object: Arc<Value>) -> Request {
 }
 
 /// The next request of somebody; `None`: nobody wants anything.
-pub fn next(server: &Server, random: &mut Random) -> Option<(&'static str, Request)> {
+pub fn next(server: &Server, random: &mut Random, setup: &Setup) -> Option<(&'static str, Request)> {
     let namespace = *random.pick(&NAMESPACES)?;
     let role = *random.pick(&ROLES)?;
     let request = match random.below(128) {
         0..12 => ("operator", reserve(random, role)),
-        12..30 => ("user", create_volume(random, role)),
+        12..30 => ("user", create_volume(random, role, setup)),
         30..46 => (namespace, claim(random, namespace, role)),
         46..58 => (namespace, pod(random, namespace)),
         58..62 => (namespace, subscribe(random, namespace)),
@@ -89,7 +92,7 @@ pub fn next(server: &Server, random: &mut Random) -> Option<(&'static str, Reque
         }
         93..94 => ("operator", delete_it("volumeroles", any(server, random, "volumeroles")?)),
         94..97 => {
-            let pod = any(server, random, "pods")?;
+            let pod = random.pick(&pods(server))?.clone();
             let grace =
                 if random.in_a_thousand(150) { json!({"gracePeriodSeconds": 0}) } else { Value::Null };
             let metadata = &pod["metadata"];
@@ -111,7 +114,7 @@ pub fn next(server: &Server, random: &mut Random) -> Option<(&'static str, Reque
             )
         }
         _ => {
-            let pod = any(server, random, "pods")?;
+            let pod = random.pick(&pods(server))?.clone();
             if pod["status"]["phase"] != "Running" || is_being_deleted(&pod) {
                 return None;
             }
@@ -124,7 +127,9 @@ pub fn next(server: &Server, random: &mut Random) -> Option<(&'static str, Reque
 fn reserve(random: &mut Random, role: &str) -> Request {
     let name = format!("r{}", random.below(RESERVATIONS as u64));
     let mut spec = json!({"role": role, "size": gi(random, 50)});
-    match random.below(4) {
+    match random.below(6) {
+        4 => spec["nodeSelector"] = json!({"pool": POOLS[random.below(2) as usize]}),
+        5 => spec["nodeDisk"] = json!(format!("n{}.{}", 1 + random.below(3), DISK.0)),
         0 => spec["nodeName"] = json!(format!("n{}", 1 + random.below(3))),
         1 if role == "eng/ml" => spec["parent"] = json!(format!("r{}", random.below(RESERVATIONS as u64))),
         _ => {}
@@ -146,7 +151,7 @@ fn recover(server: &Server, random: &mut Random) -> Option<Request> {
     Some(create("sharedpersistentvolumes", "", &name, orphan["spec"].clone()))
 }
 
-fn create_volume(random: &mut Random, role: &str) -> Request {
+fn create_volume(random: &mut Random, role: &str, setup: &Setup) -> Request {
     let name = format!("v{}", random.below(VOLUMES as u64));
     let mut spec = json!({"role": role, "size": gi(random, 15)});
     if random.in_a_thousand(600) {
@@ -158,6 +163,19 @@ fn create_volume(random: &mut Random, role: &str) -> Request {
     if random.in_a_thousand(150) {
         spec["keepFor"] = json!("10m");
     }
+    if random.in_a_thousand(100) {
+        spec["subRoles"] = json!("Deny");
+    }
+    if random.in_a_thousand(80) {
+        spec["erasePolicy"] = json!("Zero");
+    }
+    if random.in_a_thousand(if setup.kind == DiskKind::Block { 500 } else { 40 }) {
+        spec["volumeMode"] = json!("Block");
+        return create("sharedpersistentvolumes", "", &name, spec);
+    }
+    if setup.adopts && random.in_a_thousand(150) {
+        spec["adopt"] = json!({"path": format!("{ADOPTABLE}/{}", random.below(3))});
+    }
     create("sharedpersistentvolumes", "", &name, spec)
 }
 
@@ -167,7 +185,15 @@ fn claim(random: &mut Random, namespace: &str, role: &str) -> Request {
     let mut spec = json!({"role": role});
     match random.in_a_thousand(800) {
         true => spec["volume"] = json!(volume),
-        false => spec["selector"] = json!({"matchLabels": {"app": volume}}),
+        false => {
+            spec["selector"] = json!({"matchLabels": {"app": volume}});
+            if random.in_a_thousand(300) {
+                spec["selector"]["minSize"] = json!(gi(random, 9));
+            }
+        }
+    }
+    if random.in_a_thousand(40) {
+        spec["digest"] = json!(format!("blake3:{:064x}", random.next()));
     }
     if random.in_a_thousand(300) {
         spec["mode"] = json!("ReadOnly");
@@ -183,12 +209,13 @@ fn pod(random: &mut Random, namespace: &str) -> Request {
             json!({"name": format!("data{i}"), "persistentVolumeClaim": {"claimName": claim}})
         })
         .collect();
-    create(
-        "pods",
-        namespace,
-        &name,
-        json!({"volumes": volumes, "containers": [{"name": "main", "image": "app"}]}),
-    )
+    let spec = json!({"volumes": volumes, "containers": [{"name": "main", "image": "app"}]});
+    let mut pod = create("pods", namespace, &name, spec);
+    if random.in_a_thousand(500) {
+        // Another user makes it again, as a ReplicaSet does.
+        pod.body["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": "set", "controller": true}]);
+    }
+    pod
 }
 
 fn subscribe(random: &mut Random, namespace: &str) -> Request {
@@ -207,9 +234,26 @@ fn quota(server: &Server, random: &mut Random, role: &str) -> Request {
     if random.in_a_thousand(300) {
         quota["guarantee"] = json!(gi(random, 25));
     }
+    let mut spec = json!({"role": role, "quota": quota, "weight": 1 + random.below(3)});
+    if random.in_a_thousand(500) {
+        spec["reservationTemplates"] = templates(random);
+    }
     let id = ("volumeroles", String::new(), name.clone());
     match server.store.get(&id) {
-        Some(there) => patch("volumeroles", &there.object, "", json!({"spec": {"quota": quota}})),
-        None => create("volumeroles", "", &name, json!({"role": role, "quota": quota})),
+        Some(there) => patch("volumeroles", &there.object, "", json!({"spec": spec})),
+        None => create("volumeroles", "", &name, spec),
     }
+}
+
+/// A reservation on the disk of each node, or of the nodes of a pool (R7).
+fn templates(random: &mut Random) -> Value {
+    let mut templates = Vec::new();
+    for name in ["a", "b"].into_iter().take(random.below(3) as usize) {
+        let mut template = json!({"name": name, "size": gi(random, 12), "diskName": DISK.0});
+        if random.in_a_thousand(600) {
+            template["nodeSelector"] = json!({"pool": POOLS[random.below(2) as usize]});
+        }
+        templates.push(template);
+    }
+    json!(templates)
 }

@@ -4,18 +4,25 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reservoir::controller;
+use reservoir::plan::startup_taint::TAINT;
+use reservoir::telemetry::Metrics;
 use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::agent::Agent;
 use crate::classes;
 use crate::clock;
+use crate::disks::Disk;
 use crate::host::{self, Hosts};
+use crate::kubernetes::AGENTS;
 use crate::random::Random;
 use crate::rest;
+use crate::rest_of_disks;
 use crate::rules;
 use crate::server::{self, Request, Server, Shared, client, lock};
-use crate::{kubernetes, users};
+use crate::setup::Setup;
+use crate::users::POOLS;
+use crate::{earlier, kubernetes, users};
 
 /// What a run is to be.
 #[derive(Clone, Debug)]
@@ -49,6 +56,10 @@ pub struct World {
     controllers: [Option<JoinHandle<()>>; 2],
     /// True from a restore of etcd until a controller starts.
     pub restores: bool,
+    /// True while a controller of an earlier version runs, and none of this one.
+    pub earlier: bool,
+    metrics: [Arc<Metrics>; 2],
+    pub setup: Setup,
     agents: Vec<Option<JoinHandle<()>>>,
     kubelets: Vec<JoinHandle<()>>,
 }
@@ -71,12 +82,26 @@ impl World {
         let hosts: Hosts = Arc::default();
         let server = Server::new(Random::new(random.next()), hosts.clone(), plan.told);
         let server = Arc::new(Mutex::new(server));
-        let (controllers, agents, kubelets) = Default::default();
-        let mut world = Self { plan, random, server, hosts, controllers, restores: false, agents, kubelets };
+        let (controllers, metrics, agents, kubelets) = Default::default();
+        let setup = Setup::new(plan.seed);
+        server::lock(&server).tell(|| format!("{setup:?}"));
+        let mut world = Self {
+            plan,
+            random,
+            server,
+            hosts,
+            controllers,
+            restores: false,
+            earlier: false,
+            metrics,
+            setup,
+            agents,
+            kubelets,
+        };
         world.found();
         for node in &NODES[..2] {
             host::lock(&world.hosts).entry((*node).to_owned()).or_default().disk =
-                Some(format!("disk-of-{node}"));
+                Some(Disk::new(format!("disk-of-{node}")));
         }
         for node in NODES {
             world.kubelets.push(tokio::spawn(kubernetes::kubelet(world.agent(node))));
@@ -113,7 +138,11 @@ impl World {
 
     /// Creates a Node, unless it is there.
     pub fn create_node(&self, node: &str) {
-        let body = json!({"metadata": {"name": node, "labels": {"kubernetes.io/hostname": node}}});
+        let pool = POOLS[usize::from(node == "n2")];
+        let labels = json!({"kubernetes.io/hostname": node, "pool": pool});
+        let taint = json!({"key": TAINT, "effect": "NoExecute"});
+        let taints = if self.setup.has_agent_pods { json!([taint]) } else { json!([]) };
+        let body = json!({"metadata": {"name": node, "labels": labels}, "spec": {"taints": taints}});
         let request = Request { method: "POST".into(), plural: "nodes", body, ..Default::default() };
         lock(&self.server).answer("operator", &request);
     }
@@ -134,6 +163,7 @@ impl World {
             hosts: self.hosts.clone(),
             server: self.server.clone(),
             readings: Default::default(),
+            setup: self.setup,
         }
     }
 
@@ -144,12 +174,13 @@ impl World {
     pub fn start_controller(&mut self, index: usize) {
         // After a restore of etcd the agents come first: their reports have the data that was made since the backup (X9).
         let server = lock(&self.server);
-        let waits = self.restores && !rest::l8_lost_data_is_reported(&server, &self.hosts).is_empty();
+        let waits =
+            self.restores && !rest_of_disks::l8_lost_data_is_reported(&server, &self.hosts).is_empty();
         drop(server);
         if self.controllers[index].is_some() || waits {
             return;
         }
-        self.restores = false;
+        (self.restores, self.earlier) = (false, false);
         let identity = format!("controller {}", index + 1);
         self.tell(&format!("{identity} starts"));
         let now = [clock::of_controller::<0>, clock::of_controller::<1>][index];
@@ -157,20 +188,22 @@ impl World {
             identity: identity.clone(),
             namespace: "reservoir-system".into(),
             replaces_pods: true,
-            untaints_nodes: false,
+            untaints_nodes: self.setup.has_agent_pods,
             concurrency: 8,
-            agents: None,
+            agents: self.setup.has_agent_pods.then(|| "app=agent".to_owned()),
             look_again: controller::LOOK_AGAIN,
             wake: true,
             now,
         };
-        let running = controller::run(client(&self.server, &identity), options, Default::default());
+        self.metrics[index] = Default::default();
+        let running = controller::run(client(&self.server, &identity), options, self.metrics[index].clone());
         self.controllers[index] = Some(tokio::spawn(running));
     }
 
     pub fn kill_controller(&mut self, index: usize) {
         if let Some(running) = self.controllers[index].take() {
             running.abort();
+            lock(&self.server).note_death();
             self.tell(&format!("controller {} is killed", index + 1));
         }
     }
@@ -186,6 +219,8 @@ impl World {
             let mut hosts = host::lock(&self.hosts);
             let host = hosts.entry(node.to_owned()).or_default();
             (host.has_agent, host.agents, host.serves) = (true, host.agents + 1, None);
+            (host.node_uid, host.refused) = Default::default();
+            host.disk.iter_mut().for_each(Disk::is_opened);
             drop(hosts);
             self.agents[index] = Some(tokio::spawn(self.agent(node).run()));
         }
@@ -203,6 +238,35 @@ impl World {
         }
     }
 
+    /// What a DaemonSet makes of the agents: a pod of each on a Node that is there, Ready while it serves.
+    fn run_agent_pods(&self) {
+        let mut server = lock(&self.server);
+        for (node, agent) in NODES.iter().zip(&self.agents).filter(|_| self.setup.has_agent_pods) {
+            let id = |plural, namespace: &str| (plural, namespace.to_owned(), (*node).to_owned());
+            let has_node = server.store.get(&id("nodes", "")).is_some();
+            let pod = server.store.get(&id("pods", AGENTS)).map(|stored| stored.object.clone());
+            let ready = json!([{"type": "Ready", "status": if agent.is_some() { "True" } else { "False" }}]);
+            let request = match pod {
+                None if has_node => {
+                    let spec = json!({"nodeName": node, "containers": [{"name": "agent", "image": "agent"}]});
+                    let mut pod = users::create("pods", AGENTS, node, spec);
+                    pod.body["metadata"]["labels"] = json!({"app": "agent"});
+                    pod
+                }
+                Some(pod) if !has_node => {
+                    let now = json!({"gracePeriodSeconds": 0});
+                    kubernetes::delete("pods", AGENTS, &kubernetes::text(&pod["metadata"]["name"]), now)
+                }
+                Some(pod) if pod["status"]["conditions"] != ready => {
+                    let status = json!({"status": {"phase": "Running", "conditions": ready}});
+                    kubernetes::patch("pods", &pod, "status", status)
+                }
+                _ => continue,
+            };
+            server.answer("kubernetes", &request);
+        }
+    }
+
     fn is_broken(&self) -> bool {
         !lock(&self.server).violations.is_empty()
     }
@@ -214,6 +278,7 @@ impl World {
             let pause = self.random.below(longest);
             tokio::time::sleep(Duration::from_millis(pause)).await;
             self.step();
+            self.run_agent_pods();
             if self.is_broken() {
                 return;
             }
@@ -224,16 +289,21 @@ impl World {
     }
 
     fn step(&mut self) {
+        if self.earlier {
+            earlier::turn(&mut lock(&self.server));
+        }
         let chance = self.random.below(100);
         if chance < 45 {
             kubernetes::turn(&self.server);
         } else if chance < 90 || !self.plan.faults {
             let mut server = lock(&self.server);
-            if let Some((who, request)) = users::next(&server, &mut self.random) {
+            if let Some((who, request)) = users::next(&server, &mut self.random, &self.setup) {
                 server.answer(who, &request);
             }
         } else {
             self.fail();
+            // T3: a scrape at any time.
+            self.metrics.iter().for_each(|metrics| drop(metrics.text()));
         }
     }
 
@@ -253,6 +323,7 @@ impl World {
             tokio::time::sleep(Duration::from_secs(1)).await;
             while kubernetes::turn(&self.server) {}
             self.say_where_disks_are();
+            self.run_agent_pods();
             lock(&self.server).end_kinds(true);
             self.start_controller(0);
             if self.is_broken() {
@@ -263,7 +334,8 @@ impl World {
                 break;
             }
         }
-        let found = rest::check(&self.server, &self.hosts, &at_rest);
+        let mut found = rest::check(&self.server, &self.hosts, &self.setup, &at_rest);
+        found.extend(rest::t3_gauges_count_the_objects(&lock(&self.server), &self.metrics[0].text()));
         let mut server = lock(&self.server);
         for broken in found {
             server.tell(|| format!("BROKEN: {broken}"));

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use reservoir::api::{FINALIZER, Size};
+use reservoir::api::{AccessMode, FINALIZER, Size, VolumeClaim};
 
 use super::Server;
 use super::kinds::Kind;
@@ -35,10 +35,51 @@ impl Server {
             ("DELETE", "diskreservations" | "nodedisks" | "volumeroles") => {
                 holds(before.unwrap_or(&Value::Null))
             }
-            ("UPDATE", "sharedpersistentvolumes") => opens(object, before.unwrap_or(&Value::Null)),
+            ("CREATE", "pods") => {
+                self.read_only_claims(object);
+                Ok(())
+            }
+            ("UPDATE", "nodedisks") => {
+                self.takes_over(who, object)?;
+                gives_up(who, object, before.unwrap_or(&Value::Null))
+            }
+            ("UPDATE", "sharedpersistentvolumes") => {
+                seals(object)?;
+                opens(object, before.unwrap_or(&Value::Null))
+            }
             ("UPDATE", "persistentvolumeclaims") => asks_for_less(object, before.unwrap_or(&Value::Null)),
             ("UPDATE", "diskreservations") => shrinks(object, before.unwrap_or(&Value::Null)),
             _ => Ok(()),
+        }
+    }
+}
+
+impl Server {
+    /// M3: the policy `reservoir-read-only-claims`. It knows a claim some seconds after its creation.
+    fn read_only_claims(&self, pod: &mut Value) {
+        let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
+        for volume in pod.pointer_mut("/spec/volumes").and_then(Value::as_array_mut).into_iter().flatten() {
+            let Some(source) = volume.get_mut("persistentVolumeClaim") else { continue };
+            let name = source["claimName"].as_str().unwrap_or_default().to_owned();
+            let claim: Option<VolumeClaim> = self.get("volumeclaims", &namespace, &name);
+            let is_known = |claim: &VolumeClaim| {
+                let since = claim.metadata.creation_timestamp.as_ref().map_or(self.now(), |time| time.0);
+                self.now().duration_since(since).as_secs() > 5
+            };
+            if claim.is_some_and(|claim| claim.spec.mode == AccessMode::ReadOnly && is_known(&claim)) {
+                source["readOnly"] = json!(true);
+            }
+        }
+    }
+
+    /// A7: the policy `reservoir-agent-takes-over`.
+    fn takes_over(&self, who: &str, disk: &Value) -> Result<(), String> {
+        let asks = who.starts_with("agent") && disk["spec"]["takeOver"].is_object();
+        let node = disk["spec"]["nodeName"].as_str().unwrap_or_default();
+        let is_there = self.store.get(&("nodes", String::new(), node.to_owned())).is_some();
+        match asks && is_there {
+            true => Err(format!("Node {node} is still there")),
+            false => Ok(()),
         }
     }
 }
@@ -88,6 +129,27 @@ fn shrinks(now: &Value, before: &Value) -> Result<(), String> {
     match wanted >= had || wanted >= used {
         true => Ok(()),
         false => Err(format!("it cannot shrink to {wanted}: {used} are taken")),
+    }
+}
+
+/// D4: the policy `reservoir-disk-gone`.
+fn gives_up(who: &str, now: &Value, before: &Value) -> Result<(), String> {
+    let is_new = now["spec"]["gone"] == true && before["spec"]["gone"] != true;
+    let mut conditions = before["status"]["conditions"].as_array().into_iter().flatten();
+    let is_served =
+        conditions.any(|c| c["type"] == "Ready" && (c["status"] == "True" || c["reason"] == "SpaceTaken"));
+    match is_new && !who.starts_with("controller") && is_served {
+        true => Err("it is served by its agent".into()),
+        false => Ok(()),
+    }
+}
+
+/// E1: validations in the schema of volumes.
+fn seals(volume: &Value) -> Result<(), String> {
+    let spec = &volume["spec"];
+    match spec["sealed"] == true && (spec["volumeMode"] == "Block" || spec["adopt"].is_object()) {
+        true => Err("neither a device nor an adopted directory is sealed".into()),
+        false => Ok(()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the API server goes through as a whole: a restored etcd, and kinds that are deleted and come back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,8 @@ use super::Server;
 use super::apply::Owners;
 use super::kinds::KINDS;
 use super::requests::{Request, is_being_deleted};
-use super::store::{Id, Stored};
+use super::store::{Id, Revision, Stored};
+use crate::host;
 
 const CRDS: &str = "customresourcedefinitions";
 const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -40,7 +41,15 @@ impl Server {
         self.lost.extend(lost);
         // An object that was removed by force since is there again.
         self.lost.retain(|uid| !uids(&backup).any(|back| back == *uid));
+        self.gone.clear();
         self.store.objects = backup;
+        self.store
+            .objects
+            .values()
+            .map(|stored| stored.object.clone())
+            .collect::<Vec<_>>()
+            .iter()
+            .for_each(|object| self.note_gone(object));
         // What goes with its kind goes again.
         let kinds: Vec<_> = KINDS.keys().copied().filter(|plural| self.is_kind_ending(plural)).collect();
         let going = kinds.into_iter().flat_map(|plural| self.store.list(plural, ""));
@@ -54,6 +63,58 @@ impl Server {
         };
         self.gone_kinds = KINDS.keys().copied().filter(is_gone).collect();
         self.wake_watchers();
+    }
+
+    /// Notes the volumes of disks that were declared gone: their data is given up (D4, D7).
+    pub(super) fn note_gone(&mut self, object: &Value) {
+        if object["spec"]["gone"] == true {
+            for host in host::lock(&self.hosts).values() {
+                if host.disk.as_ref().is_some_and(|disk| object["spec"]["diskID"] == *disk.id) {
+                    self.lost.extend(host.records.keys().cloned());
+                }
+            }
+        }
+        let is_gone = |disk: &Value| disk["spec"]["gone"] == true;
+        let uid = |volume: &Value| volume["metadata"]["uid"].as_str().map(str::to_owned);
+        let gone: Vec<String> = match object["kind"].as_str() {
+            Some("NodeDisk") if is_gone(object) => {
+                let all = self.store.list("sharedpersistentvolumes", "").map(|(_, volume)| volume);
+                let on_it = all.filter(|volume| volume["status"]["nodeDisk"] == object["metadata"]["name"]);
+                on_it.filter_map(|volume| uid(volume)).collect()
+            }
+            Some("SharedPersistentVolume") => {
+                let disk = object["status"]["nodeDisk"].as_str().unwrap_or_default();
+                let disk = self.store.get(&("nodedisks", String::new(), disk.to_owned()));
+                uid(object).filter(|_| disk.is_some_and(|disk| is_gone(&disk.object))).into_iter().collect()
+            }
+            _ => return,
+        };
+        self.lost.extend(gone.iter().cloned());
+        self.gone.extend(gone);
+    }
+
+    /// Notes the entries of volumes that are gone already.
+    pub(super) fn note_late_entries(&mut self, revision: &Revision) {
+        let entries = |of: &Value| -> BTreeSet<String> {
+            let entries = of["status"]["volumes"].as_array().into_iter().flatten();
+            entries.filter_map(|entry| entry["uid"].as_str().map(str::to_owned)).collect()
+        };
+        if revision.id.0 != "diskreservations" {
+            return;
+        }
+        let had = revision.before.as_ref().map(|before| entries(before)).unwrap_or_default();
+        for uid in entries(&revision.now).difference(&had) {
+            let mut volumes = self.store.list("sharedpersistentvolumes", "");
+            if !volumes.any(|(_, volume)| volume["metadata"]["uid"] == *uid.as_str()) {
+                self.late.insert(uid.clone());
+            }
+        }
+    }
+
+    /// A controller has died.
+    pub fn note_death(&mut self) {
+        let late = std::mem::take(&mut self.late);
+        self.orphaned_entries.extend(late);
     }
 
     pub fn was_restored(&self) -> bool {

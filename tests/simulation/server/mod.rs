@@ -54,6 +54,12 @@ pub struct Server {
     pub lost: BTreeSet<String>,
     /// Those of them whose finalizers a person removed.
     pub stripped: BTreeSet<String>,
+    /// UIDs of volumes whose disk was declared gone (D4, D7).
+    pub gone: BTreeSet<String>,
+    /// UIDs of volumes that got an entry after their end, from a controller that did not know it yet. It ends the entry.
+    pub late: BTreeSet<String>,
+    /// Those of them whose controller may have died before that. Nobody else learns of such an entry.
+    pub orphaned_entries: BTreeSet<String>,
     /// The last backup of etcd.
     backup: Option<disasters::Backup>,
     /// Number of times that etcd was restored. No request and no watch outlasts one.
@@ -90,6 +96,9 @@ impl Server {
             has_policies: true,
             lost: Default::default(),
             stripped: Default::default(),
+            gone: Default::default(),
+            late: Default::default(),
+            orphaned_entries: Default::default(),
             backup: None,
             epoch: 0,
             gone_kinds: Default::default(),
@@ -149,6 +158,10 @@ impl Server {
             format!("{who}: {verb} {} {name} -> revision {version}{ended}{change}", id.0)
         });
         let revision = self.store.log.last().cloned();
+        if let Some(revision) = &revision {
+            self.note_gone(&revision.now);
+            self.note_late_entries(revision);
+        }
         if let Some(Err(broken)) = revision.map(|revision| rules::check(self, &revision, &self.hosts)) {
             self.tell(|| format!("BROKEN: {broken}"));
             self.violations.push(broken);
@@ -180,6 +193,9 @@ pub fn typed<K: DeserializeOwned>(object: &Value) -> K {
 
 /// The fields that differ, for the story.
 fn changes(before: Option<&Value>, now: &Value) -> String {
+    if now["kind"] == "CustomResourceDefinition" {
+        return String::new();
+    }
     let Some(before) = before else { return format!("\n{:>14}{}", "", without_noise(now)) };
     let mut lines = String::new();
     differences("", before, now, &mut lines);

@@ -153,7 +153,10 @@ fn response(code: u16, body: Streamed) -> http::Response<Streamed> {
 }
 
 fn whole(body: &Value) -> Streamed {
-    let bytes = serde_json::to_vec(body).unwrap_or_default();
+    bytes(serde_json::to_vec(body).unwrap_or_default())
+}
+
+fn bytes(bytes: Vec<u8>) -> Streamed {
     Box::pin(StreamBody::new(stream::iter([Ok(Frame::data(Bytes::from(bytes)))])))
 }
 
@@ -218,7 +221,7 @@ struct Watch {
     selector: Selector,
     news: Arc<Notify>,
     /// The events of the first list that are still to come.
-    first: std::collections::VecDeque<Value>,
+    first: std::collections::VecDeque<Vec<u8>>,
     /// The next revision in the log.
     next: usize,
     ends: tokio::time::Instant,
@@ -229,13 +232,29 @@ struct Watch {
 }
 
 /// The last event of a watch whose next revisions are no longer known.
-fn too_old() -> Value {
+fn too_old() -> Vec<u8> {
     error_event(410, "Expired", "too old resource version")
 }
 
-fn error_event(code: u16, reason: &str, message: &str) -> Value {
-    json!({"type": "ERROR", "object": {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "reason": reason, "code": code, "message": message}})
+fn error_event(code: u16, reason: &str, message: &str) -> Vec<u8> {
+    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "reason": reason, "code": code, "message": message});
+    event_line("ERROR", &status)
+}
+
+/// The line of an event, as a watch has it. The object is not copied: most of a run is events.
+fn event_line(kind: &str, object: &Value) -> Vec<u8> {
+    let mut line = format!("{{\"type\":\"{kind}\",\"object\":").into_bytes();
+    serde_json::to_writer(&mut line, object).expect("a value is JSON");
+    line.extend_from_slice(b"}\n");
+    line
+}
+
+fn event_of(kind: &str, object: &Value, is_partial: bool) -> Vec<u8> {
+    match is_partial {
+        true => event_line(kind, &as_asked(object, true)),
+        false => event_line(kind, object),
+    }
 }
 
 async fn watch(
@@ -269,7 +288,7 @@ async fn watch(
         if !is_list && asked < server.compacted {
             // A real server says so in an event. kube's watcher lists again after that event, and never after a status 410.
             server.tell(|| format!("{who}: watch {} from {asked} is too old", request.describe()));
-            return Ok(response(200, whole(&too_old())));
+            return Ok(response(200, bytes(too_old())));
         }
         // Version 0 means any state: an API server that lags behind answers with an old one.
         let faults = server.faults;
@@ -281,14 +300,15 @@ async fn watch(
             let selector = request.selector();
             for object in server.store.list_at(request.plural, &request.namespace, from) {
                 if selector.fits(&object) {
-                    first.push_back(json!({"type": "ADDED", "object": as_asked(&object, request.partial)}));
+                    first.push_back(event_of("ADDED", &object, request.partial));
                 }
             }
             let kind = &KINDS[request.plural];
-            first.push_back(json!({"type": "BOOKMARK", "object": {
+            let end = json!({
                 "kind": kind.kind, "apiVersion": kind.api_version(),
                 "metadata": {"resourceVersion": from.to_string(), "annotations": {"k8s.io/initial-events-end": "true"}},
-            }}));
+            });
+            first.push_back(event_line("BOOKMARK", &end));
         }
         let next = server.store.log.partition_point(|revision| revision.version <= from);
         let news = Arc::new(Notify::new());
@@ -301,21 +321,20 @@ async fn watch(
     let ends = tokio::time::Instant::now() + Duration::from_secs(longest);
     let watch = Watch { server, who, request, selector, news, first, next, ends, epoch, is_over: false };
     let events = stream::unfold(watch, |mut watch| async move {
-        let event = watch.next().await?;
-        let mut line = serde_json::to_vec(&event).unwrap_or_default();
-        line.push(b'\n');
+        let line = watch.next().await?;
         Some((Ok(Frame::data(Bytes::from(line))), watch))
     });
     Ok(response(200, Box::pin(StreamBody::new(events))))
 }
 
 impl Watch {
-    async fn next(&mut self) -> Option<Value> {
+    /// The line of the next event.
+    async fn next(&mut self) -> Option<Vec<u8>> {
         if self.is_over || lock(&self.server).epoch(self.request.plural) != self.epoch {
             return None;
         }
         if let Some(event) = self.first.pop_front() {
-            if event["type"] == "BOOKMARK" {
+            if self.first.is_empty() {
                 slot(&self.server, 5).await;
             }
             return Some(event);
@@ -351,7 +370,7 @@ impl Watch {
                 let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
                 let text = format!("{kind} {} {version}", self.request.plural);
                 server.hear(&self.who, text.as_bytes());
-                return Some(json!({"type": kind, "object": as_asked(&object, self.request.partial)}));
+                return Some(event_of(kind, &object, self.request.partial));
             }
             let news = tokio::time::timeout_at(self.ends, self.news.notified());
             if news.await.is_err() {
