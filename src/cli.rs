@@ -1,6 +1,6 @@
 //! The command line of the `reservoir` program.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -91,6 +91,12 @@ struct AgentArgs {
     /// The NRI socket of the container runtime.
     #[arg(long, default_value = "/var/run/nri/nri.sock")]
     nri_socket: PathBuf,
+    /// Port at which other agents get the content of sealed volumes. Without it copies are off.
+    #[arg(long, requires = "copies_host")]
+    copies_port: Option<u16>,
+    /// IP address of this agent, as other agents see it.
+    #[arg(long, env = "POD_IP")]
+    copies_host: Option<IpAddr>,
     /// Seconds between two measurements of the disks.
     #[arg(long, default_value_t = 30)]
     measure_seconds: u64,
@@ -189,6 +195,7 @@ async fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
         config,
         kubelet_dir: args.kubelet_dir,
         nri_socket: args.nri_socket,
+        copies: args.copies_host.zip(args.copies_port).map(SocketAddr::from),
         measure_every: Duration::from_secs(args.measure_seconds),
         look_again: agent::LOOK_AGAIN,
         wake: true,

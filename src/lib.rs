@@ -16,3 +16,4 @@ pub mod nri;
 pub mod plan;
 pub mod plugin;
 pub mod telemetry;
+pub mod transfer;

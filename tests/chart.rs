@@ -385,6 +385,19 @@ fn a4_ports_are_those_of_the_page_and_reach_no_service() {
         assert!(page.contains(&format!("port {port}")), "{port}");
     }
     assert!(objects.iter().all(|object| !["Service", "Ingress"].contains(&object["kind"].as_str().unwrap())));
+    let copies =
+        rendered(&["agent.disks[0].name=d", "agent.copies.enabled=true", "networkPolicy.enabled=true"]);
+    let container = &only(&copies, "DaemonSet")["spec"]["template"]["spec"]["containers"][0];
+    let ports = serde_json::json!([{"name": "metrics", "containerPort": 8081}, {"name": "copies", "containerPort": 8082}]);
+    assert_eq!(container["ports"], ports);
+    assert!(container["args"].to_string().contains("--copies-port=8082"));
+    assert!(page.contains("port 8082"));
+    let ingress = &only(&copies, "NetworkPolicy")["spec"]["ingress"];
+    let peers = &ingress[1]["from"][0]["podSelector"]["matchLabels"];
+    assert_eq!(
+        (&ingress[1]["ports"][0]["port"], &peers["app.kubernetes.io/component"]),
+        (&"copies".into(), &"agent".into())
+    );
     let driver = &only(&objects, "CSIDriver")["spec"];
     assert!(driver["seLinuxMount"].is_null() && driver["requiresRepublish"].is_null(), "{driver}");
 }

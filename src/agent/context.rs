@@ -12,6 +12,7 @@ use crate::nri::Connected;
 use crate::telemetry::Metrics;
 
 use super::config::Scrub;
+use super::copies::Copying;
 use super::disk_names::DiskNames;
 use super::held_targets::HeldTargets;
 use super::readings::Readings;
@@ -29,6 +30,8 @@ pub(super) struct Context {
     pub(super) held_targets: HeldTargets,
     pub(super) refused_readers: RefusedReaders,
     pub(super) readings: Readings,
+    /// `None` if copies are off (E2).
+    pub(super) copying: Option<Copying>,
     /// The interval and the speed of readings that nobody asked for (E4).
     pub(super) scrub: Option<Scrub>,
     /// The volumes to reconcile, once their work queue runs.

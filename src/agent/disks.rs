@@ -113,6 +113,7 @@ impl Disks {
                 seen.node_uid.clone_from(&self.node_uid);
                 seen.other_disk = node_lifetime::other_disk(object, &ids, self.node_uid.as_deref(), &mine);
                 seen.belongs_to = belongs_to(object, disk.id.as_deref(), &mine);
+                seen.transfer = self.ctx.copying.as_ref().map(|copying| copying.at.clone());
                 seen.devices = devices.take().unwrap_or(Some(Vec::new()));
                 seen.keeps_read_only = match self.ctx.keeps_read_only() {
                     false => self.ctx.never_keeps_read_only().then_some(false),
@@ -317,6 +318,7 @@ fn seen(disk: &DiskReport, usage: Usage, entry: &DiskEntry, node: &str) -> Seen 
         kept: usage.kept,
         enforcement,
         keeps_read_only: None,
+        transfer: None,
         node_uid: None,
         other_disk: None,
         belongs_to: None,

@@ -5,6 +5,7 @@
 mod config;
 mod containers;
 mod context;
+mod copies;
 mod device_match;
 mod devices;
 mod disk_identity;

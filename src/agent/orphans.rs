@@ -96,6 +96,9 @@ fn spec(uid: &str, record: &Record) -> SharedPersistentVolumeSpec {
         },
         deletion_policy: DeletionPolicy::Refuse,
         verify: None,
+        copies: None,
+        // The content of a copy is a volume of its own from then on.
+        copy_of: None,
         sealed: record.seal.as_ref().is_some_and(|seal| seal.content.is_some()),
         keep_for: was.keep_for.clone(),
         retire: false,

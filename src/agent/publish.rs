@@ -194,6 +194,8 @@ fn failed(error: &NodeError, message: String) -> Error {
         Host::Fenced(_)
         | Host::Sealed(_)
         | Host::Unsealable { .. }
+        | Host::Source(_)
+        | Host::Differs(_)
         | Host::NotFenced(_)
         | Host::InUse { .. }
         | Host::Held { .. }
@@ -270,6 +272,7 @@ mod tests {
             held_targets: Default::default(),
             refused_readers: Default::default(),
             readings: Default::default(),
+            copying: None,
             scrub: None,
             volumes: Default::default(),
             nri: Default::default(),

@@ -12,6 +12,7 @@ use crate::api::SharedPersistentVolume;
 use crate::cluster::WorkQueue;
 use crate::host::{self, Content, Differences, Host, Pace, VolumeUid};
 use crate::telemetry::Metrics;
+use crate::transfer::{Identity, Peer, Remote};
 
 /// The most volumes that are read at once. More would only make the disk's head jump.
 const AT_ONCE: usize = 2;
@@ -26,12 +27,23 @@ pub(super) struct Readings(Arc<Mutex<BTreeMap<VolumeUid, Reading>>>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     Seal,
+    /// Also fills the volume first.
+    Copy(Pull),
     Verify {
         /// `spec.verify` at the begin.
         request: Option<String>,
         /// The most bytes in a second.
         bytes_per_second: Option<u64>,
     },
+}
+
+/// A copy that is being filled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pull {
+    pub(super) peer: Peer,
+    pub(super) digest: String,
+    /// The most bytes in a second.
+    pub(super) bytes_per_second: Option<u64>,
 }
 
 /// The result of a reading.
@@ -52,6 +64,8 @@ struct Reading {
 pub(super) struct Needs {
     pub(super) host: Arc<Host>,
     pub(super) metrics: Arc<Metrics>,
+    /// The key for other nodes, if copies are on.
+    pub(super) identity: Option<Arc<Identity>>,
     /// The end of the reading enqueues the volume here.
     pub(super) queue: Option<Arc<WorkQueue<SharedPersistentVolume>>>,
 }
@@ -107,7 +121,7 @@ impl Readings {
             let started = Instant::now();
             tracing::info!(volume = name, ?purpose, "reads the files of a volume");
             let operation = purpose.operation();
-            let found = read(&needs.host, &uid, purpose, &stop);
+            let found = read(&needs, &uid, purpose, &stop);
             let failed = found.as_ref().err().map(host::Error::label);
             needs.metrics.operated(operation, failed, started.elapsed());
             to.send_replace(Some(found));
@@ -124,21 +138,35 @@ impl Readings {
 impl Purpose {
     /// True if a reading for this purpose serves the other one. A newer request gets a reading of its own afterwards.
     fn is_that_of(&self, other: &Self) -> bool {
-        matches!((self, other), (Self::Seal, Self::Seal) | (Self::Verify { .. }, Self::Verify { .. }))
+        match (self, other) {
+            // An agent that started anew has another address and key, and the old connection ends by itself.
+            (Self::Copy(one), Self::Copy(other)) => one.peer.volume == other.peer.volume,
+            (one, other) => {
+                matches!((one, other), (Self::Seal, Self::Seal) | (Self::Verify { .. }, Self::Verify { .. }))
+            }
+        }
     }
 
     /// The operation in metrics.
     fn operation(&self) -> &'static str {
         match self {
             Self::Seal => "Seal",
+            Self::Copy(_) => "Copy",
             Self::Verify { .. } => "Verify",
         }
     }
 }
 
 /// Reads the files; blocks.
-fn read(host: &Host, uid: &VolumeUid, purpose: Purpose, stop: &AtomicBool) -> host::Result<Found> {
+fn read(needs: &Needs, uid: &VolumeUid, purpose: Purpose, stop: &Arc<AtomicBool>) -> host::Result<Found> {
+    let host = &needs.host;
     match purpose {
+        Purpose::Copy(Pull { peer, digest, bytes_per_second }) => {
+            let none = || host::Error::Source("copies are off on this node".to_owned());
+            let mut source = Remote::new(peer, needs.identity.clone().ok_or_else(none)?, stop.clone());
+            let pace = Pace { bytes_per_second, ..Pace::full(stop) };
+            host.fill_copy(uid, &digest, &mut source, pace).map(Found::Sealed)
+        }
         Purpose::Seal => host.seal(uid, stop).map(Found::Sealed),
         Purpose::Verify { request, bytes_per_second } => {
             let pace = Pace { bytes_per_second, from_disk: true, ..Pace::full(stop) };

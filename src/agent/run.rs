@@ -1,6 +1,7 @@
 //! Runs the agent.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +15,7 @@ use tokio::task::JoinSet;
 use super::config::Config;
 use super::containers::Containers;
 use super::context::Context;
+use super::copies::{self, Copying};
 use super::disks::Disks;
 use super::kubelet;
 use super::metrics::NodeGauges;
@@ -38,6 +40,8 @@ pub struct Options {
     pub kubelet_dir: PathBuf,
     /// The NRI socket of the container runtime, which need not exist.
     pub nri_socket: PathBuf,
+    /// The address at which other agents get the content of sealed volumes, if copies are on (E2).
+    pub copies: Option<SocketAddr>,
     /// The interval between two measurements of the disks.
     pub measure_every: Duration,
     /// The period in which each volume that is not at rest is reconciled once more, in case the event that should have
@@ -59,6 +63,9 @@ pub enum Error {
     /// A panic while the disks were opened.
     #[error("failed to open the node's disks")]
     Panicked(#[from] tokio::task::JoinError),
+    /// The address for copies cannot be listened at.
+    #[error("failed to listen for other agents, which copy volumes")]
+    Copies(#[from] std::io::Error),
     /// The CSI services ended.
     #[error("failed to serve CSI")]
     Csi(#[from] ServeError),
@@ -85,7 +92,7 @@ pub async fn run(
     ready: Arc<AtomicBool>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
-    let Options { node, config, kubelet_dir, nri_socket, measure_every, look_again, wake } = options;
+    let Options { node, config, kubelet_dir, nri_socket, copies, measure_every, look_again, wake } = options;
     let (entries, scrub) = (config.disks.clone(), config.scrub.clone());
     let targets_root = kubelet_dir.clone();
     let open = move || {
@@ -94,6 +101,12 @@ pub async fn run(
         Host::open(HostConfig { disks, targets_root, lock_timeout: LOCK_TIMEOUT, patience: PATIENCE, sysfs })
     };
     let host = tokio::task::spawn_blocking(open).await??;
+    let (copying, listener) = match copies {
+        Some(copies) => {
+            Copying::open(copies).await.map(|(copying, listener)| (Some(copying), Some(listener)))?
+        }
+        None => (None, None),
+    };
     let ctx = Arc::new(Context {
         events: Events::new(client.clone(), "reservoir-agent", &node),
         client,
@@ -105,6 +118,7 @@ pub async fn run(
         held_targets: Default::default(),
         refused_readers: Default::default(),
         readings: Default::default(),
+        copying,
         scrub,
         volumes: Default::default(),
         nri: Default::default(),
@@ -141,6 +155,9 @@ pub async fn run(
     let mut asked = JoinSet::new();
     let connected = ctx.nri.clone();
     asked.spawn(async move { nri::keep_connected(&nri_socket, &connected, &containers).await });
+    if let Some(listener) = listener {
+        asked.spawn(copies::serve(listener, ctx.clone()));
+    }
     let until_stopped = async {
         tokio::select! {
             _ = work => {}

@@ -82,6 +82,12 @@ pub(super) async fn verify(
     }
 }
 
-fn needs(ctx: &Context) -> Needs {
-    Needs { host: ctx.host.clone(), metrics: ctx.metrics.clone(), queue: ctx.volumes.get().cloned() }
+/// The parts of the agent that a reading needs.
+pub(super) fn needs(ctx: &Context) -> Needs {
+    Needs {
+        host: ctx.host.clone(),
+        metrics: ctx.metrics.clone(),
+        identity: ctx.copying.as_ref().map(|copying| copying.identity.clone()),
+        queue: ctx.volumes.get().cloned(),
+    }
 }

@@ -19,6 +19,7 @@ use crate::plan::{seal, verify};
 
 use super::config::Scrub;
 use super::context::{Context, NodeError};
+use super::copies;
 use super::held::{self, pod_ref};
 use super::seals;
 use super::volume_spec::{erase_policy, volume_spec};
@@ -61,8 +62,13 @@ pub(super) async fn reconcile(
     // A disk without an answer may have the volume. So the volume is neither lost nor made.
     let task = on_disk.as_ref().map_or(Task::Rest, |on_disk| node_task::next(volume, *on_disk));
 
-    if on_disk.is_ok() && !matches!(task, Task::Seal(seal::Step::Read) | Task::Verify) {
+    if on_disk.is_ok() && !matches!(task, Task::Seal(seal::Step::Read) | Task::Verify | Task::Copy) {
         ctx.readings.stop(&uid);
+    }
+    if volume.metadata.deletion_timestamp.is_some()
+        && let Some(copying) = &ctx.copying
+    {
+        copying.servings.stop(uid.as_str());
     }
     let done = match on_disk {
         Ok(on_disk) => perform(task, volume, &uid, on_disk, ctx).await,
@@ -239,6 +245,7 @@ async fn perform(
             Ok(Outcome::Untouched)
         }
         Task::Lost(_) => Ok(Outcome::NoRecord),
+        Task::Copy => Ok(Outcome::Seal(copies::fill(volume, &uid, ctx).await)),
         Task::Verify => Ok(Outcome::Verify(seals::verify(volume, &uid, ctx).await)),
         Task::Seal(step) => Ok(Outcome::Seal(seals::perform(step, volume, &uid, ctx).await)),
         Task::Make => {

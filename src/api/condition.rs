@@ -31,6 +31,9 @@ pub const SEALED: &str = "Sealed";
 /// the first reading.
 pub const INTACT: &str = "Intact";
 
+/// Each selected node has a copy of a sealed volume (E2). Absent without `spec.copies`.
+pub const COPIED: &str = "Copied";
+
 /// Defines constants, and the list [`reason::ALL`] of them with their doc comments.
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ pub const $name:ident: &str = $value:literal;)+) => {
@@ -220,6 +223,27 @@ pub mod reason {
         /// Volume: its node could not read all files of the sealed volume; the message has the cause (E4). An event, too.
         /// Next: follow the message; the agent tries again by itself.
         pub const VERIFY_FAILED: &str = "VerifyFailed";
+        /// Volume: each selected node has a complete copy of the sealed volume (E2). An event, too.
+        /// Next: nothing to do.
+        pub const COPIED: &str = "Copied";
+        /// Volume: copies of it are being made; or it is a copy, and is being filled (E2).
+        /// Next: wait; `status.copies` of the original has the numbers.
+        pub const COPYING: &str = "Copying";
+        /// Volume: a copy could not be filled; the message has the cause. What has arrived is kept (E2). An event, too.
+        /// Next: follow the message; the agent tries again by itself, from another copy if there is one.
+        pub const COPY_FAILED: &str = "CopyFailed";
+        /// Volume: selected nodes are without a copy; the message names the first ones, each with its cause (E2).
+        /// Next: reserve for the role on these nodes, follow the message, or select fewer nodes.
+        pub const COPIES_MISSING: &str = "CopiesMissing";
+        /// Volume: it has `spec.copies`, and is not sealed (E2).
+        /// Next: write its files, and set `spec.sealed` to true then.
+        pub const NOT_SEALED: &str = "NotSealed";
+        /// Volume: no node besides its own has the labels of `spec.copies.nodeSelector` (E2).
+        /// Next: correct the labels, or label nodes; `kubectl get nodes --show-labels` lists them.
+        pub const NO_NODE_SELECTED: &str = "NoNodeSelected";
+        /// Volume: the agents send no copies to one another (E2).
+        /// Next: have an administrator set `agent.copies.enabled: true` in the chart's values.
+        pub const COPIES_OFF: &str = "CopiesOff";
         /// Volume: a sealed volume keeps its size (E1).
         /// Next: set the size back; for another size, copy the files into another volume.
         pub const SEALED_SIZE: &str = "SealedSize";

@@ -28,7 +28,7 @@ pub use crds::{all as crds, file_name as crd_file_name};
 pub use deletion::DeletionPolicy;
 pub use node_disk::{
     BackingKind, DiskKind, Enforcement, EnforcementState, KeptOnDisk, Lifetime, MAX_DEVICES, MissingNode,
-    NodeDevice, NodeDisk, NodeDiskSpec, NodeDiskStatus, Orphan, OtherDisk, RoleOnDisk, TakeOver,
+    NodeDevice, NodeDisk, NodeDiskSpec, NodeDiskStatus, Orphan, OtherDisk, RoleOnDisk, TakeOver, Transfer,
     UNKNOWN_DISK, UnlistedOrphans,
 };
 pub use offer::{OfferedReservation, OfferedVolume, VolumeOffer, VolumeOfferSpec, VolumeOfferStatus};
@@ -41,9 +41,9 @@ pub use role::{Role, RoleError};
 pub use size::{Size, SizeError};
 pub use subscription::{Capability, RoleSubscription, RoleSubscriptionSpec, RoleSubscriptionStatus};
 pub use volume::{
-    Adopt, BackingState, Destroy, ErasePolicy, FIXED_MOUNT_OPTIONS, FsType, MOUNT_OPTIONS, NamespaceUse,
-    NodePart, Process, Recover, Shared, SharedPersistentVolume, SharedPersistentVolumeSpec,
-    SharedPersistentVolumeStatus, SubRoles, Verified, VolumeMode, VolumePhase,
+    Adopt, BackingState, Copies, CopiesStatus, CopyOf, Destroy, ErasePolicy, FIXED_MOUNT_OPTIONS, FsType,
+    MOUNT_OPTIONS, NamespaceUse, NodePart, Process, Recover, Shared, SharedPersistentVolume,
+    SharedPersistentVolumeSpec, SharedPersistentVolumeStatus, SubRoles, Verified, VolumeMode, VolumePhase,
 };
 pub use volume_role::{
     Quota, ReservationTemplate, TemplateStatus, VolumeRole, VolumeRoleSpec, VolumeRoleStatus,
@@ -76,6 +76,8 @@ pub const ANNOTATION_MADE_FOR: &str = "reservoir.dev/made-for";
 pub const LABEL_PVC_UID: &str = "reservoir.dev/pvc-uid";
 /// Annotation on such a volume: the resourceVersion of the PersistentVolumeClaim that decided its size.
 pub const ANNOTATION_DECIDED_BY: &str = "reservoir.dev/pvc-resource-version";
+/// Label on a copy: the UID of its original (E2).
+pub const LABEL_COPY_OF: &str = "reservoir.dev/copy-of";
 /// Prefix of the name of a volume that was made for a PersistentVolumeClaim; the UID of the
 /// PersistentVolumeClaim follows.
 pub const PVC_PREFIX: &str = "pvc-";

@@ -235,6 +235,19 @@ pub enum BackingKind {
     Lvm,
 }
 
+/// The place where other agents get the content of sealed volumes of a node (E2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Transfer {
+    /// Address and port of the agent.
+    #[schemars(length(max = 64))]
+    pub address: String,
+    /// Public key of the agent, an Ed25519 key of 64 hexadecimal digits. Both sides of a transfer compare the other's key with the
+    /// published one.
+    #[schemars(length(max = 64))]
+    pub key: String,
+}
+
 /// Reservations of a role on a disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -301,6 +314,10 @@ pub struct NodeDiskStatus {
     /// container runtime asks the agent (NRI) about each container (M3). Written by the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keeps_read_only: Option<bool>,
+    /// The place where other agents get the content of sealed volumes of the node (E2). Absent if copies are off. Written by the
+    /// agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<Transfer>,
     /// Enforcement of the size of volumes, with its evidence (D5). Written by the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enforcement: Option<Enforcement>,

@@ -1,5 +1,7 @@
 //! `SharedPersistentVolume`: a volume out of a reservation, which many pods may use at once (V1–V12).
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -30,7 +32,7 @@ macro_rules! smallest {
     doc = "A volume on one node's disk, made out of a reservation. Many pods use it at once. A volume in use cannot be destroyed.",
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.digest) || !has(oldSelf.spec.sealed) || !oldSelf.spec.sealed || has(self.spec.sealed) && self.spec.sealed")
         .message("a sealed volume stays sealed (E1): to change its files, copy them into another volume"),
-    validation = Rule::new("oldSelf.hasValue() || !has(self.spec.sealed) || !self.spec.sealed || has(self.spec.recover)")
+    validation = Rule::new("oldSelf.hasValue() || !has(self.spec.sealed) || !self.spec.sealed || has(self.spec.recover) || has(self.spec.copyOf)")
         .optional_old_self(true)
         .message("a new volume has no files to seal (E1): leave sealed out, write the files, and set sealed to true then"),
     selectable = ".spec.role",
@@ -109,6 +111,10 @@ macro_rules! smallest {
         .message("others than pods may write in an adopted directory, so it cannot be sealed (E1): copy its files into a volume without adopt, and seal that"),
     validation = Rule::new("!has(self.verify) || has(self.sealed) && self.sealed")
         .message("only a sealed volume has a digest to compare its files with (E4): seal it first, or leave verify out"),
+    validation = Rule::new("has(self.copyOf) == has(oldSelf.copyOf)")
+        .message("a volume is made as a copy, or is none (E2): leave copyOf as it is"),
+    validation = Rule::new("!has(self.copies) || has(self.shared) && !has(self.adopt) && self.volumeMode == 'Filesystem' && !has(self.copyOf)")
+        .message("copies are of a shared volume with files of its own (E2): leave copies out, or adopt, volumeMode and copyOf, and write shared: {}"),
     validation = Rule::new("!has(self.adopt) || !has(self.permissions)")
         .message("an adopted directory keeps its permissions: leave permissions out"),
     validation = Rule::new(concat!("self.fsType != 'xfs' || (type(self.size) == int ? int(self.size) >= ", smallest!(xfs, bytes), " : !(", super::size::is_quantity!("self.size"), ") || quantity(string(self.size)).compareTo(quantity('", smallest!(xfs, text), "')) >= 0)"))
@@ -207,6 +213,15 @@ pub struct SharedPersistentVolumeSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub verify: Option<String>,
+    /// Copies of the sealed volume on other nodes, each a volume of its own in a reservation of the role there (E2). They are made
+    /// once the volume is sealed, and end when their node is not selected any more and nobody uses them. A change needs the
+    /// verbs `create` and `destroy` on the role. None if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copies: Option<Copies>,
+    /// Present if the volume is a copy of another one (E2). Only the controller makes such volumes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("a volume is made as a copy, or is none (E2): leave copyOf as it is"))]
+    pub copy_of: Option<CopyOf>,
     /// Requests the destruction of the volume after its last use. Bound claims go on, and no new claim binds.
     /// Setting it back to false cancels the request until the last user is gone; then the volume is being
     /// destroyed (X5). False if absent.
@@ -228,6 +243,50 @@ pub struct SharedPersistentVolumeSpec {
 /// Marks a volume as shared, as in Mesos. It has no fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Shared {}
+
+/// Copies of a sealed volume on other nodes (E2).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Copies {
+    /// Labels of the nodes that get a copy, besides the volume's own node. All nodes if absent. At most 64, of 4096 characters
+    /// together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::refs::selector_schema")]
+    pub node_selector: Option<BTreeMap<String, String>>,
+    /// The most copies that are being filled at once. Each volume that is complete sends to two others. No other limit if
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub at_once: Option<u32>,
+    /// The most bytes that a copy receives in a second, as a quantity such as 100Mi; at least 1Mi. No limit if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(
+        validation = Rule::new(super::size::RULE).message(super::size::MESSAGE),
+        validation = Rule::new(super::size::LEAST_RULE).message("a copy receives at least 1Mi in a second: write more, or leave bytesPerSecond out")
+    )]
+    pub bytes_per_second: Option<Size>,
+}
+
+/// The volume that a copy is of, and its place (E2).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CopyOf {
+    /// Name of the original.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// UID of the original.
+    #[schemars(length(max = 64))]
+    pub uid: String,
+    /// Digest of the original's content.
+    #[schemars(length(max = 80))]
+    pub digest: String,
+    /// Name of the node that the copy was made for.
+    #[schemars(length(max = 253))]
+    pub node: String,
+    /// The most bytes that the copy receives in a second. No limit if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<Size>,
+}
 
 /// Claims of the sub-roles of a volume's role (R3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -405,7 +464,13 @@ pub struct SharedPersistentVolumeStatus {
     /// The last time that all files of a sealed volume were read again (E4). Written by the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verified: Option<Verified>,
-    /// The conditions `Ready`, `Resized` and `Retiring`, written by the controller, and `Backed`, `NearlyFull`,
+    /// The copies of the volume, in numbers (E2). Written by the controller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copies: Option<CopiesStatus>,
+    /// Of a copy that is not complete: the volume that it is being filled from (E2). Written by the controller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<UidRef>,
+    /// The conditions `Ready`, `Resized`, `Retiring` and `Copied`, written by the controller, and `Backed`, `NearlyFull`,
     /// `Sealed` and `Intact`, written by the agent (T1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -424,6 +489,20 @@ pub struct Verified {
     pub at: Time,
     /// The number of names that differ from the manifest; 0: the content is the one of the digest.
     pub differ: u64,
+}
+
+/// The copies of a volume, in numbers (E2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CopiesStatus {
+    /// Number of the selected nodes, without the volume's own.
+    pub wanted: u32,
+    /// Number of the selected nodes with a complete copy that can be used.
+    pub ready: u32,
+    /// Number of the selected nodes without a copy, or with a failed one; the condition `Copied` names the first ones.
+    pub failed: u32,
+    /// Number of the copies with claims or pods. While there are some, a `DELETE` of the volume is refused (E5).
+    pub used: u32,
 }
 
 /// Use of a volume by one namespace (Q4).
@@ -492,6 +571,9 @@ pub struct NodePart {
     /// `readOnly` and nothing on the node makes the mount read-only in their containers (M3).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub refused_readers: Vec<PodRef>,
+    /// Of a copy that is not complete: UID of the volume from which it could not be filled (E2).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy_failed_from: Option<String>,
     /// UIDs of claims whose binding is ending, and of which nothing is mounted on the node any more (C6).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub released: Vec<String>,

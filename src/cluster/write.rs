@@ -148,6 +148,7 @@ impl Owned for NodeDisk {
         "allocatable",
         "enforcement",
         "keepsReadOnly",
+        "transfer",
         "otherDisk",
         "devices",
         "orphans",

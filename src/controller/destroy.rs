@@ -19,7 +19,7 @@ use crate::plan::offer::is_offer_of;
 
 use super::context::Context;
 use super::ledger_entries::{end_entry, has_heir};
-use super::stores::VOLUME_UID;
+use super::stores::{COPY_OF, VOLUME_UID};
 use super::volume_users::{delete_lost, live_users, lost_claims, over, users};
 use super::{Again, Error};
 
@@ -100,6 +100,7 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
         live: None,
         holder_pods: ctx.holder_pods(&status).await?,
         entries: None,
+        copies: ctx.stores.volumes.by(COPY_OF, &uid).len(),
         has_heir: false,
         now: (ctx.now)(),
     })

@@ -5,6 +5,7 @@
 
 mod claim;
 mod context;
+mod copies;
 mod destroy;
 mod disk;
 mod kept;

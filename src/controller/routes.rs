@@ -10,11 +10,14 @@ use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
 use kube::ResourceExt;
 use tokio::sync::Notify;
 
+use crate::api::condition::{self, READY};
 use crate::api::{
     DiskReservation, NodeDisk, PVC_PREFIX, Role, RoleSubscription, SharedPersistentVolume, VolumeClaim,
     VolumeOffer, VolumeRole,
 };
 use crate::cluster::{Change, Name, WorkQueue, name_of};
+use crate::plan::candidate::is_ready;
+use crate::plan::copies;
 use crate::plan::holder::{Holder, held_by_volume};
 use crate::plan::offer::covers;
 use crate::plan::own_pvc::pvc_of;
@@ -24,8 +27,8 @@ use crate::plan::transition::LASTING;
 
 use super::context::Context;
 use super::stores::{
-    AgentPod, BINDING, CLAIM, DELETING, DISK, MADE_FOR, QUEUE, REQUESTED_RESERVATION, RESERVATION, Stores,
-    UNPLACED, VOLUME, is_waiting, queue_of,
+    AgentPod, BINDING, CLAIM, COPY_OF, DELETING, DISK, MADE_FOR, QUEUE, REQUESTED_RESERVATION, RESERVATION,
+    Stores, UNPLACED, VOLUME, is_waiting, queue_of,
 };
 
 /// The time for which changes are collected into one reconcile. Changes around a subscription are collected because an
@@ -130,9 +133,41 @@ impl Router {
         self.disks_of(&node.name_any());
         if change.before.map(ResourceExt::labels) != change.now.map(ResourceExt::labels) {
             let name = node.name_any();
+            self.copies();
             let is_in = |disk: Arc<NodeDisk>| disk.spec.node_name == name;
             self.templates(|stores, disk| stores.disks.get(disk).is_some_and(is_in));
         }
+    }
+
+    /// Enqueues the volumes that are to have copies, and the copies (E2).
+    fn copies(&self) {
+        self.with(|queues, stores| {
+            for original in stores.volumes.by(COPY_OF, "") {
+                queues.volumes.enqueue(&original);
+                queues
+                    .volumes
+                    .enqueue_names(stores.volumes.names_by(COPY_OF, &original.uid().unwrap_or_default()));
+            }
+        });
+    }
+
+    /// Routes a change of a copy or of an original. Other copies may be filled from it, or take its turn.
+    fn family(&self, volume: &SharedPersistentVolume, change: &Change<SharedPersistentVolume>) {
+        let of = volume.spec.copy_of.as_ref();
+        if let Some(of) = of {
+            self.queues.volumes.enqueue_name(of.name.as_str());
+        }
+        if change.before.map(decides_on_copies) == change.now.map(decides_on_copies) {
+            return;
+        }
+        let uid = of.map_or_else(|| volume.uid().unwrap_or_default(), |of| of.uid.clone());
+        self.with(|queues, stores| {
+            let copies = stores.volumes.by(COPY_OF, &uid);
+            let waits = |copy: &Arc<SharedPersistentVolume>| {
+                of.is_none() || copy.status.as_ref().is_none_or(|status| status.digest.is_none())
+            };
+            copies.iter().filter(|copy| waits(copy)).for_each(|copy| queues.volumes.enqueue(copy));
+        });
     }
 
     /// Enqueues the roles with templates, and the reservations of templates on the disks that `on` accepts (R7).
@@ -167,6 +202,10 @@ impl Router {
             |disk: &NodeDisk| (is_there(disk), disk.status.as_ref().and_then(|s| s.allocatable.clone()));
         if change.before.map(has) != change.now.map(has) {
             self.guarantees();
+        }
+        let sends = |disk: &NodeDisk| (copies::transfer(disk).cloned(), is_ready(disk));
+        if change.before.map(sends) != change.now.map(sends) {
+            self.copies();
         }
         self.queues.disks.enqueue(disk);
         self.sharing.notify_one();
@@ -210,6 +249,14 @@ impl Router {
             }
             queues.volumes.enqueue_names(stores.volumes.names_by(UNPLACED, &reservation.spec.role));
             queues.volumes.enqueue_names(stores.volumes.names_by(REQUESTED_RESERVATION, &name));
+            // Nodes without a copy may have a place for it now.
+            for original in stores.volumes.by(COPY_OF, "") {
+                let lacks =
+                    original.status.as_ref().and_then(|status| status.copies).is_some_and(|c| c.failed > 0);
+                if lacks && Role::name_covers(&reservation.spec.role, &original.spec.role) {
+                    queues.volumes.enqueue(&original);
+                }
+            }
             // A volume may have an entry here and be placed in another reservation.
             for entry in reservation.status.iter().flat_map(|s| &s.volumes) {
                 let placed =
@@ -235,6 +282,7 @@ impl Router {
     /// Routes a change of a volume.
     pub fn volume(&self, volume: &SharedPersistentVolume, change: &Change<SharedPersistentVolume>) {
         self.queues.volumes.enqueue(volume);
+        self.family(volume, change);
         let (name, role) = (volume.name_any(), &volume.spec.role);
         let reservation = volume.status.as_ref().and_then(|s| s.reservation.as_ref());
         let (before, now) = (change.before.map(bound_claims), change.now.map(bound_claims));
@@ -401,4 +449,21 @@ fn without_users(volume: &SharedPersistentVolume) -> SharedPersistentVolume {
         }
     }
     volume
+}
+
+/// The part of a volume that decides on other copies of the same content (E2).
+fn decides_on_copies(volume: &SharedPersistentVolume) -> impl PartialEq {
+    let status = volume.status.clone().unwrap_or_default();
+    let node = status.node.unwrap_or_default();
+    let ends = volume.metadata.deletion_timestamp.is_some() || volume.spec.retire;
+    let ready = condition::is_true(&status.conditions, READY);
+    (
+        status.digest,
+        status.source,
+        node.copy_failed_from,
+        node.backing,
+        ready,
+        ends,
+        volume.spec.copies.clone(),
+    )
 }

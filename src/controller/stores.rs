@@ -88,6 +88,8 @@ pub const DELETING: &str = "deleting";
 pub const CLAIM: &str = "claim";
 /// Key of a volume that was made for a PersistentVolumeClaim: its namespace and name.
 pub const MADE_FOR: &str = "made for";
+/// Key of a copy: the UID of its original. Key of a volume that is to have copies: the empty name (E2).
+pub const COPY_OF: &str = "copy of";
 /// Key of an offer: the UID of its subscription.
 pub const OWNER: &str = "owner";
 /// Key of a reservation: the UID of each volume in its ledger. Key of an offer: the UID of each listed volume.
@@ -119,6 +121,10 @@ pub fn volume_keys(volume: &SharedPersistentVolume, key: &mut dyn FnMut(Key)) {
     }
     if volume.metadata.deletion_timestamp.is_some() {
         key((DELETING, ""));
+    }
+    volume.spec.copy_of.iter().for_each(|of| key((COPY_OF, &of.uid)));
+    if volume.spec.copies.is_some() {
+        key((COPY_OF, ""));
     }
     volume.annotations().get(ANNOTATION_MADE_FOR).into_iter().for_each(|pvc| key((MADE_FOR, pvc)));
     for claim in status.iter().flat_map(|s| &s.claims) {

@@ -26,7 +26,7 @@ use super::context::Context;
 use super::ledger_entries::{change, end_entry, has_heir, release_entry};
 use super::stores::{QUEUE, VOLUME, VOLUME_UID, queue_of};
 use super::volume_users::{delete_lost, is_pvc_there, lost_claims, tell_waiting, users};
-use super::{Again, Error, destroy, kept, pvc_provisioner, replace_pods};
+use super::{Again, Error, copies, destroy, kept, pvc_provisioner, replace_pods};
 
 /// The most claims that are bound by the write that reports their volume as Ready. Others are bound one by one.
 const MOST_WAITING: usize = 64;
@@ -109,8 +109,9 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
                     report(&api, &volume, &status, &seen, ctx).await?;
                 }
             }
-            Step::Retire => {
-                cluster::merge_seen(&api, &*volume, json!({ "spec": { "retire": true } })).await?;
+            step @ (Step::Retire | Step::Unretire) => {
+                let retire = step == Step::Retire;
+                cluster::merge_seen(&api, &*volume, json!({ "spec": { "retire": retire } })).await?;
             }
             Step::Delete => match (cluster::delete_seen(&api, &*volume).await, &mut seen.own) {
                 (Err(error), Some(Own::Gone(gone))) if error.refusal().is_some() && !gone.is_refused => {
@@ -120,6 +121,7 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
                 (deleted, _) => deleted?,
             },
         }
+        copies::make(&seen.copies.missing, ctx).await?;
         replace_pods::reconcile(&volume, ctx).await?;
         tell_waiting(&volume, ctx).await?;
         return Ok(seen.room_made.then_some(kept::WHILE_ROOM_IS_MADE).or(again));
@@ -161,6 +163,8 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
         restored: false,
         own: own(volume, ctx).await?,
         waiting: waiting(volume, ctx),
+        copies: copies::around(volume, ctx),
+        family: copies::family(volume, ctx),
         room_made: false,
         live: None,
         moved_to: ctx.node_moved(status.node_disk.as_deref(), status.node_name.as_deref()).await?,

@@ -52,6 +52,15 @@ pub enum Error {
         why: String,
     },
 
+    /// The source of a copy sends something else than was sealed, or nothing (E2). The sentence ends with the next step where
+    /// there is one.
+    #[error("{0}")]
+    Source(String),
+
+    /// The files of a copy on the disk are not those of the digest, although the right ones were written (E2).
+    #[error("the files of the copy are not what was sealed: {0}")]
+    Differs(String),
+
     /// The caller ended the work early.
     #[error("the work was stopped: it begins anew")]
     Stopped,
@@ -229,7 +238,7 @@ impl Error {
                 match self { $(Self::$variant { .. } => stringify!($variant),)* }
             };
         }
-        name!(NotFound InvalidArgument Conflict NotReady Fenced NotFenced Sealed Unsealable Stopped InUse Held Busy NoSpace TooSmall BackingLost
+        name!(NotFound InvalidArgument Conflict NotReady Fenced NotFenced Sealed Unsealable Source Differs Stopped InUse Held Busy NoSpace TooSmall BackingLost
             Corrupt RecordTooNew DiskUnavailable UnsuitableDisk Unsupported KernelTooOld ProcessesHidden
             UnusableDevice ProgramMissing Command Panicked Io)
     }

@@ -16,6 +16,7 @@
 //!   is a receipt.
 //! - A volume that is sealed once has no writer any more, and its manifest is on stable storage before its record says so
 //!   (E1). A later reading of its files is compared with the digest in the record (E4).
+//! - Nothing that the source of a copy sends is believed: a copy has the digest that was asked for, or is not sealed (E2).
 //! - Every file is reached by descriptor beneath a disk or beneath the targets' root, through no symbolic link (M7,
 //!   S12). A foreign mount or loop device is never touched (M5).
 //!
@@ -37,6 +38,7 @@
 
 mod adoption;
 mod backings;
+mod copies;
 mod devices;
 mod disk;
 mod disk_key;
@@ -47,6 +49,7 @@ mod inherit;
 mod layout;
 mod lifecycle;
 mod locks;
+mod manifests;
 mod node;
 mod publish;
 mod recover;
@@ -60,6 +63,7 @@ mod types;
 mod verify;
 mod volume;
 
+pub use copies::SealedFiles;
 pub use error::{Error, Result};
 pub use layout::VOLUMES;
 pub use node::Host;

@@ -4,19 +4,16 @@
 //! read without the volume's lock, so that readers come and go meanwhile. The manifest is on stable storage before the
 //! record has its digest. An agent that ends in between begins anew.
 
-use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use crate::host::error::{Context, Error, Result};
 use crate::host::layout::{MANIFEST, NEW_MANIFEST};
+use crate::host::manifests::{compare, write_manifest};
 use crate::host::node::Host;
-use crate::host::sys::{dirfd, manifest};
+use crate::host::sys::dirfd;
 use crate::host::types::{Content, Pace, Pod, Published, Record, Seal, State, VolumeUid};
-use crate::host::volume::Volume;
 
 impl Host {
     /// Refuses new writers of a volume from now on. Returns the pods that still have the volume mounted for writing. A
@@ -70,6 +67,16 @@ impl Host {
     /// admits no writer.
     pub fn seal(&self, uid: &VolumeUid, stop: &AtomicBool) -> Result<Content> {
         let _sealing = self.seal_locks.lock(uid);
+        self.seal_locked(uid, stop, None)
+    }
+
+    /// Seals a volume, with the lock for that. Of a copy, the files have to be those of the digest.
+    pub(super) fn seal_locked(
+        &self,
+        uid: &VolumeUid,
+        stop: &AtomicBool,
+        digest: Option<&str>,
+    ) -> Result<Content> {
         let (volume, mount) = {
             let _volume = self.volume_locks.lock(uid);
             let (disk, volume) = self.find(uid)?;
@@ -110,6 +117,9 @@ impl Host {
         rustix::fs::syncfs(&dirfd::open_dir(&mount, ".").context(|| "open the volume's root")?)
             .context(|| "synchronize the volume")?;
         let content = write_manifest(&volume, &mount, Pace::full(stop))?;
+        if let Some(digest) = digest.filter(|digest| **digest != content.digest) {
+            return Err(Error::Differs(compare(&volume, digest)?.first.join(", ")));
+        }
         let _volume = self.volume_locks.lock(uid);
         let (_, volume) = self.find(uid)?;
         let mut record = volume.record()?;
@@ -159,21 +169,4 @@ pub(super) fn ensure_sealable(record: &Record) -> Result<()> {
         State::Ready if !record.fenced => Ok(()),
         State::Ready | State::Erasing => Err(Error::Fenced(uid.clone())),
     }
-}
-
-/// Writes the manifest beside the record, under its temporary name.
-pub(super) fn write_manifest(volume: &Volume, mount: &OwnedFd, pace: Pace<'_>) -> Result<Content> {
-    let remove = || dirfd::remove(&volume.dir, NEW_MANIFEST, AtFlags::empty());
-    remove().context(|| format!("remove {NEW_MANIFEST}"))?;
-    let file = dirfd::create(&volume.dir, NEW_MANIFEST).context(|| format!("create {NEW_MANIFEST}"))?;
-    let file = File::from(file);
-    let root = dirfd::open_dir(mount, ".").context(|| "open the volume's root")?;
-    let written = manifest::write(&root, &file, pace)
-        .and_then(|content| file.sync_all().context(|| "synchronize the manifest").map(|()| content));
-    if written.is_err()
-        && let Err(error) = remove()
-    {
-        tracing::warn!(uid = %volume.uid, %error, "an unfinished manifest stays until the next attempt");
-    }
-    written
 }

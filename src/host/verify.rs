@@ -1,17 +1,14 @@
 //! Reads the files of a sealed volume again, and compares them with its manifest (E4).
 
-use std::fs::File;
-use std::io::{BufReader, Seek};
-
-use rustix::fs::{AtFlags, OFlags};
+use rustix::fs::AtFlags;
 
 use crate::host::error::{Context, Error, Result};
 use crate::host::layout::{MANIFEST, NEW_MANIFEST};
+use crate::host::manifests::{compare, write_manifest};
 use crate::host::node::Host;
-use crate::host::seal::{ensure_sealable, write_manifest};
-use crate::host::sys::{compare_manifests, dirfd, manifest};
-use crate::host::types::{Content, Differences, Pace, Seal, VolumeUid};
-use crate::host::volume::Volume;
+use crate::host::seal::ensure_sealable;
+use crate::host::sys::dirfd;
+use crate::host::types::{Differences, Pace, Seal, VolumeUid};
 
 impl Host {
     /// Reads the files of a sealed volume again. The digest in the record decides: without a difference the manifest is the
@@ -47,7 +44,7 @@ impl Host {
         ensure_sealable(&self.find(uid)?.1.record()?)?;
         let differences = match found.digest == content.digest {
             true => Differences::default(),
-            false => compare(&volume, &content)?,
+            false => compare(&volume, &content.digest)?,
         };
         let done = match differences.count {
             0 => rustix::fs::renameat(&volume.dir, NEW_MANIFEST, &volume.dir, MANIFEST),
@@ -57,34 +54,4 @@ impl Host {
         volume.sync_dir()?;
         Ok(differences)
     }
-}
-
-/// The differences of the new manifest from the one of the seal. There is at least one.
-fn compare(volume: &Volume, sealed: &Content) -> Result<Differences> {
-    let open = |name: &str| {
-        let opened = dirfd::open_here(&volume.dir, name, OFlags::RDONLY | OFlags::NOFOLLOW);
-        dirfd::unless_missing(opened).map(|file| file.map(File::from)).context(|| format!("open {name}"))
-    };
-    let (recorded, found) = (open(MANIFEST)?, open(NEW_MANIFEST)?);
-    let is_whole = recorded.as_ref().map_or(Ok(false), |recorded| is_of(recorded, sealed))?;
-    let mut differences = match (recorded, found) {
-        (Some(recorded), Some(found)) if is_whole => {
-            compare_manifests::differences(BufReader::new(recorded), BufReader::new(found))?
-        }
-        _ => Differences::default(),
-    };
-    if differences.count == 0 {
-        differences
-            .add(|| "its manifest is damaged as well, so it is not known which files differ".to_owned());
-    }
-    Ok(differences)
-}
-
-/// True if the manifest has the digest of the seal.
-fn is_of(mut file: &File, sealed: &Content) -> Result<bool> {
-    let context = || "read the manifest";
-    let mut hash = blake3::Hasher::new();
-    hash.update_reader(file).context(context)?;
-    file.rewind().context(context)?;
-    Ok(manifest::digest(&hash) == sealed.digest)
 }

@@ -199,6 +199,13 @@ advice! {
     take_seal_back(volume) =
         "kubectl patch spv {volume} --type=merge -p '{{\"spec\":{{\"sealed\":false}}}}'   # then remove or change the \
          file that the message names, and set it to true again";
+    copies_missing(volume, role) =
+        "kubectl describe spv {volume}   # reserve for role {role} on the nodes that the message names, or select fewer nodes";
+    seal_for_copies(volume) =
+        "kubectl patch spv {volume} --type=merge -p '{{\"spec\":{{\"sealed\":true}}}}'   # when its files are complete";
+    select_nodes(volume) =
+        "kubectl edit spv {volume}   # correct spec.copies.nodeSelector, or label nodes";
+    turn_copies_on() = "have an administrator set agent.copies.enabled: true in the chart's values, with helm upgrade";
     keep_volume_of_pvc(volume, pvc, namespace) =
         "kubectl reservoir unretire {volume}   # keeps the volume; else end the pods that use PersistentVolumeClaim {pvc}: \
          kubectl delete pvc {pvc} -n {namespace}";

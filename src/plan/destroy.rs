@@ -52,6 +52,8 @@ pub struct Seen {
     /// The reservations whose ledgers list the volume, read live; `None` before [`Step::LookForEntries`]. `Some(None)`:
     /// the volume's object or its finalizer is gone.
     pub entries: Option<Option<Vec<Arc<DiskReservation>>>>,
+    /// Number of the volume's copies, which go first (E5).
+    pub copies: usize,
     /// True if another volume has the data that the volume was to recover ([`kept::has_heir`]), read live with the entries.
     pub has_heir: bool,
     /// The time.
@@ -323,6 +325,12 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
     }
     if status.user_count > 0 {
         return hold(format!("it waits for pod {} to end", names(&status.users, status.user_count as usize)));
+    }
+    // Nobody uses the volume itself, so it stays fenced meanwhile.
+    match seen.copies {
+        0 => {}
+        1 => return Ok(Stage::Wait("it waits for its copy to be destroyed".to_owned())),
+        copies => return Ok(Stage::Wait(format!("it waits for its {copies} copies to be destroyed"))),
     }
     // A pod that waits for a node that is gone has nothing mounted.
     let users = |live: &Live| (!live.pods.is_empty() && !seen.node_gone).then(|| waits_for_pods(&live.pods));

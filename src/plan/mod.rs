@@ -10,6 +10,7 @@ pub mod bind;
 pub mod candidate;
 pub mod claim;
 pub mod container_mounts;
+pub mod copies;
 pub mod create;
 pub mod crowding;
 pub mod debounce;

@@ -6,7 +6,7 @@ use kube::{Resource, ResourceExt};
 use crate::api::condition::{self, DISK_HEALTHY, Verdict, reason};
 use crate::api::{
     DiskReservation, Enforcement, EnforcementState, Lifetime, NodeDevice, NodeDisk, NodeDiskSpec,
-    NodeDiskStatus, Orphan, OtherDisk, Size,
+    NodeDiskStatus, Orphan, OtherDisk, Size, Transfer,
 };
 
 use super::disk_identity::is_placeholder;
@@ -48,6 +48,8 @@ pub struct Seen {
     pub enforcement: Option<(EnforcementState, String)>,
     /// The node keeps a reader's mount read-only in containers that do not ask for that; `None`: not known yet (M3).
     pub keeps_read_only: Option<bool>,
+    /// The place where other agents get the content of sealed volumes, if there is one (E2).
+    pub transfer: Option<Transfer>,
     /// Volumes on the disk without an object (S14).
     pub orphans: Vec<Orphan>,
     /// UID of this Node, if a disk goes with it (D7) and the API server tells it.
@@ -170,6 +172,7 @@ fn other_disk(disk: &NodeDisk, found: &NodeDiskSpec) -> String {
 /// The status of a configured disk.
 fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) -> NodeDiskStatus {
     let mut status = disk.status.clone().unwrap_or_default();
+    status.transfer = seen.transfer;
     status.keeps_read_only = seen.keeps_read_only.or(status.keeps_read_only);
     status.other_disk = seen.other_disk;
     status.devices = seen.devices.unwrap_or(status.devices);

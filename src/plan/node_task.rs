@@ -24,6 +24,8 @@ pub enum Task {
     Size(OnNode),
     /// Bring the seal of the volume a step further (E1).
     Seal(seal::Step),
+    /// Fill the volume, which is a copy, and seal it (E2).
+    Copy,
     /// Read the files of the sealed volume again (E4).
     Verify,
     /// Report that a made volume has lost its bytes. The volume is never made again, since the bytes may come back.
@@ -134,6 +136,13 @@ pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
             OnDisk::Record(record) if record.erasing => Task::Lost(on_disk),
             // A restored etcd may lack the DELETE that caused the fence.
             OnDisk::Record(record) if record.fenced => Task::Unfence,
+            // Nothing but the copied files is ever in it, so its size and its seal wait for them.
+            OnDisk::Record(record)
+                if is_made && volume.spec.copy_of.is_some() && record.seal != seal::OnDisk::Sealed =>
+            {
+                let usable = condition::is_true(&status.conditions, BACKED);
+                if usable && status.source.is_some() { Task::Copy } else { Task::Make }
+            }
             OnDisk::Record(record) if is_made => {
                 // A resize may have finished without a report. Then the announced size must not be withdrawn.
                 let reported = node.size.as_ref().and_then(|size| size.bytes().ok());

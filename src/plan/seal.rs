@@ -11,7 +11,7 @@ use kube::{Resource, ResourceExt};
 
 use crate::api::condition::{self, BACKED, SEALED, Verdict, reason};
 use crate::api::{
-    AccessMode, PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, Size, VolumeClaimSpec,
+    AccessMode, PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, Size, UidRef, VolumeClaimSpec,
 };
 
 use super::names;
@@ -59,6 +59,12 @@ pub enum Outcome {
     Closed(Vec<PodRef>),
     /// The files are being read.
     Reading,
+    /// The files are being received from that volume (E2).
+    Copying(UidRef),
+    /// Nothing was tried, so soon after a failure; that is the pause before the next look.
+    Resting(Duration),
+    /// They could not be received from the volume of that UID; the text is the reason.
+    CopyFailed(String, String),
     /// The volume is sealed.
     Sealed(Content),
     /// A file forbids the seal; the text says which.
@@ -149,9 +155,19 @@ pub fn report(
         }
         Outcome::Closed(_) => (reading(), Some(Duration::ZERO)),
         Outcome::Reading => (reading(), Some(WHILE_READING)),
+        Outcome::Resting(pause) => return Some(pause),
+        Outcome::Copying(from) => {
+            let message = format!("it is being filled from volume {}", from.name);
+            (Verdict::no(reason::COPYING, message), Some(WHILE_READING))
+        }
+        Outcome::CopyFailed(from, why) => {
+            status.node.get_or_insert_default().copy_failed_from = Some(from);
+            (Verdict::no(reason::COPY_FAILED, why), Some(AFTER_FAILURE))
+        }
         Outcome::Sealed(Content { digest, files, bytes }) => {
             let message = format!("it has readers only, and {files} files of {bytes} bytes: {digest}");
             (status.digest, status.files) = (Some(digest), Some(files));
+            status.node.iter_mut().for_each(|node| node.copy_failed_from = None);
             status.bytes = Some(Size::from_bytes(bytes));
             (Verdict::yes(reason::SEALED, message), None)
         }
@@ -178,7 +194,8 @@ pub fn event<'a>(
 ) -> Option<(&'a str, &'a str)> {
     let sealed = condition::get(&now.conditions, SEALED)?;
     let before = before.status.as_ref().and_then(|status| condition::get(&status.conditions, SEALED));
-    let is_end = [reason::SEALED, reason::SEAL_REFUSED, reason::SEAL_FAILED].contains(&&*sealed.reason);
+    let is_end = [reason::SEALED, reason::SEAL_REFUSED, reason::SEAL_FAILED, reason::COPY_FAILED]
+        .contains(&&*sealed.reason);
     let is_new = before.is_none_or(|before| before.reason != sealed.reason);
     (is_end && is_new).then_some((&sealed.reason, &sealed.message))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use crate::api::condition::{self, READY, RESIZED, RETIRING, TEMPLATED, reason};
+use crate::api::condition::{self, COPIED, READY, RESIZED, RETIRING, TEMPLATED, reason};
 
 /// The time after which a wait becomes an event.
 pub const LASTING: Duration = Duration::from_secs(5);
@@ -36,12 +36,18 @@ pub struct Transition<'a> {
 
 /// Reasons without an event: intermediate steps, and [`reason::REFUSED`], of which every failed reconcile has its own
 /// event.
-const QUIET: [&str; 5] =
-    [reason::CREATING, reason::BINDING, reason::RELEASING, reason::RESIZING, reason::REFUSED];
+const QUIET: [&str; 6] = [
+    reason::CREATING,
+    reason::BINDING,
+    reason::RELEASING,
+    reason::RESIZING,
+    reason::COPYING,
+    reason::REFUSED,
+];
 
 /// The changes of conditions that people are told about.
 pub fn transitions<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<Transition<'a>> {
-    let changed = [READY, RESIZED, RETIRING, TEMPLATED].into_iter().filter_map(|type_| {
+    let changed = [READY, RESIZED, RETIRING, TEMPLATED, COPIED].into_iter().filter_map(|type_| {
         let is = condition::get(after, type_)?;
         let was = condition::get(before, type_);
         let when = match was.filter(|was| was.status == is.status && was.reason == is.reason) {

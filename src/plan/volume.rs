@@ -20,7 +20,9 @@ use super::claim::Offers;
 use super::holder::held_by_volume;
 use super::own_pvc::{Fate, Own, fate};
 use super::unbind::unbind;
-use super::{LISTED_PODS, create, kept, names, node_lifetime, refs, resize, undivided, usage, verify};
+use super::{
+    LISTED_PODS, copies, create, kept, names, node_lifetime, refs, resize, undivided, usage, verify,
+};
 
 /// The state around a volume's object.
 #[derive(Debug)]
@@ -50,6 +52,10 @@ pub struct Seen {
     pub own: Option<Own>,
     /// Claims that wait for a volume that may become Ready, the oldest first.
     pub waiting: Vec<Waiting>,
+    /// For a volume that has, or is to have, copies: the decision on them (E2).
+    pub copies: copies::Plan,
+    /// For a copy: its original, and the other copies (E2).
+    pub family: Option<copies::Family>,
     /// True after [`Step::MakeRoom`].
     pub room_made: bool,
     /// The time.
@@ -76,8 +82,10 @@ pub enum Step {
     Guard,
     /// Turn the volume into an ordinary volume, and publish the event (P4).
     Release(String),
-    /// Retire exactly the volume that was read (P4).
+    /// Retire exactly the volume that was read (P4, E2).
     Retire,
+    /// Cancel the retirement of exactly the copy that was read, since it is wanted again (E2).
+    Unretire,
     /// Take an entry in the ledger of the reservation of that name, and decide again.
     TakeEntry(String),
     /// Write the status, which places the volume. If the write fails, end the entry unless the volume needs it.
@@ -109,7 +117,15 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
             Fate::Decided => {}
         }
     }
+    let is_wanted = seen.family.as_ref().and_then(|family| copies::is_wanted(volume, family));
+    match is_wanted {
+        Some(false) if !volume.spec.retire => return Step::Retire,
+        Some(true) if volume.spec.retire => return Step::Unretire,
+        _ => {}
+    }
     let mut status = volume.status.clone().unwrap_or_default();
+    status.source = seen.family.as_ref().and_then(|family| copies::source(volume, family));
+    copies::report(&seen.copies, volume, &mut status, seen.now);
     status.access = Some(if volume.spec.shared.is_some() { "Shared" } else { "Exclusive" }.to_owned());
     let inherits = seen.reservations.iter().any(|r| create::inherits(volume, r));
     let (phase, verdict) = match status.reservation.clone() {
@@ -127,7 +143,8 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
             }
             status.node_name = seen.moved_to.clone().or(status.node_name);
             status.reserved = reserved_chain(&status, &seen.reservations).unwrap_or(status.reserved);
-            report(volume, disk_of(&status, seen))
+            let sourced = SharedPersistentVolume { status: Some(status.clone()), ..volume.clone() };
+            report(&sourced, disk_of(&status, seen))
         }
     };
     let disk_gone = disk_of(&status, seen).is_some_and(|disk| disk.spec.gone);
@@ -382,11 +399,15 @@ fn resize(
 /// RETIRE: a destruction that waits for the users, and can be withdrawn until then (X5). Returns the condition
 /// `Retiring`, and true if the volume can be deleted now. `status` has the present users.
 fn retire(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus) -> (Option<Verdict>, bool) {
+    let copies_used = status.copies.map_or(0, |copies| copies.used);
     let waits_for = match (status.claims.len(), status.user_count as usize) {
         _ if !volume.spec.retire => {
             let withdrawn = "the retirement was cancelled: the volume is on offer as before";
             let before = condition::get(&status.conditions, RETIRING);
             return (before.map(|_| Verdict::no(reason::RETIRE_WITHDRAWN, withdrawn)), false);
+        }
+        (0, 0) if copies_used > 0 => {
+            format!("claims and pods use none of its copies, of which {copies_used} are in use")
         }
         (0, 0) => {
             let why = "nobody uses it any more: it is being destroyed";
@@ -443,6 +464,7 @@ fn report(volume: &SharedPersistentVolume, on: Option<&NodeDisk>) -> (VolumePhas
             let own = [reason::BACKING_LOST, reason::NO_ORPHAN].into_iter().find(|own| c.reason == *own);
             Verdict::no(own.unwrap_or(reason::BACKING_FAILED), c.message.clone())
         }
+        (_, Some(_)) if let Some(unfinished) = copies::unfinished(volume).filter(|_| made) => unfinished,
         (_, Some(_)) if let Some(differs) = verify::differs(&status) => differs,
         (_, Some(_)) if made => Verdict::yes(
             reason::READY,

@@ -52,6 +52,8 @@ const FINAL: &[&str] = &[
     SEALED_SIZE,
     SEAL_REFUSED,
     COPY_DIFFERS,
+    COPIES_OFF,
+    NO_NODE_SELECTED,
 ];
 
 /// Time after which such a state counts as lasting.

@@ -44,6 +44,12 @@ const WITHOUT_ROW: &[(&str, &str)] = &[
     ("Sealing", "as HasWriters; the end of the reading causes a look"),
     ("SealFailed", "as BackingFailed"),
     ("VerifyFailed", "as BackingFailed"),
+    ("Copying", "the node's report, as with Creating (tests/api_tier/copies.rs)"),
+    ("CopyFailed", "as BackingFailed"),
+    ("CopiesMissing", "a copy that is made, or a reservation with space, as with ReservationFull"),
+    ("NotSealed", "the end of the reading, as with Sealing"),
+    ("NoNodeSelected", "another label of a Node, as with NoSuchDisk"),
+    ("CopiesOff", "its NodeDisk, as with NodeUnreachable"),
     ("VolumeSealed", "a volume on offer again, as with VolumeRetiring"),
     ("DigestDiffers", "a volume on offer, as with NoMatch (tests/api_tier/sealed.rs)"),
     ("BelowUsed", "the API server refuses it, so a race must have left it; its own change ends it"),
@@ -85,6 +91,7 @@ const NO_WAIT: &[&str] = &[
     "VolumeLost",
     "Verified",
     "CopyDiffers",
+    "Copied",
     // The agent measures each volume in use, and no event of another object concerns it.
     "NearlyFull",
     // Events only.

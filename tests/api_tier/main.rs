@@ -12,6 +12,7 @@ mod bad_input;
 mod chart;
 mod chart_rights;
 mod claims;
+mod copies;
 mod cordon;
 mod csi_sanity;
 mod disks;

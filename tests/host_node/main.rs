@@ -2,6 +2,7 @@
 
 mod adopt;
 mod btrfs;
+mod copies;
 mod crash;
 mod create;
 mod device;

@@ -34,7 +34,7 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 /// A tree with what a data set may have, made in one of two orders.
-fn fill(root: &Path, backwards: bool) {
+pub fn fill(root: &Path, backwards: bool) {
     let weights: Vec<u8> = (0..5 * MIB).map(|i| ((i * i) >> 7) as u8).collect();
     let make = |i: u32| match i {
         0 => {
@@ -61,7 +61,7 @@ fn fill(root: &Path, backwards: bool) {
 }
 
 /// A volume with the tree, whose writer is gone.
-fn filled(node: &Node, host: &Host, disk: &str, spec: &VolumeSpec, backwards: bool) {
+pub fn filled(node: &Node, host: &Host, disk: &str, spec: &VolumeSpec, backwards: bool) {
     host.create(disk, &VolumeSpec { mode: Some(0o777), ..spec.clone() }).unwrap();
     host.publish(&node.request(&spec.uid, "writer", 0, false)).unwrap();
     fill(&node.target("writer", 0), backwards);

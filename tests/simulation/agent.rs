@@ -253,6 +253,7 @@ impl Agent {
                 Outcome::Untouched
             }
             Task::Seal(step) => Outcome::Seal(self.seal(step, uid).await),
+            Task::Copy => unreachable!("no volume here is a copy"),
             Task::Verify => {
                 let request = volume.spec.verify.clone();
                 let differ =

@@ -109,14 +109,23 @@ spec:
             - --kubelet-dir={{ .Values.kubeletDir }}
             - --nri-socket={{ .Values.nriDir }}/nri.sock
             - --measure-seconds={{ .Values.agent.measureSeconds }}
+            {{- if .Values.agent.copies.enabled }}
+            - --copies-port={{ .Values.agent.copies.port }}
+            {{- end }}
           env:
             - { name: RUST_LOG, value: {{ .Values.logLevel | quote }} }
             - { name: RESERVOIR_LOG_JSON, value: {{ .Values.logJson | quote }} }
             # Many threads that each work for a moment: arenas of their own would keep what they needed then.
             - { name: MALLOC_ARENA_MAX, value: "1" }
             - { name: NODE_NAME, valueFrom: { fieldRef: { fieldPath: spec.nodeName } } }
+            {{- if .Values.agent.copies.enabled }}
+            - { name: POD_IP, valueFrom: { fieldRef: { fieldPath: status.podIP } } }
+            {{- end }}
           ports:
             - { name: metrics, containerPort: 8081 }
+            {{- if .Values.agent.copies.enabled }}
+            - { name: copies, containerPort: {{ .Values.agent.copies.port }} }
+            {{- end }}
           livenessProbe: { httpGet: { path: /healthz, port: metrics }, periodSeconds: 10, timeoutSeconds: 5, failureThreshold: 6 }
           readinessProbe: { httpGet: { path: /readyz, port: metrics }, periodSeconds: 5, timeoutSeconds: 5 }
           resources: {{- toYaml .Values.agent.resources | nindent 12 }}

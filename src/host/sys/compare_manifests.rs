@@ -9,6 +9,8 @@ use std::io::BufRead;
 use crate::host::error::{Context, Result};
 use crate::host::types::Differences;
 
+use super::manifest_entry::{HASH, KIND, MODE, PATH, SIZE, field, unescape};
+
 /// The differences of what was `found` from what is `recorded`.
 pub(crate) fn differences(recorded: impl BufRead, found: impl BufRead) -> Result<Differences> {
     let (mut recorded, mut found) = (Lines::of(recorded)?, Lines::of(found)?);
@@ -95,17 +97,6 @@ impl Line {
     }
 }
 
-/// The fields of a line, by their number.
-const KIND: usize = 0;
-const MODE: usize = 1;
-const SIZE: usize = 2;
-const HASH: usize = 3;
-const PATH: usize = 4;
-
-fn field(line: &str, number: usize) -> &str {
-    line.split('\t').nth(number).unwrap_or_default()
-}
-
 fn kind(letter: &str) -> &'static str {
     match letter {
         "d" => "a directory",
@@ -114,27 +105,6 @@ fn kind(letter: &str) -> &'static str {
         "h" => "a further name of a file",
         _ => "something unknown",
     }
-}
-
-/// The bytes of an escaped name.
-fn unescape(name: &str) -> Vec<u8> {
-    let (mut bytes, mut rest) = (vec![], name);
-    while let Some((plain, escaped)) = rest.split_once('\\') {
-        bytes.extend_from_slice(plain.as_bytes());
-        let byte = escaped.get(1..3).and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        rest = match (escaped.strip_prefix('x'), byte) {
-            (Some(_), Some(byte)) => {
-                bytes.push(byte);
-                &escaped[3..]
-            }
-            _ => {
-                bytes.push(b'\\');
-                escaped.strip_prefix('\\').unwrap_or(escaped)
-            }
-        };
-    }
-    bytes.extend_from_slice(rest.as_bytes());
-    bytes
 }
 
 #[cfg(test)]

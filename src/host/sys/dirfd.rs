@@ -47,7 +47,7 @@ pub(crate) fn open_dir(dir: impl AsFd, name: &str) -> Result<OwnedFd> {
     open_here(dir, name, OFlags::RDONLY | OFlags::DIRECTORY)
 }
 
-pub(crate) fn create(dir: impl AsFd, name: &str) -> Result<OwnedFd> {
+pub(crate) fn create(dir: impl AsFd, name: impl Arg) -> Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     rustix::fs::openat2(dir, name, flags, Mode::RUSR | Mode::WUSR, BENEATH | ResolveFlags::NO_XDEV)
 }

@@ -23,7 +23,7 @@ use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::fs::{Advice, AtFlags, Dir, FileType, OFlags, Stat};
 
@@ -32,7 +32,7 @@ use crate::host::sys::dirfd;
 use crate::host::types::{Content, Pace};
 
 /// The first line. Another layout has another number.
-const HEADER: &str = "reservoir manifest 1\n";
+pub(super) const HEADER: &str = "reservoir manifest 1\n";
 
 /// The most names of the outermost directory that are listed at once. Deeper directories are listed in smaller parts, at
 /// least of `SMALL_PART` names, so that a hostile tree costs no more memory.
@@ -47,9 +47,6 @@ const MOST_LINKED: usize = 250_000;
 
 /// Bytes that are read at once.
 const CHUNK: usize = 1 << 20;
-
-/// The longest pause between two looks at `stop`.
-const LOOK: Duration = Duration::from_millis(200);
 
 /// Writes the manifest of everything in `root` into a new file, at that pace.
 ///
@@ -203,7 +200,7 @@ impl Walk<'_> {
         let context = || format!("list {}", escape(&self.path));
         let (mut names, mut more) = (BTreeSet::<CString>::new(), false);
         for entry in Dir::read_from(directory).context(context)? {
-            self.ensure_wanted()?;
+            self.pace.ensure_wanted()?;
             let entry = entry.context(context)?;
             let name = entry.file_name();
             if name == c"." || name == c".." || after.is_some_and(|after| name <= after) {
@@ -221,24 +218,9 @@ impl Walk<'_> {
         Ok((names, more))
     }
 
-    fn ensure_wanted(&self) -> Result<()> {
-        if self.pace.is_stopped() { Err(Error::Stopped) } else { Ok(()) }
-    }
-
-    /// Waits as long as the pace wants after a chunk.
-    fn rest(&self) -> Result<()> {
-        loop {
-            self.ensure_wanted()?;
-            match self.pace.pause(self.read, self.began.elapsed()) {
-                Duration::ZERO => return Ok(()),
-                pause => std::thread::sleep(pause.min(LOOK)),
-            }
-        }
-    }
-
     /// Adds the line of a name in the directory at the present path. Returns a directory, whose content comes next.
     fn visit(&mut self, directory: &OwnedFd, name: &CStr) -> Result<Option<OwnedFd>> {
-        self.ensure_wanted()?;
+        self.pace.ensure_wanted()?;
         if !self.path.is_empty() {
             self.path.push(b'/');
         }
@@ -322,7 +304,7 @@ impl Walk<'_> {
         }
         let (mut hash, mut length) = (blake3::Hasher::new(), 0);
         loop {
-            self.rest()?;
+            self.pace.rest(self.read, self.began)?;
             match file.read(&mut self.chunk).context(context)? {
                 0 => break,
                 read => {

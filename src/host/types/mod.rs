@@ -7,6 +7,7 @@ mod mount_options;
 pub(super) mod record;
 pub(super) mod report;
 pub(super) mod seal;
+pub(super) mod source;
 pub(super) mod spec;
 pub(super) mod uid;
 
@@ -19,5 +20,6 @@ pub use report::{
     DiskIdentity, DiskReport, Enforcement, FenceReport, Held, Holder, Receipt, Recovery, Usage, VolumeReport,
 };
 pub use seal::{Content, Differences, Pace, Seal};
+pub use source::{Asked, Sent, Source};
 pub use spec::{ErasePolicy, Reserved, VolumeSpec};
 pub use uid::{InvalidUid, VolumeUid};

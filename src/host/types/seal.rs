@@ -1,9 +1,14 @@
 //! The seal of a volume, in its record (E1).
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+
+use crate::host::error::{Error, Result};
+
+/// The longest pause between two looks at `stop`.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// A volume that admits no writer any more (E1).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,12 +73,28 @@ impl<'a> Pace<'a> {
         Self { stop, bytes_per_second: None, from_disk: false }
     }
 
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub(crate) fn ensure_wanted(&self) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) { Err(Error::Stopped) } else { Ok(()) }
+    }
+
+    /// Waits as long as the pace wants after so many bytes since then.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub(crate) fn rest(&self, bytes: u64, since: Instant) -> Result<()> {
+        loop {
+            self.ensure_wanted()?;
+            match self.pause(bytes, since.elapsed()) {
+                Duration::ZERO => return Ok(()),
+                pause => std::thread::sleep(pause.min(LOOK)),
+            }
+        }
     }
 
     /// The pause after so many bytes in that time.
-    pub(crate) fn pause(&self, read: u64, elapsed: Duration) -> Duration {
+    fn pause(&self, read: u64, elapsed: Duration) -> Duration {
         let due = self.bytes_per_second.map(|most| Duration::from_secs_f64(read as f64 / most.max(1) as f64));
         due.unwrap_or_default().saturating_sub(elapsed)
     }

@@ -26,6 +26,7 @@ fn nothing() -> Seen {
         live: None,
         holder_pods: vec![],
         entries: None,
+        copies: 0,
         has_heir: false,
         now: Timestamp::UNIX_EPOCH,
     }
@@ -103,6 +104,9 @@ fn x4_a_destruction_has_one_order() {
     assert_eq!(step(fenced(quiet())), Err(Step::LookForUsers));
     let looked = |pods| Case { seen: Seen { live: live(pods), ..quiet().seen }, ..fenced(quiet()) };
     assert!(matches!(step(looked(vec![])), Ok(Stage::Tombstone(_))));
+    let copied = |copies| Case { seen: Seen { copies, ..looked(vec![]).seen }, ..looked(vec![]) };
+    let Ok(Stage::Wait(why)) = step(copied(2)) else { panic!("E5") };
+    assert_eq!(why, "it waits for its 2 copies to be destroyed");
     assert!(matches!(step(looked(vec![pod("ns", "p")])), Ok(Stage::Unfence(_))), "X2: the user won");
     let used = |live| Case { in_use: true, seen: Seen { live, ..quiet().seen }, ..quiet() };
     assert_eq!(step(used(None)), Err(Step::LookForUsers));

@@ -18,6 +18,8 @@ fn seen() -> Seen {
         restored: false,
         own: None,
         waiting: vec![],
+        copies: Default::default(),
+        family: None,
         room_made: false,
         live: None,
         now: Timestamp::UNIX_EPOCH,

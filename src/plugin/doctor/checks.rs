@@ -38,6 +38,7 @@ const POLICIES: &[(&str, &str)] = &[
     ("Validating", "reservoir-role-verbs"),
     ("Validating", "reservoir-principal"),
     ("Validating", "reservoir-made-for-pvc"),
+    ("Validating", "reservoir-copies"),
     ("Validating", "reservoir-offers"),
     ("Validating", "reservoir-bounds"),
     ("Validating", "reservoir-storage-class"),

@@ -72,7 +72,7 @@ impl<'a> About<'a> {
         let Self { name, argument, namespace, role, .. } = self;
         Some(match reason {
             READY | DISK_HEALTHY | RESIZED | BACKED | RETIRE_WITHDRAWN | BOUND | SUBSCRIBED | OFFERED
-            | SEALED | VERIFIED | SEAL_WITHDRAWN => advice::nothing_to_do(),
+            | SEALED | VERIFIED | SEAL_WITHDRAWN | COPIED => advice::nothing_to_do(),
             RELEASING if self.foreign_finalizer().is_some() => {
                 advice::see_finalizers_of(argument, self.foreign_finalizer().unwrap_or_default())
             }
@@ -80,7 +80,9 @@ impl<'a> About<'a> {
             RELEASING if self.claim.is_some() && self.ending_pod().is_some() => {
                 advice::ask_why(format!("pod/{} -n {namespace}", self.ending_pod().unwrap_or_default()))
             }
-            CREATING | PARENT_NOT_RESERVED | RESIZING | SEALING | BINDING | RELEASING => advice::look_again(),
+            CREATING | PARENT_NOT_RESERVED | RESIZING | SEALING | COPYING | BINDING | RELEASING => {
+                advice::look_again()
+            }
             INVALID => advice::correct_field(argument),
             RESIZE_FAILED if self.is_mounted_meanwhile() => self.end_users_to_grow(),
             RESIZE_FAILED if self.least().is_some() => {
@@ -94,7 +96,13 @@ impl<'a> About<'a> {
             SEALED_SIZE => advice::take_size_back(name, self.present_size()),
             HAS_WRITERS => advice::let_writers_go_on(name),
             SEAL_REFUSED => advice::take_seal_back(name),
-            AGENT_SILENT | BACKING_FAILED | RESIZE_FAILED | SEAL_FAILED | VERIFY_FAILED => self.agent_log(),
+            AGENT_SILENT | BACKING_FAILED | RESIZE_FAILED | SEAL_FAILED | VERIFY_FAILED | COPY_FAILED => {
+                self.agent_log()
+            }
+            COPIES_MISSING => advice::copies_missing(name, role),
+            NOT_SEALED => advice::seal_for_copies(name),
+            NO_NODE_SELECTED => advice::select_nodes(name),
+            COPIES_OFF => advice::turn_copies_on(),
             COPY_DIFFERS => advice::replace_content(name),
             // The node may have no object.
             NODE_UNREACHABLE if !self.snapshot.sees(&DISK) => {

@@ -61,6 +61,8 @@ pub struct Agent {
     running: Option<Running>,
     client: Option<Client>,
     kubeconfig: PathBuf,
+    /// True if the agent takes part in copies.
+    copies: bool,
     /// See [`Cluster::look_again`] and [`Cluster::wake`].
     looks: (Duration, bool),
     _temp: tempfile::TempDir,
@@ -73,6 +75,18 @@ pub async fn one_node(size: &str) -> (Cluster, Agent) {
     let agent = Agent::start(&cluster, "n1", size).await;
     until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
     (cluster, agent)
+}
+
+/// The configuration of one disk of that size, in the agent's directory.
+fn one_disk(capacity: &str) -> impl FnOnce(&Path) -> String {
+    let capacity = capacity.to_owned();
+    move |dir| {
+        let path = dir.join("disk");
+        format!(
+            "[{{name: default, path: {}, capacity: {capacity}, requireMount: false, systemReserved: 0}}]",
+            path.display()
+        )
+    }
 }
 
 enum Running {
@@ -98,6 +112,18 @@ impl Agent {
         Self::start_as(cluster, node, capacity, None)
     }
 
+    /// Starts an agent that takes part in copies; in a process of its own, which a test can kill, if so asked.
+    pub async fn start_copying(cluster: &Cluster, node: &str, capacity: &str, in_process: bool) -> Self {
+        let client = match in_process {
+            true => None,
+            false => Some(client_called(agent_kubeconfig(cluster, node), AGENT_AGENT).await),
+        };
+        let mut agent = Self::prepare(cluster, node, one_disk(capacity), client);
+        agent.copies = true;
+        agent.run();
+        agent
+    }
+
     /// Starts the agent of the Node that has the name now, as its token names it.
     pub async fn start_on_node(cluster: &Cluster, node: &str, disks: impl FnOnce(&Path) -> String) -> Self {
         let client = client_called(kubeconfig_on_node(cluster, node).await, AGENT_AGENT).await;
@@ -112,17 +138,21 @@ impl Agent {
     }
 
     fn start_as(cluster: &Cluster, node: &str, capacity: &str, client: Option<Client>) -> Self {
-        let disks = |dir: &Path| {
-            let path = dir.join("disk");
-            format!(
-                "[{{name: default, path: {}, capacity: {capacity}, requireMount: false, systemReserved: 0}}]",
-                path.display()
-            )
-        };
-        Self::start_with(cluster, node, disks, client)
+        Self::start_with(cluster, node, one_disk(capacity), client)
     }
 
     fn start_with(
+        cluster: &Cluster,
+        node: &str,
+        disks: impl FnOnce(&Path) -> String,
+        client: Option<Client>,
+    ) -> Self {
+        let mut agent = Self::prepare(cluster, node, disks, client);
+        agent.run();
+        agent
+    }
+
+    fn prepare(
         cluster: &Cluster,
         node: &str,
         disks: impl FnOnce(&Path) -> String,
@@ -138,10 +168,8 @@ impl Agent {
         let text = serde_json::to_vec(&agent_kubeconfig(cluster, node)).unwrap();
         std::fs::write(&kubeconfig, text).unwrap();
         let looks = (cluster.look_again, cluster.wake);
-        let mut agent =
-            Self { node: node.into(), dir, running: None, client, kubeconfig, looks, _temp: temp };
-        agent.run();
-        agent
+        let copies = false;
+        Self { node: node.into(), dir, running: None, client, kubeconfig, copies, looks, _temp: temp }
     }
 
     /// Starts a killed agent again.
@@ -158,6 +186,7 @@ impl Agent {
             config: agent::Config::read(&self.dir.join("agent.yaml")).unwrap(),
             kubelet_dir: self.dir.join("kubelet"),
             nri_socket: self.dir.join("nri.sock"),
+            copies: self.copies.then(|| "127.0.0.1:0".parse().unwrap()),
             measure_every: Duration::from_secs(5),
             look_again: self.looks.0,
             wake: self.looks.1,
@@ -184,6 +213,7 @@ impl Agent {
                 "--metrics-bind-address",
                 "127.0.0.1:0",
             ])
+            .args(if self.copies { &["--copies-port", "0", "--copies-host", "127.0.0.1"][..] } else { &[] })
             .arg("--config")
             .arg(self.dir.join("agent.yaml"))
             .arg("--kubelet-dir")

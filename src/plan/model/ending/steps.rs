@@ -186,6 +186,7 @@ impl Setup {
             users: pods(users),
             live: live.map(|live| destroy::Live { pods: pods(live), kind_deleted: false }),
             holder_pods: vec![],
+            copies: 0,
             has_heir: false,
             entries: has_looked.then(|| {
                 state.volume.as_ref().map(|_| match state.has_entry {
@@ -231,6 +232,8 @@ impl Setup {
             restored: false,
             own: None,
             waiting: vec![],
+            copies: Default::default(),
+            family: None,
             room_made: false,
             live: None,
             moved_to: None,

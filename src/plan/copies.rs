@@ -1,0 +1,437 @@
+//! Copies of a sealed volume on other nodes (E2, E5).
+//!
+//! A copy is a volume like any other, in a reservation on its node. The original's reconcile makes the missing ones and counts
+//! them. Each copy's own reconcile decides whether it is still wanted, and from where it is filled; all copies decide that on
+//! the same objects by the same rule, so nobody has to hand out turns. A copy that is not wanted is retired (X5), so one that is
+//! in use goes on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
+use kube::ResourceExt;
+
+use crate::api::condition::{self, COPIED, INTACT, READY, SEALED, Verdict, reason};
+use crate::api::{
+    BackingState, Copies, CopiesStatus, CopyOf, DiskReservation, FsType, LABEL_CLAIM_NAMESPACE,
+    LABEL_COPY_OF, LABEL_PVC_UID, NodeDisk, SharedPersistentVolume, SharedPersistentVolumeSpec,
+    SharedPersistentVolumeStatus, Transfer, UidRef, stable_hash,
+};
+
+use super::{candidate, create, refs, selects};
+
+/// The most copies that one volume sends itself to at once. Twenty nodes are filled in three rounds.
+const SENT_AT_ONCE: usize = 2;
+/// The most nodes that a condition names.
+const NAMED: usize = 3;
+
+/// The state around a volume that has, or is to have, copies. Everything is from the caches.
+#[derive(Debug)]
+pub struct Around {
+    /// Its copies.
+    pub copies: Vec<Arc<SharedPersistentVolume>>,
+    /// All nodes.
+    pub nodes: Vec<Arc<Node>>,
+    /// All disks.
+    pub disks: Vec<Arc<NodeDisk>>,
+    /// All reservations.
+    pub reservations: Vec<Arc<DiskReservation>>,
+}
+
+/// The copies of a volume.
+#[derive(Debug, Default, PartialEq)]
+pub struct Plan {
+    /// The numbers; `None` for a volume without copies.
+    pub status: Option<CopiesStatus>,
+    /// The condition `Copied`; `None`: it is removed.
+    pub verdict: Option<Verdict>,
+    /// The copies to be made.
+    pub missing: Vec<SharedPersistentVolume>,
+}
+
+/// The state around a copy. Everything is from the caches.
+#[derive(Debug)]
+pub struct Family {
+    /// The volume that it is a copy of.
+    pub original: Option<Arc<SharedPersistentVolume>>,
+    /// All copies of that volume.
+    pub copies: Vec<Arc<SharedPersistentVolume>>,
+    /// The disks of all these volumes.
+    pub disks: Vec<Arc<NodeDisk>>,
+    /// The Node of the copy.
+    pub node: Option<Arc<Node>>,
+}
+
+/// The node of a copy.
+pub fn node_of(copy: &SharedPersistentVolume) -> Option<&str> {
+    let placed = copy.status.as_ref().and_then(|status| status.node_name.as_deref());
+    placed.or(copy.spec.copy_of.as_ref().map(|of| of.node.as_str()))
+}
+
+/// True for a copy with the content of its original.
+fn is_complete(copy: &SharedPersistentVolume) -> bool {
+    let has = copy.status.as_ref().and_then(|status| status.digest.as_ref());
+    has.is_some() && has == copy.spec.copy_of.as_ref().map(|of| &of.digest)
+}
+
+/// The condition `Ready` of a copy that has not the content of its original; `None`: it has it, or is no copy.
+pub fn unfinished(copy: &SharedPersistentVolume) -> Option<Verdict> {
+    let of = copy.spec.copy_of.as_ref().filter(|_| !is_complete(copy))?;
+    let status = copy.status.clone().unwrap_or_default();
+    if let Some(digest) = status.digest {
+        let why = format!(
+            "its content has the digest {digest}, and that of volume {} has {}: delete it, and it is made anew",
+            of.name, of.digest
+        );
+        return Some(Verdict::no(reason::COPY_DIFFERS, why));
+    }
+    Some(match condition::get(&status.conditions, SEALED) {
+        Some(sealed) if sealed.reason == reason::COPY_FAILED => {
+            Verdict::no(reason::COPY_FAILED, sealed.message.clone())
+        }
+        _ if let Some(source) = status.source => {
+            Verdict::no(reason::COPYING, format!("it is being filled from volume {}", source.name))
+        }
+        _ => Verdict::no(reason::COPYING, "it waits for its turn to be filled from another copy"),
+    })
+}
+
+fn is_ready(volume: &SharedPersistentVolume) -> bool {
+    volume.status.as_ref().is_some_and(|status| condition::is_true(&status.conditions, READY))
+}
+
+fn is_used(volume: &SharedPersistentVolume) -> bool {
+    volume.status.as_ref().is_some_and(|status| !status.claims.is_empty() || status.user_count > 0)
+}
+
+/// True if a Node is to have a copy.
+fn is_selected(copies: &Copies, original: &SharedPersistentVolume, node: &Node) -> bool {
+    let own = original.status.as_ref().and_then(|status| status.node_name.as_ref());
+    let fits = copies.node_selector.as_ref().is_none_or(|wanted| selects(wanted, node.labels()));
+    fits && node.metadata.deletion_timestamp.is_none() && node.metadata.name.as_ref() != own
+}
+
+/// The copies of a volume: the numbers, and those to be made.
+pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
+    let used = around.copies.iter().filter(|copy| is_used(copy)).count() as u32;
+    let Some(copies) = &original.spec.copies else {
+        let status = (!around.copies.is_empty()).then(|| CopiesStatus { used, ..Default::default() });
+        return Plan { status, ..Default::default() };
+    };
+    let mut nodes: Vec<&Node> = around.nodes.iter().map(AsRef::as_ref).collect();
+    nodes.retain(|node| is_selected(copies, original, node));
+    nodes.sort_by_key(|node| node.name_any());
+    let mut status = CopiesStatus { wanted: nodes.len() as u32, used, ..Default::default() };
+    let said = |status, verdict| Plan { status: Some(status), verdict: Some(verdict), missing: vec![] };
+    let Some(digest) = original.status.as_ref().and_then(|status| status.digest.as_ref()) else {
+        let why = "it has copies once it is sealed: set spec.sealed to true when its files are complete";
+        return said(status, Verdict::no(reason::NOT_SEALED, why));
+    };
+    if nodes.is_empty() {
+        let why = "no node besides its own has the labels of spec.copies.nodeSelector: correct them, or label nodes";
+        return said(status, Verdict::no(reason::NO_NODE_SELECTED, why));
+    }
+    if disk_of(original, &around.disks).is_none_or(|disk| transfer(disk).is_none()) {
+        let why = "the agent of its node sends no copies: have an administrator set agent.copies.enabled: true in the chart's \
+                   values";
+        return said(status, Verdict::no(reason::COPIES_OFF, why));
+    }
+    let names: BTreeSet<String> = around.copies.iter().map(|copy| copy.name_any()).collect();
+    let (mut missing, mut troubles) = (vec![], vec![]);
+    for node in nodes {
+        let name = node.name_any();
+        let copy = around.copies.iter().find(|copy| node_of(copy) == Some(&name));
+        let trouble = match copy {
+            Some(copy) if is_complete(copy) && is_ready(copy) => {
+                status.ready += 1;
+                None
+            }
+            Some(copy) => trouble_of(copy),
+            None => match make(original, copies, digest, &name, around) {
+                Ok(copy) if names.contains(&copy.name_any()) => {
+                    Some(format!("volume {} is on another node by now: delete it", copy.name_any()))
+                }
+                Ok(copy) => {
+                    missing.push(copy);
+                    None
+                }
+                Err(why) => Some(why.message),
+            },
+        };
+        troubles.extend(trouble.map(|why| format!("{name}: {why}")));
+    }
+    status.failed = troubles.len() as u32;
+    let CopiesStatus { wanted, ready, failed, .. } = status;
+    let verdict = match troubles.get(..NAMED.min(troubles.len())).unwrap_or_default() {
+        [] if ready == wanted => {
+            Verdict::yes(reason::COPIED, format!("each of the selected nodes has a copy: {wanted}"))
+        }
+        [] => Verdict::no(reason::COPYING, format!("{ready} of {wanted} copies are complete")),
+        first => {
+            let more = troubles.len() - first.len();
+            let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+            let why =
+                format!("{failed} of {wanted} selected nodes are without a copy: {}{more}", first.join("; "));
+            Verdict::no(reason::COPIES_MISSING, why)
+        }
+    };
+    // Nothing new for a volume that ends.
+    let ends = original.metadata.deletion_timestamp.is_some() || original.spec.retire;
+    Plan { status: Some(status), verdict: Some(verdict), missing: if ends { vec![] } else { missing } }
+}
+
+/// Why a copy makes no progress; `None`: it is being made, or is ending.
+fn trouble_of(copy: &SharedPersistentVolume) -> Option<String> {
+    let conditions = copy.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let ready = condition::get(conditions, READY)?;
+    let passing = [reason::CREATING, reason::COPYING, reason::RETIRING, reason::DESTROYING];
+    let is_trouble = ready.status != "True" && !passing.contains(&&*ready.reason);
+    is_trouble.then(|| format!("volume {}: {}", copy.name_any(), ready.message))
+}
+
+/// The copy of a volume for a node, in the reservation there that suits best.
+fn make(
+    original: &SharedPersistentVolume,
+    copies: &Copies,
+    digest: &str,
+    node: &str,
+    around: &Around,
+) -> Result<SharedPersistentVolume, Verdict> {
+    let disks = refs(&around.disks);
+    let on_node = |r: &&DiskReservation| {
+        let status = r.status.as_ref();
+        let disk = status.and_then(|status| status.node_disk.as_ref());
+        let disk = disks.iter().find(|found| found.metadata.name.as_ref() == disk);
+        status.and_then(|status| status.node_name.as_deref()) == Some(node)
+            && disk.is_some_and(|disk| candidate::is_ready(disk) && transfer(disk).is_some())
+    };
+    let reservations: Vec<&DiskReservation> =
+        around.reservations.iter().map(AsRef::as_ref).filter(on_node).collect();
+    if reservations.is_empty() {
+        let role = &original.spec.role;
+        let why = format!(
+            "nothing is reserved for role {role} on a disk that is ready and whose agent copies: reserve there"
+        );
+        return Err(Verdict::no(reason::NO_RESERVATION, why));
+    }
+    let mut copy = draft(original, copies, digest, node);
+    let mut refused = None;
+    // The digest does not depend on the file system, and a btrfs has no other.
+    for fs_type in [copy.spec.fs_type, FsType::Ext4, FsType::Btrfs] {
+        copy.spec.fs_type = fs_type;
+        match create::choose(&copy, &reservations, &disks) {
+            Ok(chosen) => {
+                copy.spec.reservation = Some(chosen.name_any());
+                return Ok(copy);
+            }
+            Err(why) => drop(refused.get_or_insert(why)),
+        }
+    }
+    Err(refused.unwrap_or_else(create::reservation_gone))
+}
+
+fn draft(
+    original: &SharedPersistentVolume,
+    copies: &Copies,
+    digest: &str,
+    node: &str,
+) -> SharedPersistentVolume {
+    let (of, uid) = (&original.spec, original.uid().unwrap_or_default());
+    let granted = original.status.as_ref().and_then(|status| status.size.clone());
+    let spec = SharedPersistentVolumeSpec {
+        role: of.role.clone(),
+        size: granted.unwrap_or_else(|| of.size.clone()),
+        shared: of.shared,
+        sub_roles: of.sub_roles,
+        fs_type: of.fs_type,
+        gid: of.gid,
+        permissions: of.permissions.clone(),
+        mount_options: of.mount_options.clone(),
+        erase_policy: of.erase_policy,
+        sealed: true,
+        copy_of: Some(CopyOf {
+            name: original.name_any(),
+            uid: uid.clone(),
+            digest: digest.to_owned(),
+            node: node.to_owned(),
+            bytes_per_second: copies.bytes_per_second.clone(),
+        }),
+        ..Default::default()
+    };
+    let mut copy = SharedPersistentVolume::new(&name(&original.name_any(), &uid, node), spec);
+    let mut labels = original.labels().clone();
+    labels.retain(|key, _| ![LABEL_PVC_UID, LABEL_CLAIM_NAMESPACE].contains(&key.as_str()));
+    labels.insert(LABEL_COPY_OF.to_owned(), uid);
+    copy.metadata.labels = Some(labels);
+    copy
+}
+
+/// The name of the copy of a volume for a node.
+fn name(original: &str, uid: &str, node: &str) -> String {
+    const LONGEST: usize = 253;
+    let hash = format!("{:010x}", stable_hash(&format!("{uid}/{node}")) & 0xff_ffff_ffff);
+    let kept: String = original.chars().take(LONGEST - hash.len() - 1).collect();
+    format!("{}-{hash}", kept.trim_end_matches(['.', '-']))
+}
+
+/// True if a copy is to stay, false if it is to end; `None`: it stays as it is, whatever was decided before.
+pub fn is_wanted(copy: &SharedPersistentVolume, family: &Family) -> Option<bool> {
+    let status = copy.status.clone().unwrap_or_default();
+    let ready = condition::get(&status.conditions, READY);
+    let is = |of: &[&str]| ready.is_some_and(|ready| ready.status != "True" && of.contains(&&*ready.reason));
+    let Some(original) = &family.original else {
+        // What is complete may be all that is left.
+        return if is_complete(copy) { None } else { Some(false) };
+    };
+    let ends = original.metadata.deletion_timestamp.is_some() || original.spec.retire;
+    let Some(copies) = original.spec.copies.as_ref().filter(|_| !ends) else { return Some(false) };
+    // A copy is made anew once this one is gone.
+    let differs =
+        condition::get(&status.conditions, INTACT).is_some_and(|c| c.reason == reason::COPY_DIFFERS);
+    let stuck = status.reservation.is_none()
+        && is(&[
+            reason::NO_RESERVATION,
+            reason::RESERVATION_FULL,
+            reason::TOO_MANY_VOLUMES,
+            reason::SHARE_TAKEN,
+            reason::WRONG_DISK,
+        ]);
+    if differs
+        || stuck
+        || is(&[reason::COPY_DIFFERS, reason::VOLUME_GONE, reason::NODE_GONE, reason::BACKING_LOST])
+    {
+        return Some(false);
+    }
+    // Nothing is given up because a Node is missing (D4).
+    family.node.as_ref().map(|node| is_selected(copies, original, node))
+}
+
+/// The volume from which a copy is to be filled now; `None`: it is complete, or waits for its turn.
+pub fn source(copy: &SharedPersistentVolume, family: &Family) -> Option<UidRef> {
+    let original = family.original.as_ref()?;
+    let can_send = |volume: &Arc<SharedPersistentVolume>| {
+        let has_digest = volume.status.as_ref().is_some_and(|status| status.digest.is_some());
+        let is_whole = volume.spec.copy_of.is_none() || is_complete(volume);
+        let on = disk_of(volume, &family.disks);
+        has_digest
+            && is_whole
+            && is_ready(volume)
+            && volume.metadata.deletion_timestamp.is_none()
+            && on.is_some_and(|disk| transfer(disk).is_some())
+    };
+    let sources: Vec<UidRef> = std::iter::once(original)
+        .chain(&family.copies)
+        .filter(|v| can_send(v))
+        .map(|v| reference(v))
+        .collect();
+    let limit = original.spec.copies.as_ref().and_then(|copies| copies.at_once);
+    let limit = limit.map_or(usize::MAX, |limit| limit as usize).min(SENT_AT_ONCE * sources.len());
+
+    let mut load: BTreeMap<&str, usize> = sources.iter().map(|source| (&*source.uid, 0)).collect();
+    let mut waiting: Vec<&SharedPersistentVolume> = vec![];
+    let mut filling = 0;
+    for one in family.copies.iter().filter(|one| can_be_filled(one)) {
+        let status = one.status.clone().unwrap_or_default();
+        let present = status.source.filter(|source| failed_from(one) != Some(source.uid.as_str()));
+        match present.and_then(|source| load.get_mut(&*source.uid).map(|load| (source, load))) {
+            Some((source, load)) => {
+                *load += 1;
+                filling += 1;
+                if one.metadata.uid == copy.metadata.uid {
+                    return Some(source);
+                }
+            }
+            None => waiting.push(one),
+        }
+    }
+    // One that failed lets the others go first.
+    waiting.sort_by_key(|one| (failed_from(one).is_some(), one.name_any()));
+    for one in waiting.into_iter().take(limit.saturating_sub(filling)) {
+        let failed = failed_from(one);
+        let free =
+            sources.iter().filter(|source| load.get(&*source.uid).is_some_and(|load| *load < SENT_AT_ONCE));
+        let order = |source: &&UidRef| {
+            (failed == Some(source.uid.as_str()), load.get(&*source.uid).copied(), source.name.clone())
+        };
+        let chosen = free.min_by_key(order)?;
+        if one.metadata.uid == copy.metadata.uid {
+            return Some(chosen.clone());
+        }
+        *load.entry(&chosen.uid).or_default() += 1;
+    }
+    None
+}
+
+/// True for a copy that its node has made, and that has no content yet.
+fn can_be_filled(copy: &SharedPersistentVolume) -> bool {
+    let status = copy.status.clone().unwrap_or_default();
+    status.digest.is_none()
+        && status.node.is_some_and(|node| node.backing == BackingState::Made)
+        && copy.metadata.deletion_timestamp.is_none()
+        && !copy.spec.retire
+}
+
+fn failed_from(copy: &SharedPersistentVolume) -> Option<&str> {
+    copy.status.as_ref()?.node.as_ref()?.copy_failed_from.as_deref()
+}
+
+fn reference(volume: &SharedPersistentVolume) -> UidRef {
+    UidRef { name: volume.name_any(), uid: volume.uid().unwrap_or_default() }
+}
+
+fn disk_of<'a>(volume: &SharedPersistentVolume, disks: &'a [Arc<NodeDisk>]) -> Option<&'a NodeDisk> {
+    let name = volume.status.as_ref().and_then(|status| status.node_disk.as_ref())?;
+    disks.iter().map(AsRef::as_ref).find(|disk: &&NodeDisk| disk.metadata.name.as_ref() == Some(name))
+}
+
+/// The place where the agent of a disk sends the content of volumes.
+pub fn transfer(disk: &NodeDisk) -> Option<&Transfer> {
+    disk.status.as_ref().and_then(|status| status.transfer.as_ref())
+}
+
+/// Decides on an agent that asks for a sealed volume, with objects that were read live. It may have exactly the volume that the
+/// controller names as the source of a copy on its own node, while that copy is being filled. Returns the digest that the
+/// volume has to have.
+pub fn may_read(
+    copy: Option<&SharedPersistentVolume>,
+    disk: Option<&NodeDisk>,
+    key: &str,
+    volume: &str,
+) -> Result<String, &'static str> {
+    let status = copy.and_then(|copy| copy.status.as_ref());
+    let of = copy.and_then(|copy| copy.spec.copy_of.as_ref()).ok_or("there is no such copy")?;
+    let is_live = copy.is_some_and(|copy| copy.metadata.deletion_timestamp.is_none());
+    let status =
+        status.filter(|status| is_live && status.digest.is_none()).ok_or("the copy is not being filled")?;
+    let is_of = |disk: &NodeDisk| {
+        disk.metadata.name == status.node_disk
+            && Some(&disk.spec.node_name) == status.node_name.as_ref()
+            && transfer(disk).is_some_and(|transfer| transfer.key == key)
+    };
+    if !disk.is_some_and(is_of) {
+        return Err("the copy is not on the node of that key");
+    }
+    let is_source = status.source.as_ref().is_some_and(|source| source.uid == volume);
+    if is_source { Ok(of.digest.clone()) } else { Err("the copy is filled from another volume") }
+}
+
+/// Adds the numbers and the condition to the status of the original.
+pub fn report(
+    plan: &Plan,
+    volume: &SharedPersistentVolume,
+    status: &mut SharedPersistentVolumeStatus,
+    now: Timestamp,
+) {
+    status.copies = plan.status;
+    match &plan.verdict {
+        Some(verdict) => {
+            let generation = volume.metadata.generation;
+            condition::set(&mut status.conditions, COPIED, verdict.clone(), generation, now);
+        }
+        None => status.conditions.retain(|condition| condition.type_ != COPIED),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,257 @@
+//! Copies of sealed volumes on other nodes (E2, E5): two real agents that send them to one another.
+
+use std::time::Duration;
+
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::{ResourceExt, core::ObjectList};
+use reservoir::api::condition::{self, COPIED, READY, RETIRING, SEALED};
+use reservoir::api::{
+    CopiesStatus, LABEL_COPY_OF, NodeDisk, SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim,
+};
+use serde_json::{Value, json};
+
+use crate::ask::{self, Ask};
+use crate::support::{Agent, Cluster, until, until_gone, until_reason};
+
+const TEAM: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: team}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {name: first}, spec: {role: eng, size: 64Mi, nodeName: n1}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: RoleSubscription, metadata: {name: eng, namespace: team},
+ spec: {roles: [eng], capabilities: [SHARED_RESOURCES]}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: data, labels: {set: best}},
+ spec: {role: eng, size: 32Mi, shared: {}}}
+";
+
+async fn set(cluster: &Cluster, name: &str, spec: Value) -> Result<(), String> {
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    let patch = Patch::Merge(json!({ "spec": spec }));
+    volumes.patch(name, &PatchParams::default(), &patch).await.map(drop).map_err(|error| error.to_string())
+}
+
+async fn status(cluster: &Cluster, name: &str) -> SharedPersistentVolumeStatus {
+    cluster.all::<SharedPersistentVolume>().get(name).await.unwrap().status.unwrap_or_default()
+}
+
+/// Waits for a reason of a condition of a volume; returns the message.
+async fn until_said(cluster: &Cluster, name: &str, type_: &str, reason: &str) -> String {
+    until(reason, || async {
+        let status = status(cluster, name).await;
+        condition::get(&status.conditions, type_).filter(|c| c.reason == reason).map(|c| c.message.clone())
+    })
+    .await
+}
+
+/// The name of the only copy, once it is there.
+async fn until_copied(cluster: &Cluster) -> String {
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    until("a copy", || async {
+        let all: ObjectList<SharedPersistentVolume> = volumes.list(&Default::default()).await.unwrap();
+        let mut copies = all.iter().filter(|volume| volume.spec.copy_of.is_some());
+        copies.next().map(ResourceExt::name_any)
+    })
+    .await
+}
+
+fn claim(name: &str, volume: &str, rest: &str) -> String {
+    format!(
+        "{{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {{name: {name}, namespace: team}},
+        spec: {{role: eng, volume: {volume}, {rest}}}}}"
+    )
+}
+
+/// Two nodes with agents that copy, and volume `data` on the first one with a file of so many MiB.
+async fn filled(mebibytes: usize) -> (Cluster, Agent, Agent) {
+    let cluster = Cluster::start().await;
+    for node in ["n1", "n2"] {
+        cluster.node(node, true).await;
+    }
+    let first = Agent::start_copying(&cluster, "n1", "128Mi", false).await;
+    let second = Agent::start_copying(&cluster, "n2", "128Mi", true).await;
+    for disk in ["n1.default", "n2.default"] {
+        until_reason(&cluster.all::<NodeDisk>(), disk, "Ready").await;
+    }
+    cluster.apply_text(TEAM).await;
+    until_reason(&cluster.all::<SharedPersistentVolume>(), "data", "Ready").await;
+    cluster.apply_text(&claim("w", "data", "mode: ReadWrite")).await;
+    let claims: Api<VolumeClaim> = cluster.within("team");
+    until_reason(&claims, "w", "Bound").await;
+    let bound = claims.get("w").await.unwrap();
+    let writer = cluster.pod("team", "writer", &["w"]).await;
+    let target = first.publish(&cluster, &bound, &writer, false).await.unwrap();
+    std::fs::write(target.join("weights"), content(mebibytes)).unwrap();
+    std::fs::create_dir(target.join("more")).unwrap();
+    std::fs::write(target.join("more/words"), "of it").unwrap();
+    first.unpublish(&bound, &writer).await.unwrap();
+    cluster.end_pod("team", "writer").await;
+    claims.delete("w", &DeleteParams::default()).await.unwrap();
+    until_gone(&claims, "w").await;
+    (cluster, first, second)
+}
+
+fn content(mebibytes: usize) -> Vec<u8> {
+    (0..mebibytes << 20).map(|i: usize| (i.wrapping_mul(i) >> 9) as u8).collect()
+}
+
+fn reserve_on_second() -> &'static str {
+    "{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {name: second}, spec: {role: eng, size: 64Mi, nodeName: n2}}"
+}
+
+/// C1, Q1, X1, X5. The whole life: selected, filled, claimed, not selected any more, and gone with the original.
+#[tokio::test(flavor = "multi_thread")]
+async fn e2_e5_a_sealed_volume_is_copied_to_selected_nodes() {
+    let (cluster, _first, second) = filled(8).await;
+    let (volumes, claims): (Api<SharedPersistentVolume>, Api<VolumeClaim>) =
+        (cluster.all(), cluster.within("team"));
+    set(&cluster, "data", json!({"copies": {"nodeSelector": {"pool": "gpu"}}})).await.unwrap();
+    until_said(&cluster, "data", COPIED, "NotSealed").await;
+    set(&cluster, "data", json!({"sealed": true})).await.unwrap();
+    until_said(&cluster, "data", SEALED, "Sealed").await;
+    until_said(&cluster, "data", COPIED, "NoNodeSelected").await;
+    cluster.label_node("n1", "pool", "gpu").await;
+    cluster.label_node("n2", "pool", "gpu").await;
+    let message = until_said(&cluster, "data", COPIED, "CopiesMissing").await;
+    assert_eq!(
+        message,
+        "1 of 1 selected nodes are without a copy: n2: nothing is reserved for role eng on a disk that is ready and whose agent \
+         copies: reserve there"
+    );
+    cluster.apply_text(reserve_on_second()).await;
+    until_said(&cluster, "data", COPIED, "Copied").await;
+    let copy = until_copied(&cluster).await;
+    assert!(copy.starts_with("data-") && copy.len() == 15, "{copy}");
+    until_said(&cluster, &copy, READY, "Ready").await;
+    let (of, is) = (status(&cluster, "data").await, status(&cluster, &copy).await);
+    assert_eq!((is.digest, is.files, is.node_name.as_deref()), (of.digest.clone(), Some(2), Some("n2")));
+    assert_eq!(is.source, None);
+    assert_eq!(of.copies, Some(CopiesStatus { wanted: 1, ready: 1, failed: 0, used: 0 }));
+    let labels = volumes.get(&copy).await.unwrap().labels().clone();
+    assert_eq!(labels.get("set").map(String::as_str), Some("best"));
+    assert_eq!(labels.get(LABEL_COPY_OF), volumes.get("data").await.unwrap().uid().as_ref());
+    cluster.quiet_for(Duration::from_secs(1)).await;
+
+    cluster.apply_text(&claim("w", &copy, "mode: ReadWrite")).await;
+    until_reason(&claims, "w", "VolumeSealed").await;
+    let digest = of.digest.unwrap();
+    cluster.apply_text(&claim("r", &copy, &format!("mode: ReadOnly, digest: '{digest}'"))).await;
+    until_reason(&claims, "r", "Bound").await;
+    let (bound, reader) = (claims.get("r").await.unwrap(), cluster.pod("team", "reader", &["r"]).await);
+    let target = second.publish(&cluster, &bound, &reader, true).await.unwrap();
+    assert_eq!(std::fs::read(target.join("weights")).unwrap(), content(8));
+    assert_eq!(std::fs::read_to_string(target.join("more/words")).unwrap(), "of it");
+
+    until("the copy is used", || async {
+        status(&cluster, "data").await.copies.filter(|copies| copies.used == 1).map(drop)
+    })
+    .await;
+    let refused = volumes.delete("data", &DeleteParams::default()).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("volume data has 1 copy that claims and pods use; nothing was changed"),
+        "{refused}"
+    );
+    // Not selected any more, and in use: it stays, and takes no new claim.
+    cluster.label_node("n2", "pool", "cpu").await;
+    until_said(&cluster, &copy, RETIRING, "Retiring").await;
+    cluster.label_node("n2", "pool", "gpu").await;
+    until_said(&cluster, &copy, RETIRING, "RetireWithdrawn").await;
+
+    second.unpublish(&bound, &reader).await.unwrap();
+    cluster.end_pod("team", "reader").await;
+    for claim in ["r", "w"] {
+        claims.delete(claim, &DeleteParams::default()).await.unwrap();
+        until_gone(&claims, claim).await;
+    }
+    until("nobody uses it", || async {
+        status(&cluster, "data").await.copies.filter(|copies| copies.used == 0).map(drop)
+    })
+    .await;
+    volumes.delete("data", &DeleteParams::default()).await.unwrap();
+    until_gone(&volumes, "data").await;
+    assert!(volumes.get_opt(&copy).await.unwrap().is_none(), "the copy went first");
+    second.nothing_left().await;
+}
+
+/// M5, L1. The agent that receives is killed in the middle, then the one that sends starts anew, with another key and port.
+#[tokio::test(flavor = "multi_thread")]
+async fn e2_a_copy_survives_its_agents() {
+    let (cluster, mut first, mut second) = filled(12).await;
+    cluster.apply_text(reserve_on_second()).await;
+    set(&cluster, "data", json!({"sealed": true})).await.unwrap();
+    until_said(&cluster, "data", SEALED, "Sealed").await;
+    set(&cluster, "data", json!({"copies": {"bytesPerSecond": "1Mi"}})).await.unwrap();
+    let copy = until_copied(&cluster).await;
+    until_said(&cluster, &copy, SEALED, "Copying").await;
+    cluster.apply_text(&claim("r", &copy, "mode: ReadOnly")).await;
+    let claims: Api<VolumeClaim> = cluster.within("team");
+    let message = until_reason(&claims, "r", "VolumeNotReady").await;
+    assert!(message.contains("it is being filled from volume data"), "{message}");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    second.kill().await;
+    assert_eq!(status(&cluster, &copy).await.digest, None);
+    first.kill().await;
+    first.run();
+    second.run();
+    until_said(&cluster, &copy, SEALED, "Sealed").await;
+    until_reason(&claims, "r", "Bound").await;
+    let (of, is) = (status(&cluster, "data").await, status(&cluster, &copy).await);
+    assert_eq!(of.digest, is.digest);
+    assert_eq!(is.node.unwrap().copy_failed_from, None);
+}
+
+/// A4, A6, A7. A copy by hand, a copy of what is not sealed, and a disk that lies.
+#[tokio::test(flavor = "multi_thread")]
+async fn e2_nobody_makes_a_copy_by_hand() {
+    let cluster = Cluster::start().await;
+    let copy = |rest: &str| {
+        format!(
+            "{{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {{name: no}},
+            spec: {{role: eng, size: 32Mi, {rest}}}}}"
+        )
+    };
+    for (rest, why) in [
+        (
+            "shared: {}, sealed: true, copyOf: {name: data, uid: u, digest: d, node: n1}",
+            "volume no cannot be made as a copy by hand: write spec.copies in volume data, or leave copyOf out",
+        ),
+        ("copies: {}", "copies are of a shared volume with files of its own (E2)"),
+        (
+            "shared: {}, volumeMode: Block, copies: {}",
+            "copies are of a shared volume with files of its own (E2)",
+        ),
+        ("shared: {}, copies: {bytesPerSecond: 1Ki}", "a copy receives at least 1Mi in a second"),
+        ("shared: {}, copies: {atOnce: 0}", "spec.copies.atOnce"),
+    ] {
+        let refused = cluster.try_create(&copy(rest)).await.unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+    cluster.try_create(&copy("shared: {}, copies: {}").replace("name: no", "name: yes")).await.unwrap();
+    let refused =
+        set(&cluster, "yes", json!({"copyOf": {"name": "d", "uid": "u", "digest": "d", "node": "n"}})).await;
+    assert!(refused.unwrap_err().contains("a volume is made as a copy, or is none (E2)"));
+}
+
+/// A6. Copies are made and destroyed as their selector changes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a6_a_change_of_copies_needs_create_and_destroy() {
+    let cluster = ask::cluster().await;
+    let mut volume = ask::volume("data", "eng");
+    volume["spec"]["shared"] = json!({});
+    Ask::create(&volume).of(&cluster.client).await.unwrap();
+    for (user, verbs, lacks) in [
+        ("amy", &["create"][..], Some("destroy")),
+        ("bob", &["destroy"], Some("create")),
+        ("eve", &["create", "destroy"], None),
+    ] {
+        ask::grant(&cluster, user, verbs, &["eng"]).await;
+        let client = ask::person(&cluster, user).await;
+        let answer = Ask::patch(&volume, json!({"spec": {"copies": {"atOnce": 2}}})).of(&client).await;
+        match (answer, lacks) {
+            (Err(refused), Some(verb)) => {
+                assert!(refused.contains(&ask::lacks(user, verb, "eng")), "{refused}")
+            }
+            (answer, lacks) => assert_eq!((answer.err(), lacks), (None, None), "{user}"),
+        }
+    }
+}
