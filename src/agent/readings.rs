@@ -14,7 +14,7 @@ use crate::host::{self, Content, Differences, Host, Pace, VolumeUid};
 use crate::telemetry::Metrics;
 use crate::transfer::{Identity, Peer, Remote};
 
-/// The most volumes that are read at once. More would only make the disk's head jump.
+/// The most volumes that are read at once, and the most that are copied. More would only make the disk's head jump.
 const AT_ONCE: usize = 2;
 /// A small volume is read within this time, in one reconcile.
 const SHORT: Duration = Duration::from_secs(2);
@@ -110,7 +110,9 @@ impl Readings {
             }
             None => {}
         }
-        if readings.len() >= AT_ONCE {
+        // A copy may be slow on purpose, and holds up no seal.
+        let is_alike = |reading: &&Reading| reading.purpose.is_copy() == purpose.is_copy();
+        if readings.values().filter(is_alike).count() >= AT_ONCE {
             return None;
         }
         let (to, done) = watch::channel(None);
@@ -145,6 +147,10 @@ impl Purpose {
                 matches!((one, other), (Self::Seal, Self::Seal) | (Self::Verify { .. }, Self::Verify { .. }))
             }
         }
+    }
+
+    fn is_copy(&self) -> bool {
+        matches!(self, Self::Copy(_))
     }
 
     /// The operation in metrics.
