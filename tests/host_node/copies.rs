@@ -33,13 +33,18 @@ fn empty(host: &Host, disk: &str, spec: &VolumeSpec) {
     host.create(disk, &VolumeSpec { mode: Some(0o777), ..spec.clone() }).unwrap();
 }
 
+/// Changes the answer to a request.
+type Opened<'a> = Box<dyn FnMut(Asked<'_>, Sent) -> Result<Sent> + 'a>;
+/// Changes a piece that was read, of so many bytes; the last number is that of all bytes so far.
+type ReadPiece<'a> = Box<dyn FnMut(&mut [u8], usize, u64) -> Result<usize> + 'a>;
+
 /// A source that does something else.
 struct Faulty<'a> {
     files: SealedFiles,
     /// Bytes that were sent.
     sent: u64,
-    opened: Box<dyn FnMut(Asked<'_>, Sent) -> Result<Sent> + 'a>,
-    read: Box<dyn FnMut(&mut [u8], usize, u64) -> Result<usize> + 'a>,
+    opened: Opened<'a>,
+    read: ReadPiece<'a>,
 }
 
 impl<'a> Faulty<'a> {
