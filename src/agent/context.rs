@@ -12,7 +12,7 @@ use crate::nri::Connected;
 use crate::telemetry::Metrics;
 
 use super::config::Scrub;
-use super::copies::Copying;
+use super::copying::Copying;
 use super::disk_names::DiskNames;
 use super::held_targets::HeldTargets;
 use super::readings::Readings;

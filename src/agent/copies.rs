@@ -1,64 +1,23 @@
 //! Copies of sealed volumes (E2): fills those of this node from other nodes, and sends volumes of this node to the agents that may
 //! read them.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use kube::{Api, ResourceExt};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
-use crate::api::{self, NodeDisk, SharedPersistentVolume, UidRef};
+use crate::api::{NodeDisk, SharedPersistentVolume, UidRef};
 use crate::cluster;
 use crate::host::{self, SealedFiles, VolumeUid};
 use crate::plan::copies::{may_read, transfer};
 use crate::plan::seal::{Content, Outcome};
-use crate::transfer::{self as protocol, Asker, Identity, Peer, Servings};
+use crate::transfer::{self as protocol, Asker, Peer};
 
 use super::context::{Context, NodeError};
+use super::copying::AFTER_FAILURE;
 use super::readings::{Found, Pull, Purpose};
 use super::seals::needs;
-
-/// The pause after a failure, also before an attempt with another source.
-const AFTER_FAILURE: Duration = Duration::from_secs(20);
-
-/// The part of an agent that takes part in copies.
-pub(super) struct Copying {
-    pub(super) identity: Arc<Identity>,
-    pub(super) at: api::Transfer,
-    pub(super) servings: Servings,
-    /// The copies that failed, and when.
-    failures: Mutex<BTreeMap<VolumeUid, Instant>>,
-}
-
-impl Copying {
-    /// Listens for other agents.
-    pub(super) async fn open(address: SocketAddr) -> std::io::Result<(Self, TcpListener)> {
-        let listener = TcpListener::bind(address).await?;
-        let address = listener.local_addr()?.to_string();
-        let identity = Arc::new(Identity::make().map_err(std::io::Error::other)?);
-        let at = api::Transfer { address, key: identity.public().to_owned() };
-        let (servings, failures) = Default::default();
-        Ok((Self { identity, at, servings, failures }, listener))
-    }
-
-    fn failed(&self, uid: &VolumeUid) {
-        self.failures().insert(uid.clone(), Instant::now());
-    }
-
-    /// True for a moment after a failure.
-    fn rests(&self, uid: &VolumeUid) -> bool {
-        let mut failures = self.failures();
-        failures.retain(|_, since| since.elapsed() < AFTER_FAILURE);
-        failures.contains_key(uid)
-    }
-
-    fn failures(&self) -> std::sync::MutexGuard<'_, BTreeMap<VolumeUid, Instant>> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Fills a copy from the source that the controller chose.
 pub(super) async fn fill(volume: &SharedPersistentVolume, uid: &VolumeUid, ctx: &Context) -> Outcome {

@@ -6,6 +6,7 @@ mod config;
 mod containers;
 mod context;
 mod copies;
+mod copying;
 mod device_match;
 mod devices;
 mod disk_identity;
