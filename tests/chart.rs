@@ -385,8 +385,12 @@ fn a4_ports_are_those_of_the_page_and_reach_no_service() {
         assert!(page.contains(&format!("port {port}")), "{port}");
     }
     assert!(objects.iter().all(|object| !["Service", "Ingress"].contains(&object["kind"].as_str().unwrap())));
-    let copies =
-        rendered(&["agent.disks[0].name=d", "agent.copies.enabled=true", "networkPolicy.enabled=true"]);
+    let copies = rendered(&[
+        "agent.disks[0].name=d",
+        "agent.disks[0].path=/d",
+        "agent.copies.enabled=true",
+        "networkPolicy.enabled=true",
+    ]);
     let container = &only(&copies, "DaemonSet")["spec"]["template"]["spec"]["containers"][0];
     let ports = serde_json::json!([{"name": "metrics", "containerPort": 8081}, {"name": "copies", "containerPort": 8082}]);
     assert_eq!(container["ports"], ports);
