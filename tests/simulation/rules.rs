@@ -34,7 +34,7 @@ pub fn check(server: &Server, revision: &Revision, hosts: &Hosts) -> Checked {
     match (revision.id.0, revision.is_gone) {
         ("nodedisks", false) => {
             let before: Option<NodeDisk> = revision.before.as_ref().map(|before| typed(before));
-            s1_a_disk_gives_what_it_has(before.as_ref(), &typed(&revision.now))
+            s1_a_disk_gives_what_it_has(server, before.as_ref(), &typed(&revision.now))
         }
         ("diskreservations", false) => {
             let now: DiskReservation = typed(&revision.now);
@@ -89,7 +89,11 @@ fn volumes_of(server: &Server, reservation: &DiskReservation) -> Vec<SharedPersi
 }
 
 /// A disk that others fill has less than before. Then it gives no more.
-fn s1_a_disk_gives_what_it_has(before: Option<&NodeDisk>, disk: &NodeDisk) -> Checked {
+fn s1_a_disk_gives_what_it_has(server: &Server, before: Option<&NodeDisk>, disk: &NodeDisk) -> Checked {
+    // The reservations of a NodeDisk that went with its kind get their entries again, whatever others take of the disk now.
+    if server.was_kind_deleted("nodedisks") {
+        return Ok(());
+    }
     let Some(status) = &disk.status else { return Ok(()) };
     // The agent has not said yet what a disk has that was made anew. Its reservations have their entries again.
     let Some(has) = status.allocatable.as_ref().map(Size::bytes_or_zero) else { return Ok(()) };
