@@ -143,7 +143,9 @@ async fn carry_out(server: Shared, who: Arc<str>, request: Request, sender: ones
 impl Request {
     pub fn describe(&self) -> String {
         let sub = if self.subresource.is_empty() { String::new() } else { format!("/{}", self.subresource) };
-        format!("{} {} {}/{}{sub}", self.method, self.plural, self.namespace, self.name)
+        // Names of events are those of the wall clock.
+        let name = if self.plural == "events" { "" } else { &*self.name };
+        format!("{} {} {}/{name}{sub}", self.method, self.plural, self.namespace)
     }
 }
 
