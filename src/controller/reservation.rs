@@ -86,7 +86,7 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
                 break;
             }
             Step::MakeRoom(name, bytes) => {
-                kept::make_room(&name, Wanted { bytes, place: None }, ctx).await?;
+                kept::make_room(&name, Wanted { bytes, ..Default::default() }, ctx).await?;
                 seen.room_made = true;
             }
             Step::Settle(unsettled) => {

@@ -65,6 +65,9 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
                 if let Some(why) = namesake::orphaned(&volume, &refs(&seen.disks)) {
                     ctx.events.publish(&*volume, None, false, "Create", "OldDataOrphaned", &why).await;
                 }
+                if let Some(why) = namesake::kept_beside(&volume, &refs(&seen.reservations)) {
+                    ctx.events.publish(&*volume, None, false, "Create", "OldDataKept", &why).await;
+                }
             }
             Step::ReleaseEntry(name) => {
                 release_entry(&name, &uid, ctx).await?;

@@ -4,7 +4,7 @@ use kube::ResourceExt;
 
 use crate::api::condition::{self, READY, Verdict, reason};
 use crate::api::{
-    DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, ReservationPhase, Role,
+    DiskReservation, DiskReservationStatus, Kept, LedgerEntry, NodeDisk, ReservationPhase, Role,
     SharedPersistentVolume, Size,
 };
 
@@ -227,11 +227,12 @@ fn owner(volume: &SharedPersistentVolume) -> Entry<'_> {
     Entry { role: &volume.spec.role, namespace: tenant::namespace_of(volume).map(String::as_str) }
 }
 
-/// The reservation as it would be without kept data (X8).
-pub fn without_kept(reservation: &DiskReservation) -> DiskReservation {
+/// The reservation as it would be without the kept data that gives way to the volumes (X8).
+pub fn without_kept(reservation: &DiskReservation, volumes: &[&SharedPersistentVolume]) -> DiskReservation {
     let mut emptied = reservation.clone();
+    let stays = |entry: &LedgerEntry, of: &Kept| volumes.iter().any(|v| kept::is_of_namesake(entry, of, v));
     if let Some(status) = &mut emptied.status {
-        status.volumes.retain(|entry| entry.kept.is_none());
+        status.volumes.retain(|entry| entry.kept.as_deref().is_none_or(|kept| stays(entry, kept)));
         *status = holder::with_sums(std::mem::take(status));
     }
     emptied
@@ -246,14 +247,14 @@ pub fn room_of_kept<'a>(
 ) -> Option<(&'a DiskReservation, kept::Wanted)> {
     let wanted = entry(volume).ok()?;
     let has_kept = |r: &&DiskReservation| r.status.as_ref().is_some_and(|status| kept::bytes(status) > 0);
-    let without = |r: &&'a DiskReservation| has_kept(r).then(|| (*r, without_kept(r)));
+    let without = |r: &&'a DiskReservation| has_kept(r).then(|| (*r, without_kept(r, &[volume])));
     let emptied: Vec<(&DiskReservation, DiskReservation)> = reservations.iter().filter_map(without).collect();
     let chosen =
         choose(volume, &emptied.iter().map(|(_, emptied)| emptied).collect::<Vec<_>>(), disks).ok()?;
     let (reservation, _) = emptied.iter().find(|(r, _)| r.metadata.name == chosen.metadata.name)?;
     let bytes = undivided::of_reservation(reservation, wanted.size.bytes_or_zero());
     let place = is_full(volume, reservation).map(|_| wanted.role);
-    Some((reservation, kept::Wanted { bytes, place }))
+    Some((reservation, kept::Wanted { bytes, place, spared: kept::spared(volume, reservation) }))
 }
 
 /// The entries of the ledger with the volume's entry, decided again on the present reservation: the cache may be old.

@@ -134,6 +134,29 @@ pub fn entries(status: &DiskReservationStatus) -> Vec<(&LedgerEntry, &Kept)> {
     kept
 }
 
+/// True for kept data of an earlier volume of the volume's name, or of an earlier PersistentVolumeClaim of the name that the volume
+/// is made for. Such data does not give way to that volume: whoever makes again by mistake what was deleted by mistake, such as
+/// a StatefulSet or a program that applies a repository, may want the data back.
+pub fn is_of_namesake(entry: &LedgerEntry, kept: &Kept, volume: &SharedPersistentVolume) -> bool {
+    let made_for = volume.annotations().get(ANNOTATION_MADE_FOR);
+    entry.name == volume.name_any() || made_for.is_some() && made_for == kept.made_for.as_ref()
+}
+
+/// Kept data in the reservations that does not give way to the volume.
+pub fn of_namesakes<'a>(
+    volume: &SharedPersistentVolume,
+    reservations: impl IntoIterator<Item = &'a DiskReservation>,
+) -> Vec<(&'a DiskReservation, &'a LedgerEntry, &'a Kept)> {
+    let all =
+        reservations.into_iter().flat_map(|r| r.status.iter().flat_map(entries).map(move |(e, k)| (r, e, k)));
+    all.filter(|(_, entry, kept)| is_of_namesake(entry, kept, volume)).collect()
+}
+
+/// UIDs of the kept data in a reservation that does not give way to the volume.
+pub fn spared(volume: &SharedPersistentVolume, reservation: &DiskReservation) -> Vec<String> {
+    of_namesakes(volume, [reservation]).into_iter().map(|(_, entry, _)| entry.uid.clone()).collect()
+}
+
 /// Bytes of kept data in a reservation.
 pub fn bytes(status: &DiskReservationStatus) -> u64 {
     ledger::kept_bytes(&status.volumes)
@@ -243,6 +266,7 @@ pub fn due(
     let will_be_free = holder::free(&status)
         .saturating_add(ledger::total(&leaving))
         .saturating_add(over.iter().map(size).fold(0, u64::saturating_add));
+    let rest: Vec<_> = rest.into_iter().filter(|(entry, _)| !wanted.spared.contains(&entry.uid)).collect();
     let mut short = wanted.bytes.saturating_sub(will_be_free);
     if rest.iter().map(size).fold(0, u64::saturating_add) < short {
         short = 0;
@@ -281,6 +305,8 @@ pub struct Wanted {
     pub bytes: u64,
     /// The role that also needs a place in the list of the reservation (A8).
     pub place: Option<String>,
+    /// UIDs of kept data that stays ([`is_of_namesake`]).
+    pub spared: Vec<String>,
 }
 
 /// True if the bytes of the entry with that UID are about to be free: its volume is on the way to its erasure, or a

@@ -2,7 +2,7 @@
 
 use kube::ResourceExt;
 
-use crate::api::{ANNOTATION_MADE_FOR, DiskReservation, NodeDisk, SharedPersistentVolume};
+use crate::api::{ANNOTATION_MADE_FOR, DiskReservation, Kept, LedgerEntry, NodeDisk, SharedPersistentVolume};
 
 use super::own_pvc::pvc_of;
 use super::{kept, orphans};
@@ -18,6 +18,24 @@ pub fn orphaned(volume: &SharedPersistentVolume, disks: &[&NodeDisk]) -> Option<
          that data, delete this volume, if nobody has written to it, and apply what `kubectl reservoir recover {name}` prints",
         disk.name_any()
     ))
+}
+
+/// The event of a new volume while the data of an earlier volume of its name is kept for an undo.
+pub fn kept_beside(volume: &SharedPersistentVolume, reservations: &[&DiskReservation]) -> Option<String> {
+    let all = kept::of_namesakes(volume, reservations.iter().copied());
+    let same = |entry: &LedgerEntry| entry.name == volume.name_any() && volume.spec.recover.is_none();
+    let (of, entry, kept) = all.into_iter().rfind(|(_, entry, _)| same(entry))?;
+    Some(format!("volume {} starts empty: {}", volume.name_any(), stays(of, entry, kept)))
+}
+
+/// Kept data of a namesake, with the commands that end this state.
+pub fn stays(reservation: &DiskReservation, entry: &LedgerEntry, kept: &Kept) -> String {
+    format!(
+        "DiskReservation {} keeps the data of an earlier one of its name until {}, and does not erase it for this one: to have it, delete          this one, if nobody has written to it, and kubectl reservoir undelete {uid}; if it is not needed: kubectl reservoir erase {uid}",
+        reservation.name_any(),
+        kept.until.0,
+        uid = entry.uid
+    )
 }
 
 /// Data of earlier PersistentVolumeClaims.

@@ -21,7 +21,7 @@ use super::holder::held_by_volume;
 use super::own_pvc::{Fate, Own, fate};
 use super::unbind::unbind;
 use super::{
-    LISTED_PODS, copies, create, kept, names, node_lifetime, refs, resize, undivided, usage, verify,
+    LISTED_PODS, copies, create, kept, names, namesake, node_lifetime, refs, resize, undivided, usage, verify,
 };
 
 /// The state around a volume's object.
@@ -219,6 +219,13 @@ fn place(
     {
         return Ok(Step::MakeRoom(of.name_any(), wanted));
     }
+    let chosen = chosen.map_err(|why| match kept::of_namesakes(volume, reservations).first() {
+        Some((of, entry, kept)) if is_full(&why) => {
+            let what = namesake::stays(of, entry, kept);
+            Verdict { message: format!("{}; {what}", why.message), ..why }
+        }
+        _ => why,
+    });
     Ok(Step::TakeEntry(chosen?.name_any()))
 }
 
@@ -366,9 +373,12 @@ fn resize(
     match (step, &seen.live) {
         (resize::Step::Rest(Some(why)), _) if why.reason == reason::RESERVATION_FULL && !seen.room_made => {
             let bytes = volume.spec.size.bytes_or_zero().saturating_sub(entry.unwrap_or(0));
-            let can = reservation.and_then(|r| r.status.as_ref()).map_or(0, kept::available) >= bytes;
-            if can {
-                return Err(Step::MakeRoom(own.name, kept::Wanted { bytes, place: None }));
+            let emptied = reservation.map(|r| create::without_kept(r, &[volume]));
+            if let Some(reservation) =
+                reservation.filter(|_| emptied.is_some_and(|r| create::free(&r) >= bytes))
+            {
+                let spared = kept::spared(volume, reservation);
+                return Err(Step::MakeRoom(own.name, kept::Wanted { bytes, place: None, spared }));
             }
             return Ok(Some(why));
         }

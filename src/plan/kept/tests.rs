@@ -103,7 +103,7 @@ fn ends(
 }
 
 fn free(gib: u64) -> Wanted {
-    Wanted { bytes: gib << 30, place: None }
+    Wanted { bytes: gib << 30, ..Default::default() }
 }
 
 #[test]
@@ -122,6 +122,9 @@ fn x8_the_oldest_data_goes_first_and_none_in_vain() {
     let place = |role: &str| Wanted { place: Some(role.into()), ..free(0) };
     assert_eq!(ends(&r, None, &[], place("eng"), 10), ["uid-old-1"], "A8: a place in the list");
     assert_eq!(ends(&r, None, &[], place("eng/ml"), 10), [""; 0], "of this role there is none");
+    let spared = |gib| Wanted { spared: vec!["uid-old-1".into()], ..free(gib) };
+    assert_eq!(ends(&r, None, &[], spared(4), 10), ["uid-mid-5", "uid-new-9"], "that of a namesake stays");
+    assert_eq!(ends(&r, None, &[], spared(5), 10), [""; 0], "none in vain");
     // Bytes that are about to be free count.
     let mut live = ready_volume("live", "eng", true);
     live.spec.retire = true;

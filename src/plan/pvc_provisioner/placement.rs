@@ -134,7 +134,7 @@ pub fn place_emptied(
     disks: &[&NodeDisk],
 ) -> Result<(), String> {
     place(volume, &may_be_on, reservations, disks).map(drop).or_else(|why| {
-        let emptied: Vec<_> = reservations.iter().map(|r| create::without_kept(r)).collect();
+        let emptied: Vec<_> = reservations.iter().map(|r| create::without_kept(r, &[volume])).collect();
         let emptied: Vec<_> = emptied.iter().collect();
         place(volume, &may_be_on, &emptied, disks).map(drop).map_err(|_| why)
     })
@@ -167,7 +167,8 @@ fn nothing_there(
 pub struct NoPlace {
     /// The reason.
     pub why: String,
-    /// The largest volume of the pod, if each fits there for itself, and not all do.
+    /// The largest volume of the pod, if each fits there for itself, and not all do; or a volume that fits only without the kept
+    /// data of its namesakes.
     pub crowded: Option<Crowded>,
 }
 
@@ -183,9 +184,25 @@ pub fn place_together(
     disks: &[&NodeDisk],
 ) -> Result<String, NoPlace> {
     place_beside_kept(volume, class, mates, node, reservations, disks).or_else(|no_place| {
-        let emptied: Vec<_> = reservations.iter().map(|r| create::without_kept(r)).collect();
-        let emptied: Vec<_> = emptied.iter().collect();
-        place_beside_kept(volume, class, mates, node, &emptied, disks).map_err(|_| no_place)
+        let wanted: Vec<_> = mates.iter().filter_map(|mate| mate.wanted(node)).collect();
+        let all: Vec<_> = wanted.iter().chain([volume]).collect();
+        let without = |volumes: &[&SharedPersistentVolume]| {
+            let emptied: Vec<_> = reservations.iter().map(|r| create::without_kept(r, volumes)).collect();
+            let emptied: Vec<_> = emptied.iter().collect();
+            place_beside_kept(volume, class, mates, node, &emptied, disks)
+        };
+        without(&all).map_err(|_| match without(&[]) {
+            // The storage capacity counts what is kept for a namesake, so the scheduler would choose the node again.
+            Ok(_) => NoPlace {
+                crowded: no_place.crowded.or(Some(Crowded {
+                    class: class.name_any(),
+                    node: node.to_owned(),
+                    bytes: volume.spec.size.bytes_or_zero(),
+                })),
+                why: no_place.why,
+            },
+            Err(_) => no_place,
+        })
     })
 }
 
@@ -256,7 +273,7 @@ mod tests {
     use serde_json::{Value, from_value, json};
 
     use super::*;
-    use crate::api::DRIVER;
+    use crate::api::{ANNOTATION_MADE_FOR, DRIVER};
     use crate::plan::testing::{disk, reserved, volume};
 
     fn on(node: &str, mut reservation: DiskReservation) -> DiskReservation {
@@ -295,7 +312,30 @@ mod tests {
             place_together(&volume, &class(Value::Null), &[], "n1", &[&kept], &disks.each_ref())
         };
         assert_eq!(of(10), Ok("r".into()));
-        assert!(of(11).unwrap_err().why.contains("r has 9Gi left"));
+        let too_large = of(11).unwrap_err();
+        assert!(too_large.why.contains("r has 9Gi left") && too_large.crowded.is_none());
+    }
+
+    /// A StatefulSet makes a deleted PersistentVolumeClaim again at once.
+    #[test]
+    fn x8_a_volume_of_a_class_leaves_the_data_of_its_namesake() {
+        let mut kept = on("n1", crate::plan::testing::with_kept(&[("a", 0, 60)]));
+        let entry = &mut kept.status.as_mut().unwrap().volumes[0];
+        entry.kept.as_mut().unwrap().made_for = Some("ns/data".into());
+        let of = |made_for: &str, gi| {
+            let (mut volume, disks) = (volume("pvc-u", "eng", gi), disks());
+            volume.metadata.annotations =
+                Some([(ANNOTATION_MADE_FOR.to_owned(), made_for.to_owned())].into());
+            place_together(&volume, &class(Value::Null), &[], "n1", &[&kept], &disks.each_ref())
+        };
+        assert_eq!((of("ns/other", 10), of("ns/data", 9)), (Ok("r".into()), Ok("r".into())));
+        let no_place = of("ns/data", 10).unwrap_err();
+        assert!(no_place.why.contains("r has 9Gi left"), "{no_place:?}");
+        assert_eq!(
+            no_place.crowded.map(|crowded| crowded.bytes),
+            Some(10 << 30),
+            "no hot loop with the scheduler"
+        );
     }
 
     #[test]

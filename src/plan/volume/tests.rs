@@ -148,7 +148,7 @@ fn a8_few_labels_of_a_reservation_are_copied() {
 fn x8_a_new_volume_takes_the_bytes_of_kept_data() {
     let kept = Arc::new(with_kept(&[("a", 0, 60), ("b", 1, 60), ("c", 2, 60)]));
     let s = |room_made| Seen { reservations: vec![kept.clone()], room_made, ..seen() };
-    let wanted = |gib: u64| kept::Wanted { bytes: gib << 30, place: None };
+    let wanted = |gib: u64| kept::Wanted { bytes: gib << 30, ..Default::default() };
     assert_eq!(next(&volume("v", "eng", 7), &s(false)), Step::TakeEntry("r".into()));
     assert_eq!(next(&volume("v", "eng", 8), &s(false)), Step::MakeRoom("r".into(), wanted(8)));
     assert_eq!(ready(&reported(next(&volume("v", "eng", 8), &s(true)))), "ReservationFull");
@@ -165,6 +165,24 @@ fn x8_a_new_volume_takes_the_bytes_of_kept_data() {
     assert_eq!(next(&v, &s), Step::MakeRoom("r".into(), wanted(7)), "V7");
     s.room_made = true;
     assert!(matches!(next(&v, &s), Step::Report(_)));
+}
+
+/// X8: what is made again after a deletion by mistake does not end the data that was kept for the undo.
+#[test]
+fn x8_a_volume_of_the_same_name_leaves_the_kept_data() {
+    let kept = Arc::new(with_kept(&[("v", 0, 60), ("b", 1, 60)]));
+    let s = Seen { reservations: vec![kept.clone()], ..seen() };
+    let Step::MakeRoom(_, wanted) = next(&volume("v", "eng", 9), &s) else { panic!("b gives way") };
+    assert_eq!((wanted.bytes, wanted.spared), (9 << 30, vec!["uid-v-0".to_owned()]));
+    assert!(matches!(next(&volume("w", "eng", 10), &s), Step::MakeRoom(..)));
+    let waits = reported(next(&volume("v", "eng", 10), &s));
+    let message = condition::get(&waits.conditions, READY).unwrap().message.clone();
+    assert_eq!(ready(&waits), "ReservationFull");
+    assert!(message.contains("undelete uid-v-0") && message.contains("erase uid-v-0"), "{message}");
+    assert!(
+        namesake::kept_beside(&volume("v", "eng", 1), &[&kept]).unwrap().starts_with("volume v starts empty")
+    );
+    assert_eq!(namesake::kept_beside(&volume("w", "eng", 1), &[&kept]), None);
 }
 
 /// X8, X10, S4: the volume that erases kept data takes its place, or goes.
