@@ -6,12 +6,19 @@ use tokio::sync::OnceCell;
 
 use crate::api::{AGENT_MANAGER, DiskReservation};
 use crate::cluster;
-use crate::plan::static_reservations::Changes;
+use crate::plan::static_reservations::{Changes, in_the_way};
 
 /// The reservations on a NodeDisk.
 pub(super) async fn on_disk(client: &Client, disk: &str) -> Result<Vec<DiskReservation>, cluster::Error> {
     let on_it = ListParams::default().fields(&format!("spec.nodeDisk={disk}"));
     cluster::list(&Api::all(client.clone()), &on_it).await
+}
+
+/// The words for a reservation that could not be made or resized.
+async fn refusal(api: &Api<DiskReservation>, name: &str, error: &cluster::Error) -> String {
+    let of_name = ListParams::default().fields(&format!("metadata.name={name}"));
+    let there = cluster::list(api, &of_name).await.unwrap_or_default();
+    there.first().and_then(in_the_way).unwrap_or_else(|| error.report())
 }
 
 /// Makes, resizes and deletes reservations; `found` are the present ones. Returns the failures by reservation: the disk is
@@ -37,7 +44,7 @@ pub(super) async fn apply(
         match made.await {
             Ok(_) => tracing::info!(reservation, size, "made a static reservation as configured"),
             Err(error) => {
-                let error = error.report();
+                let error = refusal(&api, &reservation, &error).await;
                 tracing::error!(reservation, size, error, "failed to make a static reservation");
                 failures.push((reservation, error));
             }

@@ -1,5 +1,6 @@
 //! Makes, resizes, fences and erases the volumes of the node, and reports their state (V5–V10, X2–X4).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -106,9 +107,9 @@ pub(super) async fn reconcile(
     }
     if let Some(message) = filled {
         ctx.warn(volume, "Measure", NEARLY_FULL, &message).await;
-        for pod in &status.users {
+        for pod in mounted_by(volume, ctx).await {
             let message = fullness::on_pod(&name, &message);
-            ctx.warn(&cluster::pod_of(pod), "Measure", NEARLY_FULL, &message).await;
+            ctx.warn(&cluster::pod_of(&pod), "Measure", NEARLY_FULL, &message).await;
         }
     }
     if task == Task::Unfence {
@@ -179,6 +180,16 @@ async fn measure(uid: &VolumeUid, ctx: &Context) -> Option<Measured> {
     let uid = uid.clone();
     let usage = ctx.on_host(move |host| host.usage(&uid)).await.ok()?.ok()?;
     Some(measured(&usage))
+}
+
+/// The pods that have the volume mounted, for events. The users in its status may be on no node.
+async fn mounted_by(volume: &SharedPersistentVolume, ctx: &Context) -> BTreeSet<PodRef> {
+    let (Ok(on), Ok(uid)) = (disk_of(volume, ctx), volume.uid().unwrap_or_default().parse()) else {
+        return BTreeSet::new();
+    };
+    let found = ctx.on_host(move |host| host.look(&on, &uid)).await.and_then(|found| Ok(found?));
+    let pods = found.ok().flatten().map(|record| record.publishes).unwrap_or_default();
+    pods.into_values().map(|published| pod_ref(published.pod)).collect()
 }
 
 /// The measurement as the plan sees it.

@@ -194,7 +194,7 @@ pub mod reason {
         /// Next: nothing to do.
         pub const RETIRE_WITHDRAWN: &str = "RetireWithdrawn";
         /// Volume: 90% of its bytes or inodes were taken when the agent measured them last, and neither has fallen to 80%
-        /// since (M6). An event of the volume and of its pods, too.
+        /// since (M6). An event of the volume and of the pods that have it mounted, too.
         /// Next: remove files, or make the volume larger.
         pub const NEARLY_FULL: &str = "NearlyFull";
         /// Volume: sealed. It has readers only, and the digest of its content is in its status (E1). An event, too.
@@ -267,7 +267,8 @@ pub mod reason {
         /// Claim: no volume on offer to the namespace fits its selector.
         /// Next: loosen the selector, or create a volume that fits.
         pub const NO_MATCH: &str = "NoMatch";
-        /// Claim: the named volume is not ready yet, or is on an unreachable node.
+        /// Claim: the named volume is not ready yet, or its node or disk has not served it for a minute. A bound claim stays
+        /// bound meanwhile: its running pods keep their mounts, and new ones wait.
         /// Next: look at the condition of the volume.
         pub const VOLUME_NOT_READY: &str = "VolumeNotReady";
         /// Claim: no volume that it could have has the content of `spec.digest`: the volume is not sealed yet, or has another digest (E4).

@@ -4,7 +4,9 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 
-use super::condition::{BACKED, DISK_HEALTHY, READY, RESIZED, RETIRING, reason};
+use super::condition::{
+    BACKED, DISK_HEALTHY, INTACT, NEARLY_FULL, READY, RESIZED, RETIRING, SEALED, TEMPLATED, reason,
+};
 use super::{GROUP, crds};
 
 const HEAD: &str = "\
@@ -15,7 +17,7 @@ Every field, condition and reason. `kubectl explain spv.spec` shows the fields i
 `status`. `make crds` generates this page from the doc comments in `src/api`; edit these.
 ";
 
-const TYPES: [(&str, &str, &str); 5] = [
+const TYPES: [(&str, &str, &str); 9] = [
     (READY, "every kind", "the object has the state that its spec asks for and can be used"),
     (
         DISK_HEALTHY,
@@ -36,6 +38,26 @@ const TYPES: [(&str, &str, &str); 5] = [
         RETIRING,
         "SharedPersistentVolume",
         "the volume is destroyed after its last use; added by `spec.retire: true` (X5)",
+    ),
+    (
+        NEARLY_FULL,
+        "SharedPersistentVolume",
+        "nearly all bytes or inodes of the volume are taken. Absent while enough is free (M6)",
+    ),
+    (
+        SEALED,
+        "SharedPersistentVolume",
+        "the volume has readers only, and the digest of its content is in its status; added by `spec.sealed: true` (E1)",
+    ),
+    (
+        INTACT,
+        "SharedPersistentVolume",
+        "the files of the sealed volume are what was sealed; added by the first reading after the seal. `False`: its data is damaged (E4)",
+    ),
+    (
+        TEMPLATED,
+        "VolumeRole",
+        "each reservation template of the role selects disks, and its reservations are served. Absent without templates (R7)",
     ),
 ];
 
@@ -210,6 +232,26 @@ mod tests {
         names.sort();
         names.dedup();
         assert_eq!(names.len(), all, "a reason occurs twice");
+    }
+
+    #[test]
+    fn every_condition_of_a_kind_is_in_the_table() {
+        for crd in crds() {
+            let field = schema(&crd)
+                .properties
+                .as_ref()
+                .and_then(|p| p.get("status")?.properties.as_ref()?.get("conditions"));
+            let text = field.and_then(|field| field.description.as_deref()).unwrap_or_default();
+            let kind = &crd.spec.names.kind;
+            let names: Vec<_> = text.split('`').skip(1).step_by(2).collect();
+            assert!(names.contains(&READY), "{kind}: {text}");
+            for name in names {
+                let row = TYPES
+                    .iter()
+                    .find(|(type_, of, _)| *type_ == name && (*of == "every kind" || of.contains(kind)));
+                assert!(row.is_some(), "{kind}: {name} is not in the table");
+            }
+        }
     }
 
     #[test]

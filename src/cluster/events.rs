@@ -20,6 +20,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::api::condition::reason;
 use crate::api::{Size, stable_hash};
 
+/// The name of the controller in its events.
+pub const CONTROLLER: &str = "reservoir-controller";
+
 /// Publishes events. No decision depends on an event, so a failed publication is logged and not retried.
 pub struct Events {
     publisher: Arc<Publisher>,

@@ -1,7 +1,7 @@
 //! Running and pending pods, and the PersistentVolumeClaims that they use. Pods are many and large, so the cache reads
 //! and keeps nothing else of a pod.
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaimVolumeSource, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaimVolumeSource, Pod, PodCondition};
 use kube::api::ObjectMeta;
 use kube::{Resource, ResourceExt};
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,7 @@ struct Ephemeral {}
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct PodPhase {
     phase: Option<String>,
+    conditions: Option<Vec<PodCondition>>,
 }
 
 impl From<&Pod> for UsedPod {
@@ -55,7 +56,10 @@ impl From<&Pod> for UsedPod {
                 volumes: Some(volumes.collect()),
                 node_name: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
             }),
-            status: pod.status.as_ref().map(|status| PodPhase { phase: status.phase.clone() }),
+            status: pod.status.as_ref().map(|status| PodPhase {
+                phase: status.phase.clone(),
+                conditions: status.conditions.clone(),
+            }),
         }
     }
 }
@@ -81,6 +85,12 @@ impl UsedPod {
         self.has_ended() && self.metadata.deletion_timestamp.is_none()
     }
 
+    /// True if the scheduler has placed the pod nowhere, and found too little storage capacity on some node (P2).
+    fn lacks_storage(&self) -> bool {
+        let conditions = self.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        conditions.into_iter().any(lacks_storage)
+    }
+
     /// The PersistentVolumeClaims that the pod names, as (namespace, name). Kubernetes makes a claim for each ephemeral
     /// volume, and names the claim after pod and volume; the list includes these claims.
     pub fn claims(&self) -> Vec<(String, String)> {
@@ -93,6 +103,13 @@ impl UsedPod {
         });
         claims.map(|name| (namespace.clone(), name)).collect()
     }
+}
+
+/// True for the scheduler's condition of a pod for which a node has too little storage capacity, among the causes. Kubernetes
+/// has no other field for that (1.36, `ErrReasonNotEnoughSpace` of the plug-in VolumeBinding).
+pub fn lacks_storage(condition: &PodCondition) -> bool {
+    let said = condition.message.as_deref().unwrap_or_default();
+    condition.type_ == "PodScheduled" && condition.status == "False" && said.contains("enough free storage")
 }
 
 /// The pod of a reference, as the object of an event.
@@ -122,6 +139,7 @@ pub fn claims_of(pod: &Pod) -> Vec<(String, String)> {
 pub struct PodUse {
     uid: Box<str>,
     has_node: bool,
+    lacks_storage: bool,
     /// PersistentVolumeClaims of the pod's own namespace.
     claims: Box<[Name]>,
 }
@@ -144,7 +162,9 @@ impl PodUse {
         claims.dedup();
         let uses = !pod.has_ended() && !claims.is_empty();
         let has_node = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
-        uses.then(|| Self { uid: pod.uid().unwrap_or_default().into(), has_node, claims: claims.into() })
+        let lacks_storage = !has_node && pod.lacks_storage();
+        let uid = pod.uid().unwrap_or_default().into();
+        uses.then(|| Self { uid, has_node, lacks_storage, claims: claims.into() })
     }
 
     /// The PersistentVolumeClaims whose users may have changed.
@@ -168,6 +188,13 @@ impl Cache<PodUse> {
     /// The pods that use the PersistentVolumeClaim `name`, by name.
     pub fn users(&self, namespace: &str, name: &str) -> Vec<PodRef> {
         self.users_with_node(namespace, name).into_iter().map(|(pod, _)| pod).collect()
+    }
+
+    /// The first of these pods that the scheduler has placed nowhere for want of storage capacity on some node.
+    pub fn without_storage(&self, namespace: &str, name: &str) -> Option<String> {
+        let users = self.names_by(CLAIM, &name_of(namespace, name));
+        let lacks = |user: &&Name| self.get(user).is_some_and(|pod| pod.lacks_storage);
+        users.iter().find(lacks)?.split_once('/').map(|(_, pod)| pod.to_owned())
     }
 
     /// The same pods, each with true if it has a node: for the others a scheduler still looks for one.
@@ -250,6 +277,14 @@ mod tests {
         let mates =
             |claim: &str| cache.mates("team", claim).iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!((mates("a"), mates("b"), mates("c")), (vec![], vec!["team/a".to_owned()], vec![]));
+        let mut short = pod("q", "2", &["a"], "Pending");
+        let said = "0/2 nodes are available: 1 node(s) did not have enough free storage.";
+        let scheduled = json!({"type": "PodScheduled", "status": "False", "message": said});
+        short.status.as_mut().unwrap().conditions = from_value(json!([scheduled])).unwrap();
+        assert_eq!(cache.without_storage("team", "a"), None);
+        assert_eq!(see(Event::Apply(short)), ["team/a", "team/a"], "P2");
+        assert_eq!(cache.without_storage("team", "a").as_deref(), Some("q"));
+        assert_eq!(cache.without_storage("team", "b"), None);
         assert_eq!(cache.users("other", "a"), []);
         assert_eq!(see(Event::Apply(pod("q", "2", &["a"], "Succeeded"))), ["team/a"]);
         assert_eq!(see(Event::Delete(pod("q", "2", &["a"], "Succeeded"))), none);

@@ -98,6 +98,7 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
         disks: vec![],
         nodes: vec![],
         used: false,
+        without_storage: None,
         mates: vec![],
         refused: None,
         now: (ctx.now)(),
@@ -135,6 +136,7 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
             }
             if class::is_delayed(class) {
                 seen.used = !stores.pods.users(namespace, pvc).is_empty();
+                seen.without_storage = stores.pods.without_storage(namespace, pvc);
                 for mate in stores.pods.mates(namespace, pvc).iter().take(MOST_MATES) {
                     seen.mates.extend(gather_mate(mate, ctx).await?);
                 }

@@ -14,8 +14,8 @@ use kube::{Api, Client, ResourceExt};
 use crate::api::condition::reason;
 use crate::api::{LABEL_MANAGED_BY, MANAGED_BY};
 use crate::cluster::{
-    Cache, CacheConfig, Change, Enqueued, Events, Kind, Name, PodUse, Pvc, WorkQueue, cache, named,
-    run_workers,
+    CONTROLLER, Cache, CacheConfig, Change, Enqueued, Events, Kind, Name, PodUse, Pvc, WorkQueue, cache,
+    named, run_workers,
 };
 use crate::plan::tenant;
 use crate::plan::transition::LASTING;
@@ -148,7 +148,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         pods,
         agents,
     };
-    let events = Events::new(client.clone(), "reservoir-controller", &options.identity);
+    let events = Events::new(client.clone(), CONTROLLER, &options.identity);
     let (share, turn, user, batchers, replaced, crowding, postponed, recounts, silence) = Default::default();
     let counters = metrics.clone();
     let ctx = Context {

@@ -82,6 +82,9 @@ advice! {
     restore_template(role, vrole, template) =
         "kubectl reservoir tree --role {role}   # the reservation ends with its last volume; to keep and change it, make \
          VolumeRole {vrole} with template {template} again";
+    free_reserved_name(dr) =
+        "kubectl reservoir why dr/{dr}   # it has the name that the configuration gives to another one; once nothing is in it: kubectl delete \
+         dr/{dr}";
     fit_content(object, size, role) =
         "kubectl reservoir resize {object} {size}   # or retire a volume in it: kubectl reservoir tree --role {role}";
     fit_parent(parent, more, object, less) =
@@ -94,8 +97,8 @@ advice! {
     reserve_on_disk(anew, disk) = "{anew} --disk {disk}   # if NodeDisk {disk} is meant";
     reserve_on_node(anew, node) = "{anew} --node {node}   # if node {node} is meant";
     reserve_on_any_disk(anew) = "{anew}   # on any disk; kubectl get nodedisks lists all of them";
-    reserve_without_selector(anew, node, labels) =
-        "{anew}   # on any disk; or give the labels to a node with a disk: kubectl label node {node} {labels}";
+    reserve_without_selector(anew, keys) =
+        "{anew}   # on any disk; or with --node-selector and the labels of a node: kubectl get nodes -L {keys}";
     reserve_from_parent(anew, parent) = "{anew} --parent {parent}   # if reservation {parent} is meant";
     make_parent(parent, role, size) =
         "kubectl reservoir reserve {parent} --role {role} --size {size}   # makes the parent";
@@ -108,7 +111,8 @@ advice! {
         "kubectl reservoir tree --role {role}   # it goes by itself after its last volume, and takes new ones before; to keep it, put it \
          into reservations of its disk again, in agent.disks of the chart's values";
     retire_content(volume) =
-        "kubectl reservoir retire {volume}   # destroys it after its last use; the same for each one in the reservation";
+        "kubectl reservoir retire {volume}   # destroys it, with its data, after its last use, if nobody needs it; the same for each one in the \
+         reservation";
     delete_content(reservation) =
         "kubectl reservoir delete dr/{reservation}   # it was carved out; the same for each one in the reservation";
     use_fewer_reservations() =
@@ -140,9 +144,9 @@ advice! {
     reserve_beside_kept(name, role, size, deleting, uid, old) =
         "kubectl reservoir reserve {name} --role {role} --size {size}   # DiskReservation {deleting} is being deleted, and takes no new \
          volume; the data of before, which it keeps, comes back by: kubectl reservoir undelete {uid} --name {old}";
-    create_in_new_reservation(name, role, size, anew, deleting) =
-        "kubectl reservoir reserve {name} --role {role} --size {size} && {anew}   # the volume is made anew, since DiskReservation \
-         {deleting} is being deleted";
+    create_in_new_reservation(name, role, size, anew, other, trouble) =
+        "kubectl reservoir reserve {name} --role {role} --size {size} && {anew}   # the volume is made anew in {name}, since DiskReservation \
+         {other} is {trouble}";
     enlarge_reservation(reservation, size, role) =
         "kubectl reservoir resize dr/{reservation} {size}   # or retire a volume in it: kubectl reservoir tree \
          --role {role}";
@@ -171,8 +175,7 @@ advice! {
     use_fewer_volumes(role) =
         "kubectl reservoir tree --role {role}   # retire volumes that are not needed, or reserve once more";
     enlarge_full(volume, size) =
-        "kubectl reservoir resize spv/{volume} {size}   # or remove files: the pods that use the volume are in \
-         kubectl reservoir why spv/{volume}";
+        "kubectl reservoir resize spv/{volume} {size}   # or remove files in a pod that uses the volume";
     remove_files(role) =
         "kubectl reservoir tree --role {role}   # remove files in a pod that uses the volume, which cannot be larger";
     list_orphans(object) =
@@ -191,13 +194,13 @@ advice! {
     take_size_back(volume, size) =
         "kubectl reservoir resize spv/{volume} {size}   # takes the wish back; or do what the message says";
     let_writers_go_on(volume) =
-        "kubectl patch spv {volume} --type=merge -p '{{\"spec\":{{\"sealed\":false}}}}'   # lets the pods go on that \
+        "kubectl patch spv {volume} --type=merge -p '{{\"spec\":{{\"sealed\":false,\"verify\":null}}}}'   # lets the pods go on that \
          the message names; else end them, and it is sealed";
     replace_content(volume) =
         "kubectl describe spv {volume}   # fill another volume from the source of the files; its pods move to that one; only after \
          that: kubectl delete spv {volume}";
     take_seal_back(volume) =
-        "kubectl patch spv {volume} --type=merge -p '{{\"spec\":{{\"sealed\":false}}}}'   # then remove or change the \
+        "kubectl patch spv {volume} --type=merge -p '{{\"spec\":{{\"sealed\":false,\"verify\":null}}}}'   # then remove or change the \
          file that the message names, and set it to true again";
     copies_missing(volume, role) =
         "kubectl describe spv {volume}   # reserve for role {role} on the nodes that the message names, or select fewer nodes";
@@ -211,6 +214,9 @@ advice! {
          kubectl delete pvc {pvc} -n {namespace}";
     keep_volume(volume) =
         "kubectl reservoir unretire {volume}   # keeps the volume; else delete the claims that are bound to it";
+    end_holder(node) =
+        "kubectl get events -A --field-selector=reason=MountHeld   # end the process on {node} that the message or an event names; then it \
+         goes on by itself";
     end_users(role) =
         "kubectl reservoir tree --role {role}   # end the claims and pods that use the volume; then it goes on by \
          itself";
@@ -224,6 +230,7 @@ advice! {
         "kubectl get rolesubscriptions -n {namespace}   # add SHARED_RESOURCES to spec.capabilities of the one for \
          the role";
     for_near_role(anew, role) = "{anew}   # if role {role} is meant";
+    claim_for_named_role(delete) = "{delete}   # then claim the volume for the role that the message names: kubectl reservoir claim --help";
     claim_for_role_of_volume(anew) = "{anew}   # for the role of the volume";
     claim_near_volume(anew, volume) = "{anew}   # if volume {volume} is meant";
     see_digests() =
@@ -252,8 +259,8 @@ advice! {
         "kubectl reservoir unsubscribe {role} -n {namespace} && kubectl reservoir subscribe {near} -n \
          {namespace}   # if role {near} is meant";
     see_offers(namespace) = "kubectl get volumeoffers -n {namespace}   # the volumes on offer";
-    ask_about_holder(claim, holders, namespace) =
-        "kubectl reservoir why vclaim/{claim} -n {holders}   # or claim another volume: kubectl get volumeoffers -n \
+    ask_about_holder(object, namespace) =
+        "kubectl reservoir why {object}   # or claim another volume: kubectl get volumeoffers -n \
          {namespace}";
     claim_other_volume(namespace) =
         "kubectl get volumeoffers -n {namespace}   # claim another volume, or wait for the end of the claim that \
@@ -262,6 +269,9 @@ advice! {
         "kubectl reservoir why spv/{volume}   # lists its claims; a namespace's pods can use one claim together";
     use_fewer_claims(namespace) =
         "kubectl reservoir tree -n {namespace}   # end claims that are not needed: kubectl reservoir unclaim --help";
+    have_allowed(object) =
+        "kubectl describe {object}   # have an administrator allow what the message quotes, a policy or a webhook of others; then it goes on \
+         by itself";
     change_quota(namespace) =
         "kubectl get resourcequotas,limitranges -n {namespace}   # change the one that the message names; then it \
          goes on by itself";
@@ -270,6 +280,8 @@ advice! {
         "kubectl patch pvc {pvc} -n {namespace} -p \
          '{{\"spec\":{{\"resources\":{{\"requests\":{{\"storage\":\"{size}\"}}}}}}}}'   # it can only grow, if its StorageClass has \
          allowVolumeExpansion";
+    unclaim_gone(claim, namespace, volume) =
+        "kubectl reservoir unclaim {claim} -n {namespace}   # its data is given up; after its last claim: kubectl delete spv/{volume}";
     leave_lost_volume(delete) =
         "{delete}   # then claim another volume; data without an object: kubectl reservoir orphans";
     see_finalizers_of(object, finalizer) =
@@ -287,6 +299,9 @@ advice! {
     volumes_unseen(pod, namespace) =
         "kubectl describe pod {pod} -n {namespace}   # its claims are bound; their volumes may not be seen with your rights, and its \
          events have what it waits for";
+    look_at_failed(pod, namespace) =
+        "kubectl describe pod {pod} -n {namespace}   # it has failed, and uses no volume any more: the exit codes of its containers and its \
+         events say why";
     claims_unseen(pod, namespace) =
         "kubectl describe pod {pod} -n {namespace}   # its claims may not be seen with your rights";
     end_other_pod(pod, namespace) =
@@ -343,6 +358,12 @@ advice! {
     grant_to_namespace(role, kind, name) =
         "have an administrator run: kubectl reservoir grant {role} --verbs create,use,resize --to {kind} {name}";
     follow_event() = "do what the message says; Reservoir tries again by itself";
+    have_event_followed(pvc, namespace) =
+        "have an administrator run: kubectl reservoir why pvc/{pvc} -n {namespace}   # or do what the message says, if it is yours to do: \
+         fields of a PersistentVolumeClaim cannot be changed, so make it anew";
+    have_space_found(pod, namespace) =
+        "have an administrator run: kubectl reservoir why pod/{pod} -n {namespace}   # a node that it could run on has too little free space \
+         for its volume";
     read_events(pvc, namespace) =
         "kubectl describe pvc {pvc} -n {namespace}   # its events name what Reservoir waits for";
     make_pvc_as_said(pvc, namespace) =
@@ -352,6 +373,9 @@ advice! {
          says";
     make_class_as_said(class) =
         "kubectl get storageclass {class} -o yaml   # delete it, and make it anew as the message says";
+    claim_after_lost(pvc, namespace, role, volume) =
+        "kubectl delete pvc {pvc} -n {namespace}   # its volume stays with its data; then: kubectl reservoir claim {pvc} --role {role} --volume \
+         {volume} -n {namespace}";
     leave_volume_name(pv, pvc, namespace) =
         "kubectl get pv {pv}; kubectl delete pvc {pvc} -n {namespace}   # then make it again without spec.volumeName";
     use_near_class(pvc, namespace, class) =
@@ -416,16 +440,15 @@ advice! {
     // The doctor.
     have_administrator_look() = "have an administrator run: kubectl reservoir doctor";
     upgrade_kubernetes() = "upgrade the cluster: an older API server does not check rights on roles";
-    apply_kinds() = "kubectl apply --server-side -f crds/   # from the installed release";
     install_plugin() = "install the plug-in of the installed release";
     align_versions() = "install the plug-in of that version, or upgrade the chart";
-    install_chart(release, namespace) =
+    install_chart(release, namespace, owning) =
         "helm upgrade --install {release} charts/reservoir --namespace {namespace} --create-namespace \
-         --reset-then-reuse-values";
+         --reset-then-reuse-values{owning}";
     scale_up(workload, namespace) =
         "kubectl scale {workload} -n {namespace} --replicas=2   # somebody scaled it to 0";
-    install_chart_anew() =
-        "helm upgrade --install reservoir charts/reservoir --namespace reservoir-system --create-namespace   # with -f and the \
+    install_chart_anew(release, namespace, owning) =
+        "helm upgrade --install {release} charts/reservoir --namespace {namespace} --create-namespace{owning}   # with -f and the \
          values of your installation: no release is there whose values could be used again";
     read_program_log(workload, namespace) =
         "kubectl describe {workload} -n {namespace}; kubectl logs {workload} -n {namespace}";
@@ -445,7 +468,7 @@ advice! {
         "kubectl describe pod {pod} -n {namespace}   # its events say what it waits for";
     read_crash_log(namespace, pod) = "kubectl logs -n {namespace} {pod} --previous --tail=50";
     label_node(node, key, value) =
-        "kubectl label node {node} {key}={value} --overwrite   # to have volumes there; or change agent.nodeSelector of the chart";
+        "kubectl label node {node} {key}={value}   # to have volumes there; or change agent.nodeSelector of the chart";
     ready_node(node) = "kubectl describe node {node}   # the taint goes when the node is Ready, and the agent comes";
     tolerate(key, effect) =
         "to have volumes there, add to agent.tolerations of the chart: {{key: {key}, operator: Exists, effect: {effect}}}";

@@ -20,6 +20,11 @@ pub struct Measured {
 
 const STEP: u64 = 64 << 20;
 
+/// The most bytes of a disk that can be allocatable, whatever other files take.
+pub fn at_most(capacity: u64, system_reserved: u64) -> u64 {
+    capacity.saturating_sub(system_reserved) / STEP * STEP
+}
+
 /// Allocatable bytes, computed from the measurements; `published` is the last published number.
 pub fn of_measured(measured: Measured, published: Option<u64>) -> u64 {
     let usable = measured.capacity.min(measured.free.saturating_add(measured.ours));

@@ -9,7 +9,7 @@ use crate::api::{DiskReservation, NodeDisk};
 
 use super::disk_identity::{first_name, is_placeholder};
 use super::holder::Holder;
-use super::{allocatable, labels_of, names, selects};
+use super::{allocatable, labels_of, labels_there, names, selects};
 
 /// A disk as a candidate for a reservation.
 pub struct Candidate<'a> {
@@ -158,7 +158,14 @@ pub fn no_such_disk(reservation: &DiskReservation, candidates: &[Candidate]) -> 
     let asked = match (&spec.node_disk, &spec.node_name, &spec.node_selector) {
         (Some(disk), _, _) => format!("no NodeDisk is called {disk}"),
         (_, Some(node), _) => format!("node {node} has no NodeDisk"),
-        (_, _, Some(selector)) => format!("no node with a NodeDisk has the {}", labels_of(selector)),
+        (_, _, Some(selector)) => {
+            let nodes = candidates.iter().filter_map(|candidate| candidate.node_labels);
+            format!(
+                "no node with a NodeDisk has the {}{}",
+                labels_of(selector),
+                labels_there(selector, nodes)
+            )
+        }
         _ => "there is no NodeDisk: is the agent running?".to_owned(),
     };
     let mut known: Vec<String> = candidates.iter().map(|c| c.disk.name_any()).collect();
@@ -260,6 +267,14 @@ mod tests {
         wanted.spec.node_selector = Some(BTreeMap::from([("disk".into(), "ssd".into())]));
         let said = pick(&wanted, &disks).unwrap_err().1;
         assert_eq!(said, "no node with a NodeDisk has the label disk=ssd; there are n1.a and n2.a");
+        let hdd = [("disk".to_owned(), "hdd".to_owned())].into();
+        let candidates: Vec<_> =
+            disks.iter().map(|disk| Candidate { disk, node_labels: Some(&hdd) }).collect();
+        let said = no_such_disk(&wanted, &candidates).message;
+        assert_eq!(
+            said,
+            "no node with a NodeDisk has the label disk=ssd; the nodes have disk=hdd; there are n1.a and n2.a"
+        );
         wanted.spec.node_selector = None;
         wanted.spec.node_name = Some("n1".into());
         assert_eq!(pick(&wanted, &disks), Ok("n1.a".into()));

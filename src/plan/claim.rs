@@ -107,6 +107,7 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
         Ok(()) => {
             status.persistent_volume = Some(persistent_volume::name(claim));
             let mut verdict = pv_binding::report(claim, &volume, binding);
+            let outage = outage(&volume, seen.now).filter(|_| verdict.ok);
             if verdict.ok && is_unsubscribed(&volume, &seen.offers) {
                 let role = &volume.spec.role;
                 verdict.message.push_str(&format!(
@@ -114,9 +115,11 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
                 ));
             }
             // The binding depends on PersistentVolumes, which have no watch.
-            let again = (verdict.reason == reason::BINDING).then_some(RETRY);
-            if let Some(why) = gone_for_good(&volume).filter(|_| verdict.ok) {
-                verdict = why;
+            let mut again = (verdict.reason == reason::BINDING).then_some(RETRY);
+            match outage {
+                Some(Outage::Lasts(why)) => verdict = why,
+                Some(Outage::Young(left)) => again = Some(left),
+                None => {}
             }
             report(claim, status, verdict, again, seen)
         }
@@ -124,16 +127,43 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
     }
 }
 
-/// Why no pod uses the claim's volume ever again, once its disk was declared gone (D4).
-fn gone_for_good(volume: &SharedPersistentVolume) -> Option<Verdict> {
+/// A time in which no pod can begin to use the volume of a bound claim.
+enum Outage {
+    /// It is told after that time.
+    Young(Duration),
+    /// It is told.
+    Lasts(Verdict),
+}
+
+/// The time after which the claims of a volume tell its outage. A node that restarts within it costs no write of a claim.
+const TOLD_AFTER: Duration = Duration::from_secs(60);
+
+/// Why no pod can begin to use the volume of a bound claim: for good, if its disk was declared gone, or while its node or its
+/// disk does not serve it (D4, D8, V10). The files of a volume that differ from its seal keep nobody from them (E4).
+fn outage(volume: &SharedPersistentVolume, now: Timestamp) -> Option<Outage> {
     let ready = condition::get(&volume.status.as_ref()?.conditions, READY)?;
-    (ready.reason == reason::VOLUME_GONE).then(|| {
-        let name = volume.name_any();
+    let name = volume.name_any();
+    if ready.reason == reason::VOLUME_GONE {
         let why = format!(
             "the disk of volume {name} was declared gone, and its data with it: end the pods of this claim, delete the claim, and claim \
              another volume"
         );
-        Verdict::no(reason::VOLUME_GONE, why)
+        return Some(Outage::Lasts(Verdict::no(reason::VOLUME_GONE, why)));
+    }
+    let outages =
+        [reason::NODE_UNREACHABLE, reason::DISK_NOT_READY, reason::BACKING_FAILED, reason::BACKING_LOST];
+    if ready.status == "True" || !outages.contains(&&*ready.reason) {
+        return None;
+    }
+    // A clock that was set back makes it earlier.
+    let lasted = Duration::try_from(now.duration_since(ready.last_transition_time.0)).unwrap_or(TOLD_AFTER);
+    Some(match TOLD_AFTER.saturating_sub(lasted) {
+        Duration::ZERO => {
+            let why =
+                format!("new pods wait for volume {name}, to which the claim is bound: {}", ready.message);
+            Outage::Lasts(Verdict::no(reason::VOLUME_NOT_READY, why))
+        }
+        left => Outage::Young(left),
     })
 }
 

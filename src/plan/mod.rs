@@ -65,7 +65,7 @@ pub mod usage;
 pub mod verify;
 pub mod volume;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The most pods in the list of a status. The count beside the list covers all pods.
 pub const LISTED_PODS: usize = 16;
@@ -86,6 +86,20 @@ pub(crate) fn names<T: std::fmt::Display>(items: &[T], total: usize) -> String {
 pub(crate) fn labels_of(selector: &BTreeMap<String, String>) -> String {
     let labels: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
     format!("{} {}", if labels.len() == 1 { "label" } else { "labels" }, names(&labels, labels.len()))
+}
+
+/// The other values that nodes have of a selector's labels, where none has the wanted one: `; the nodes have pool=cpu`.
+pub(crate) fn labels_there<'a>(
+    selector: &BTreeMap<String, String>,
+    nodes: impl Iterator<Item = &'a BTreeMap<String, String>> + Clone,
+) -> String {
+    let lacking =
+        |(key, value): &(&String, &String)| nodes.clone().all(|labels| labels.get(*key) != Some(*value));
+    let there = selector.iter().filter(lacking).flat_map(|(key, _)| {
+        nodes.clone().filter_map(move |labels| Some(format!("{key}={}", labels.get(key)?)))
+    });
+    let there: Vec<String> = there.collect::<BTreeSet<_>>().into_iter().collect();
+    if there.is_empty() { String::new() } else { format!("; the nodes have {}", names(&there, there.len())) }
 }
 
 /// True if the labels have all that the selector asks for.

@@ -153,6 +153,11 @@ pub fn not_as_configured(disk: &NodeDisk) -> Option<&str> {
     healthy.message.get(before.len() + 2..)
 }
 
+/// The name of the first static reservation that could be neither made nor deleted.
+pub fn failed_static(disk: &NodeDisk) -> Option<&str> {
+    not_as_configured(disk)?.strip_prefix(STATIC)?.split(' ').next()
+}
+
 /// The refusal of a disk whose ID differs from the ID of its NodeDisk.
 fn other_disk(disk: &NodeDisk, found: &NodeDiskSpec) -> String {
     let (path, id, name, expected) = (&found.path, &found.disk_id, disk.name_any(), &disk.spec.disk_id);
@@ -201,11 +206,10 @@ fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) ->
             status.system_reserved = Some(Size::from_bytes(seen.system_reserved));
             status.allocatable = Some(Size::from_bytes(allocatable));
             let reserved = ledger::total(&status.reservations);
-            match reserved.saturating_sub(allocatable) {
-                _ if is_overbooked(&status) => {
-                    Verdict::no(reason::SPACE_TAKEN, overbooked(disk, &status, seen.allocatable))
-                }
+            // The published number may be larger for a while than the configuration gives.
+            match reserved.saturating_sub(allocatable.min(seen.allocatable)) {
                 0 => Verdict::yes(reason::DISK_HEALTHY, health),
+                _ if is_overbooked(&status) => Verdict::no(reason::SPACE_TAKEN, overbooked(disk, &status)),
                 missing => Verdict::no(
                     reason::SPACE_TAKEN,
                     format!(
@@ -221,21 +225,24 @@ fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) ->
     with_verdict(disk, status, verdict, now)
 }
 
-/// True if more is reserved than the disk has by its configuration, whatever other files take.
-pub fn is_overbooked(status: &NodeDiskStatus) -> bool {
+/// The bytes that reservations can have by the disk's configuration, whatever other files take.
+fn configured(status: &NodeDiskStatus) -> Option<u64> {
     let bytes = |size: &Option<Size>| size.as_ref().map(Size::bytes_or_zero);
-    let Some(capacity) = bytes(&status.capacity) else { return false };
-    let usable = capacity.saturating_sub(bytes(&status.system_reserved).unwrap_or(0));
-    ledger::total(&status.reservations) > usable
+    Some(allocatable::at_most(bytes(&status.capacity)?, bytes(&status.system_reserved).unwrap_or(0)))
 }
 
-fn overbooked(disk: &NodeDisk, status: &NodeDiskStatus, usable: u64) -> String {
+/// True if more is reserved than reservations can have by the disk's configuration.
+pub fn is_overbooked(status: &NodeDiskStatus) -> bool {
+    configured(status).is_some_and(|bytes| ledger::total(&status.reservations) > bytes)
+}
+
+fn overbooked(disk: &NodeDisk, status: &NodeDiskStatus) -> String {
     let size = |size: &Option<Size>| size.clone().unwrap_or_else(|| Size::from_bytes(0));
     format!(
         "{} are reserved, and {} can be: the disk has {}, of which {} are held back; raise capacity or lower systemReserved of disk {} in \
          agent.disks of the chart, or make its file system larger, or reservations smaller",
         Size::from_bytes(ledger::total(&status.reservations)),
-        Size::from_bytes(usable),
+        Size::from_bytes(configured(status).unwrap_or(0)),
         size(&status.capacity),
         size(&status.system_reserved),
         disk.spec.disk_name
@@ -399,6 +406,14 @@ mod tests {
         assert!(is_overbooked(&status));
         let (status, _, _) = health(&disk, Seen { free: 2 * GI, kept: 4 * GI, ..seen() });
         assert!(!is_overbooked(&status), "other files took it");
+        // Allocatable bytes come in steps of 64Mi.
+        let mut disk = testing::disk("n1.a", "n1", 10, &[("r", 8)]);
+        let (status, few) = (disk.status.as_mut().unwrap(), 10 << 20);
+        (status.allocatable, status.reservations[0].size) = (None, Size::from_bytes(8 * GI - few));
+        let capacity = 8 * GI - few / 2;
+        let (status, reason, message) = health(&disk, Seen { capacity, allocatable: capacity, ..seen() });
+        assert_eq!((reason.as_str(), is_overbooked(&status)), ("SpaceTaken", true));
+        assert!(message.starts_with("8182Mi are reserved, and 8128Mi can be"), "{message}");
     }
 
     #[test]

@@ -170,6 +170,8 @@ pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
     let fenced = node.fenced || matches!(on_disk, OnDisk::Record(record) if record.fenced);
     match (destroy.tombstone.is_some(), destroy.in_use) {
         (true, _) => match on_disk {
+            // Its disk was restored to a state from before the fence.
+            OnDisk::Record(record) if !record.fenced => Task::Fence,
             OnDisk::Record(record) if destroy.kept_until.is_some() && !record.erasing => Task::Keep,
             _ => Task::Erase,
         },
@@ -321,6 +323,9 @@ pub fn report(
         (_, Outcome::Fenced { pods, in_use }) => {
             fence(node, pods, in_use);
             pause = node.in_use.then_some(WHILE_IN_USE);
+            // The end of the data follows, and the status may be as before.
+            let has_tombstone = status.destroy.as_ref().is_some_and(|destroy| destroy.tombstone.is_some());
+            pause = pause.or_else(|| has_tombstone.then_some(Duration::ZERO));
         }
         (_, Outcome::Erased(bytes)) => erase(node, Some(Size::from_bytes(bytes))),
         (_, Outcome::Kept) => node.backing = BackingState::Kept,

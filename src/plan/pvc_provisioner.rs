@@ -47,6 +47,8 @@ pub struct Seen {
     pub nodes: Vec<Arc<Node>>,
     /// True if a pod uses the PersistentVolumeClaim, by the cache.
     pub used: bool,
+    /// A pod that the scheduler has placed nowhere, for want of storage capacity on some node, by the cache.
+    pub without_storage: Option<String>,
     /// The other PersistentVolumeClaims of the pods, if a scheduler chooses the node.
     pub mates: Vec<Mate>,
     /// The API server's refusal of the last write of a bound PersistentVolumeClaim's volume.
@@ -193,7 +195,17 @@ fn unchosen(seen: &Seen, class: &StorageClass, wanted: SharedPersistentVolume) -
     let (reservations, disks) = (super::refs(&seen.reservations), super::refs(&seen.disks));
     let allowed = |node: &str| class.allowed_topologies.is_none() || is_allowed(seen, class, node);
     match placement::place_emptied(&wanted, allowed, &reservations, &disks) {
-        Ok(()) => Step::Rest,
+        Ok(()) => {
+            let places = || placement::places(&wanted, class, &seen.mates, allowed, &reservations, &disks);
+            let pod = seen.without_storage.as_ref().map(|pod| (pod, places()));
+            // Without any place for all volumes of the pod the scheduler chooses again ([`Step::Reschedule`]).
+            match pod.filter(|(_, places)| !places.is_empty()) {
+                Some((pod, places)) => {
+                    Step::Wait(placement::elsewhere(&wanted, pod, &places), Box::new(wanted))
+                }
+                None => Step::Rest,
+            }
+        }
         Err(why) if class.allowed_topologies.is_some() => {
             Step::Wait(placement::on_allowed(class, &seen.nodes, &why), Box::new(wanted))
         }

@@ -48,6 +48,16 @@ pub fn changes(disk: &str, configured: &[(String, Size)], found: &[DiskReservati
     changes
 }
 
+/// Why a static reservation cannot be made beside the reservation that has its name.
+pub fn in_the_way(there: &DiskReservation) -> Option<String> {
+    let (name, principal) = (there.name_any(), there.spec.principal.as_deref().unwrap_or("somebody"));
+    (!there.spec.is_static).then(|| {
+        format!(
+            "DiskReservation {name}, which {principal} made, has its name: delete that one once it is empty, and the agent makes its own"
+        )
+    })
+}
+
 /// The name of a disk's static reservation: `<disk>.<role>` with `/` as `.`. Names allow lower-case letters, digits and
 /// inner `-`. Other characters are replaced, and a hash of the role follows, so that no two roles share a name.
 fn name(disk: &str, role: &str) -> String {
@@ -72,6 +82,22 @@ fn name(disk: &str, role: &str) -> String {
 mod tests {
     use super::*;
     use crate::plan::testing::*;
+
+    /// R2: the API server's words about a field that cannot be changed lead nowhere.
+    #[test]
+    fn r2_a_static_reservation_says_whose_its_name_is() {
+        let mut there = reserved("n1.a.eng", "eng", 1, &[]);
+        there.spec.principal = Some("joe".into());
+        assert_eq!(
+            in_the_way(&there).as_deref(),
+            Some(
+                "DiskReservation n1.a.eng, which joe made, has its name: delete that one once it is empty, and the agent makes \
+                 its own"
+            )
+        );
+        there.spec.is_static = true;
+        assert_eq!(in_the_way(&there), None);
+    }
 
     #[test]
     fn r2_a_name_has_the_disk_and_the_role() {

@@ -18,7 +18,7 @@ use crate::api::{
 
 use super::disk_identity::is_placeholder;
 use super::holder::used;
-use super::{kept, labels_of, names, quota};
+use super::{kept, labels_of, labels_there, names, quota};
 
 /// Labels of the Nodes by name. A name without labels here has no Node.
 pub type NodeLabels<'a> = BTreeMap<&'a str, &'a BTreeMap<String, String>>;
@@ -171,12 +171,13 @@ pub fn verdict(
     let mut messages = Vec::new();
     for (template, counted) in templates.iter().zip(counted) {
         let trouble = match (counted.disks, counted.disks - counted.ready) {
-            (0, _) => Some((reason::NO_SUCH_DISK, selects_nothing(template, disks))),
+            (0, _) => Some((reason::NO_SUCH_DISK, selects_nothing(template, disks, nodes))),
             (_, 0) => None,
             (all, waiting) => {
                 let on = disks.iter().filter(|disk| selects(template, disk, nodes) == Some(true));
                 let names = on.map(|disk| name(&role.name_any(), &template.name, &disk.name_any()));
-                let first = names.filter_map(|name| first_waiting(&name, reservations)).next();
+                let of = TemplateRef { volume_role: role.name_any(), name: template.name.clone() };
+                let first = names.filter_map(|name| first_waiting(&name, &of, reservations)).next();
                 let first = first.unwrap_or_else(|| "they are being made".to_owned());
                 Some((
                     reason::TEMPLATE_WAITS,
@@ -225,20 +226,53 @@ fn left(
     (!left.is_empty()).then(|| format!("DiskReservation {} {UNSELECTED}", names(&left, left.len())))
 }
 
-/// `first eng.scratch.n1.a: NotEnoughRoom`, if the reservation of that name waits.
-fn first_waiting(name: &str, reservations: &[&DiskReservation]) -> Option<String> {
+/// `first eng.scratch.n1.a: NotEnoughRoom`, if the reservation of that name waits, or is not the template's.
+fn first_waiting(name: &str, of: &TemplateRef, reservations: &[&DiskReservation]) -> Option<String> {
     let reservation = reservations.iter().find(|r| r.metadata.name.as_deref() == Some(name))?;
+    if reservation.spec.template.as_ref() != Some(of) {
+        return Some(format!(
+            "first DiskReservation {name}, which is not of the template: delete it once it is empty, and the template makes its own"
+        ));
+    }
     let ready = condition::get(&reservation.status.as_ref()?.conditions, READY)?;
     (ready.status != "True").then(|| format!("first DiskReservation {name}: {}", ready.reason))
 }
 
-fn selects_nothing(template: &ReservationTemplate, disks: &[&NodeDisk]) -> String {
+/// A reservation with the name of one that a template would make, and not of that template.
+pub fn in_the_way<'a>(
+    role: &VolumeRole,
+    disks: &[NodeDisk],
+    reservations: &'a [DiskReservation],
+) -> Option<&'a DiskReservation> {
+    let wanted = role.spec.reservation_templates.iter().flat_map(|template| {
+        disks
+            .iter()
+            .filter(|disk| disk.spec.disk_name == template.disk_name)
+            .map(|disk| made_of(role, template, disk))
+    });
+    let taken = |wanted: DiskReservation| {
+        reservations
+            .iter()
+            .find(|r| r.metadata.name == wanted.metadata.name && r.spec.template != wanted.spec.template)
+    };
+    wanted.into_iter().find_map(taken)
+}
+
+fn selects_nothing(template: &ReservationTemplate, disks: &[&NodeDisk], nodes: &NodeLabels) -> String {
     let ReservationTemplate { disk_name, node_selector, .. } = template;
     let mut known: Vec<&str> = disks.iter().map(|disk| disk.spec.disk_name.as_str()).collect();
     known.sort_unstable();
     known.dedup();
     match (known.contains(&disk_name.as_str()), node_selector) {
-        (true, Some(selector)) => format!("no node with disk {disk_name} has the {}", labels_of(selector)),
+        (true, Some(selector)) => {
+            let on = disks.iter().filter(|disk| disk.spec.disk_name == *disk_name);
+            let on = on.filter_map(|disk| nodes.get(disk.spec.node_name.as_str()).copied());
+            format!(
+                "no node with disk {disk_name} has the {}{}",
+                labels_of(selector),
+                labels_there(selector, on)
+            )
+        }
         (true, None) => format!("no node with disk {disk_name} is there"),
         (false, _) if known.is_empty() => "there is no NodeDisk: is the agent running?".to_owned(),
         (false, _) => format!(
@@ -361,7 +395,7 @@ mod tests {
         );
         assert_eq!(
             said(&role, &[&on], &cpu, &[]),
-            "NoSuchDisk: template scratch: no node with disk a has the label pool=gpu"
+            "NoSuchDisk: template scratch: no node with disk a has the label pool=gpu; the nodes have pool=cpu"
         );
         let mut mistyped = role.clone();
         mistyped.spec.reservation_templates[0].disk_name = "aa".into();
@@ -386,6 +420,15 @@ mod tests {
         );
         set_ready(&mut made.status.as_mut().unwrap().conditions, true);
         assert_eq!(said(&role, &[&on], &gpu, &[&made]), "Ready: each template has its reservations");
+        let mut by_hand = made.clone();
+        by_hand.spec.template = None;
+        assert_eq!(
+            said(&role, &[&on], &gpu, &[&by_hand]),
+            "TemplateWaits: template scratch: 1 of 1 reservations are not Ready, first DiskReservation eng-role.scratch.n1.a, which is \
+             not of the template: delete it once it is empty, and the template makes its own"
+        );
+        assert_eq!(in_the_way(&role, &[on.clone()], &[by_hand.clone()]), Some(&by_hand));
+        assert_eq!(in_the_way(&role, &[on.clone()], &[made.clone()]), None);
         let other = disk("n2.a", "n2", 20, &[]);
         let mut left = made.clone();
         (left.metadata.name, left.spec.node_disk) = (Some("left".into()), Some("n2.a".into()));

@@ -443,6 +443,8 @@ fn report(volume: &SharedPersistentVolume, on: Option<&NodeDisk>) -> (VolumePhas
     let made = status.node.as_ref().is_some_and(|n| n.backing == BackingState::Made);
     let phase = if made { VolumePhase::Ready } else { VolumePhase::Creating };
     let disk = status.node_disk.as_deref().unwrap_or("?");
+    // A volume that was never made has no data.
+    let stays = |joint: &str| if made { format!("{joint} the data stays on it") } else { String::new() };
     let disk_trouble = on.and_then(|disk| disk.status.as_ref()).map(|on| {
         // The bytes of a volume are allocated already, so a disk without free space does not make the volume unready.
         let ready = condition::get(&on.conditions, READY);
@@ -450,7 +452,7 @@ fn report(volume: &SharedPersistentVolume, on: Option<&NodeDisk>) -> (VolumePhas
     });
     let verdict = match (disk_trouble, condition::get(&status.conditions, BACKED)) {
         (None, _) => {
-            Verdict::no(reason::DISK_NOT_READY, format!("NodeDisk {disk} is not there; the data stays on it"))
+            Verdict::no(reason::DISK_NOT_READY, format!("NodeDisk {disk} is not there{}", stays(";")))
         }
         (Some(Some(c)), _) if c.reason == reason::NODE_GONE => Verdict::no(
             reason::NODE_GONE,
@@ -458,17 +460,24 @@ fn report(volume: &SharedPersistentVolume, on: Option<&NodeDisk>) -> (VolumePhas
                 "its node left the cluster, and NodeDisk {disk} with it: the volume ends, and its data with it"
             ),
         ),
-        (Some(Some(c)), _) if c.reason == reason::DISK_GONE => Verdict::no(
-            reason::VOLUME_GONE,
-            format!("NodeDisk {disk} was declared gone, and the data with it: delete the volume"),
-        ),
+        (Some(Some(c)), _) if c.reason == reason::DISK_GONE => {
+            let end = match &*status.claims {
+                [] => "delete the volume".to_owned(),
+                claims => format!(
+                    "delete what claims it, {}, after its pods, then the volume",
+                    names(claims, claims.len())
+                ),
+            };
+            let why = format!("NodeDisk {disk} was declared gone, and the data with it: {end}");
+            Verdict::no(reason::VOLUME_GONE, why)
+        }
         (Some(Some(c)), _) => Verdict::no(
             if c.reason == reason::NODE_UNREACHABLE {
                 reason::NODE_UNREACHABLE
             } else {
                 reason::DISK_NOT_READY
             },
-            format!("NodeDisk {disk} is not ready, the data stays on it: {}", c.message),
+            format!("NodeDisk {disk} is not ready{}: {}", stays(","), c.message),
         ),
         (_, Some(c)) if c.status != "True" => {
             let own = [reason::BACKING_LOST, reason::NO_ORPHAN].into_iter().find(|own| c.reason == *own);

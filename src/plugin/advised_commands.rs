@@ -9,7 +9,7 @@ use crate::plan::advice;
 
 /// kubectl's verbs that sentences use, with their flags. A flag with `=` has a value.
 const VERBS: &[(&str, &str)] = &[
-    ("get", "-n= -A -l= -o= --field-selector="),
+    ("get", "-n= -A -l= -L= -o= --field-selector="),
     ("delete", "-n= --force --grace-period="),
     ("describe", "-n="),
     ("edit", "-n="),

@@ -20,7 +20,11 @@ pub(super) fn explain_api_error(error: &kube::Error) -> anyhow::Error {
         // path.
         kube::Error::Api(status) if status.code == 404 && !status.message.contains('"') => anyhow::anyhow!(
             "this cluster does not have Reservoir's kinds: name another cluster with --context, or install the chart: {}",
-            advice::install_chart("reservoir", "reservoir-system")
+            advice::install_chart("reservoir", "reservoir-system", "")
+        ),
+        kube::Error::Api(status) if status.code == 401 => anyhow::anyhow!(
+            "the cluster does not accept the credentials of the kubeconfig ({}): log in again, or name another user with --context",
+            status.message
         ),
         kube::Error::Api(status) => match right(&status.message) {
             Some(step) => anyhow::anyhow!("{}: {step}", status.message),
@@ -61,6 +65,15 @@ fn right(message: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// T4: to a user whose login is over the API server only says "Unauthorized".
+    #[test]
+    fn t4_a_login_that_is_over_has_a_step() {
+        let mut status = kube::core::Status::failure("Unauthorized", "Unauthorized");
+        status.code = 401;
+        let said = explain_api_error(&kube::Error::Api(status.into())).to_string();
+        assert!(said.contains("(Unauthorized): log in again"), "{said}");
+    }
 
     /// T4: Kubernetes' refusal has no next step.
     #[test]

@@ -90,12 +90,14 @@ pub(super) fn text(all: &[KeptData]) -> String {
             entry.uid.clone(),
         ]);
     }
-    let mut text = format!(
-        "{}\nkubectl reservoir undelete {} brings the first volume back; a reservation takes the bytes back earlier if it \
-         needs them\n",
-        table(&rows),
-        all[0].entry.uid
-    );
+    let mut text = format!("{}\n", table(&rows));
+    if let Some(first) = all.iter().find(|data| data.of.is_ok()) {
+        let KeptData { entry, .. } = first;
+        text.push_str(&format!(
+            "kubectl reservoir undelete {} brings volume {} back; a reservation takes the bytes back earlier if it needs them\n",
+            entry.uid, entry.name
+        ));
+    }
     for KeptData { reservation, entry, of, .. } in all.iter().filter(|data| data.unlisted) {
         text.push_str(&match of {
             Ok(_) => format!(
@@ -220,6 +222,7 @@ mod tests {
         assert!(text.starts_with("NAME"), "{text}");
         let row = "a      -          1Gi    eng    r             n1.a   1970-01-01T00:00:00Z   1970-01-01T00:01:00Z   uid-a-0\n";
         assert!(text.contains(row), "{text}");
+        assert!(text.contains("kubectl reservoir undelete uid-a-0 brings volume a back"), "{text}");
     }
 
     #[test]

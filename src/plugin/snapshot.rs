@@ -145,6 +145,11 @@ impl Snapshot {
         !self.denied.iter().any(|denied| denied.plural == kind.plural)
     }
 
+    /// True if the caller sees what decides on the place of a new volume.
+    pub fn sees_space(&self) -> bool {
+        !self.classes_unseen && self.sees(&kind::RESERVATION) && self.sees(&kind::DISK)
+    }
+
     /// Fails if the caller may not list one of the kinds: what may not be seen may be there.
     pub fn require(&self, kinds: &[&kind::Kind]) -> anyhow::Result<()> {
         match kinds.iter().find(|kind| !self.sees(kind)) {
@@ -175,10 +180,7 @@ impl Snapshot {
         }
         let mut notes: Vec<String> =
             notes.iter().map(|(within, plurals)| within.note(&names(plurals, plurals.len()))).collect();
-        let unknown = |pvc: &&PersistentVolumeClaim| {
-            pvc.spec.as_ref().is_some_and(|spec| spec.volume_name.is_none()) && !self.is_ours(pvc)
-        };
-        if self.classes_unseen && self.pvcs.iter().any(|pvc| unknown(&pvc)) {
+        if self.unknown_pvcs().next().is_some() {
             let unseen = "you may not list storageclasses: a PersistentVolumeClaim without a volume may be Reservoir's, too";
             notes.push(unseen.to_owned());
         }
@@ -261,7 +263,15 @@ impl Snapshot {
     pub fn is_ours(&self, pvc: &PersistentVolumeClaim) -> bool {
         let class = pvc.spec.as_ref().and_then(|spec| spec.storage_class_name.as_ref());
         let annotated = pvc.annotations().get("volume.kubernetes.io/storage-provisioner");
-        annotated.is_some_and(|by| by == DRIVER) || class.is_some_and(|class| self.classes.contains(class))
+        // Before a node is chosen, no annotation names the driver to those who may not see the class.
+        let is_told = |event: &Event| {
+            event.reporting_component.as_deref() == Some(cluster::CONTROLLER)
+                && event.involved_object.uid.is_some()
+                && event.involved_object.uid == pvc.metadata.uid
+        };
+        annotated.is_some_and(|by| by == DRIVER)
+            || class.is_some_and(|class| self.classes.contains(class))
+            || self.events.iter().any(is_told)
     }
 
     /// Why no volume can be made for a PersistentVolumeClaim of Reservoir, whatever is free; and its StorageClass, if that is
@@ -297,6 +307,17 @@ impl Snapshot {
     pub fn our_class(&self, pvc: &PersistentVolumeClaim) -> Option<&StorageClass> {
         let name = pvc.spec.as_ref()?.storage_class_name.as_ref()?;
         self.our_classes.iter().find(|class| class.name_any() == *name)
+    }
+
+    /// The PersistentVolumeClaims without a volume whose StorageClass the caller may not see.
+    pub fn unknown_pvcs(&self) -> impl Iterator<Item = &PersistentVolumeClaim> {
+        let unknown = |pvc: &&PersistentVolumeClaim| {
+            let spec = pvc.spec.as_ref().filter(|spec| spec.volume_name.is_none());
+            // The empty name asks for no class.
+            let names_none = |class: &String| class.is_empty();
+            spec.is_some_and(|s| !s.storage_class_name.as_ref().is_some_and(names_none)) && !self.is_ours(pvc)
+        };
+        self.pvcs.iter().filter(|_| self.classes_unseen).filter(unknown)
     }
 
     /// The PersistentVolumeClaims of Reservoir's StorageClasses that have no volume yet.
@@ -422,6 +443,11 @@ mod tests {
         let pvcs = vec![serde_json::from_value(pvc).unwrap()];
         let mut snapshot = Snapshot { pvcs, classes_unseen: true, ..Default::default() };
         assert_eq!(snapshot.notes().len(), 1);
+        assert_eq!(snapshot.unknown_pvcs().count(), 1);
+        // No class is asked for.
+        snapshot.pvcs[0].spec.as_mut().unwrap().storage_class_name = Some(String::new());
+        assert_eq!(snapshot.unknown_pvcs().count(), 0);
+        snapshot.pvcs[0].spec.as_mut().unwrap().storage_class_name = Some("enx".into());
         snapshot.classes_unseen = false;
         assert_eq!(snapshot.notes().len(), 0);
     }

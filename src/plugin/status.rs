@@ -11,7 +11,7 @@ use super::paint::{Paint, human, table};
 use super::snapshot::Snapshot;
 use super::why;
 use crate::api::condition::{self, RETIRING};
-use crate::api::{Size, VolumeRole, VolumeRoleSpec};
+use crate::api::{ClaimPhase, Size, VolumeClaim, VolumeRole, VolumeRoleSpec};
 use crate::plan::candidate::is_cordoned;
 use crate::plan::{advice, allocatable, orphans, quota, summary};
 
@@ -99,6 +99,12 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
         let ready = of.iter().filter(|item| item.is_ready()).count();
         snapshot.sees(kind).then_some(Count { all: of.len(), ready })
     };
+    // A bound claim stays bound while its volume is away.
+    let bound = |claim: &&VolumeClaim| {
+        let status = claim.status.as_ref();
+        status.is_some_and(|s| s.phase == ClaimPhase::Bound) && claim.metadata.deletion_timestamp.is_none()
+    };
+    let claims = Count { all: snapshot.claims.len(), ready: snapshot.claims.iter().filter(bound).count() };
     let pvcs = snapshot.waiting_pvcs().map(|pvc| {
         let (namespace, name) = (pvc.namespace().unwrap_or_default(), pvc.name_any());
         let why = snapshot.refused(pvc).map(|(_, why)| why).or_else(|| snapshot.no_place(pvc));
@@ -106,6 +112,16 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
             object: format!("PersistentVolumeClaim {namespace}/{name}"),
             reason: if why.is_some() { why::PROVISIONING_FAILED } else { "Pending" }.into(),
             message: why.unwrap_or_else(|| "Reservoir has made no volume for it yet".into()),
+            argument: PVC.argument(&name, Some(&namespace)),
+        }
+    });
+    let unknown = snapshot.unknown_pvcs().map(|pvc| {
+        let (namespace, name) = (pvc.namespace().unwrap_or_default(), pvc.name_any());
+        Waiting {
+            object: format!("PersistentVolumeClaim {namespace}/{name}"),
+            reason: "Pending".into(),
+            message: "it has no volume yet; you may not see its StorageClass, which may be Reservoir's"
+                .into(),
             argument: PVC.argument(&name, Some(&namespace)),
         }
     });
@@ -152,7 +168,7 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
         disks: snapshot.disks.iter().map(disk).collect(),
         roles: roles(snapshot),
         volumes: count(&VOLUME),
-        claims: count(&CLAIM),
+        claims: snapshot.sees(&CLAIM).then_some(claims),
         offered: if snapshot.sees(&VOLUME) { vec![] } else { offered(snapshot) },
         sees_disks: snapshot.sees(&DISK),
         orphans: snapshot.disks.iter().flat_map(|d| &d.status).map(orphans::count).sum(),
@@ -171,6 +187,7 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
             .chain(troubled)
             .chain(unseen)
             .chain(pvcs)
+            .chain(unknown)
             .chain(grows)
             .chain(ending)
             .collect(),
@@ -331,6 +348,7 @@ mod tests {
         use serde_json::{from_value, json};
         let mut ready = claim("team", "data", "v");
         set_ready(&mut ready.status.get_or_insert_default().conditions, true);
+        ready.status.get_or_insert_default().phase = ClaimPhase::Bound;
         let pod = |name: &str, claim: &str, phase: &str| {
             from_value(json!({"metadata": {"namespace": "team", "name": name},
                 "spec": {"containers": [], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]},
@@ -366,6 +384,9 @@ mod tests {
         let big = "PersistentVolumeClaim team/big ProvisioningFailed: no node has a place for the volume: 10Gi asked for, eng \
                    has 4Gi left";
         assert!(told.contains(big), "{told}");
+        assert!(told.contains("1 of 1 claims bound"), "{told}");
+        set_ready(&mut snapshot.claims[0].status.get_or_insert_default().conditions, false);
+        assert!(of(&snapshot).contains("1 of 1 claims bound"), "D4: {}", of(&snapshot));
         snapshot.pods.clear();
         assert!(
             of(&snapshot).contains("team/big Pending: Reservoir has made no volume"),

@@ -62,7 +62,7 @@ pub(super) fn tree(snapshot: &Snapshot, filter: &Filter) -> Vec<Node> {
             roots.push(claim_node(snapshot, &claim.namespace().unwrap_or_default(), &claim.name_any(), mode));
         }
     }
-    roots.extend(snapshot.waiting_pvcs().map(|pvc| Node {
+    roots.extend(snapshot.waiting_pvcs().chain(snapshot.unknown_pvcs()).map(|pvc| Node {
         kind: kind::PVC.name,
         namespace: pvc.namespace(),
         name: pvc.name_any(),

@@ -33,6 +33,7 @@ const FINAL: &[&str] = &[
     NO_SUCH_DISK,
     NOT_A_SUB_ROLE,
     CANNOT_SHRINK,
+    SHRINK_IN_USE,
     ROLE_NOT_ALLOWED,
     ALWAYS_WRITABLE,
     NO_SUBSCRIPTION,
@@ -58,6 +59,8 @@ const FINAL: &[&str] = &[
 
 /// Time after which such a state counts as lasting.
 const STUCK: Duration = Duration::from_secs(3);
+/// The same for a failed resize, which the node tries again after fifteen seconds.
+const FAILED_AGAIN: Duration = Duration::from_secs(20);
 
 /// The end of the wait of `--wait`.
 pub(super) enum Until {
@@ -308,10 +311,10 @@ pub(super) async fn wait_until(
     let watched = watch_object(api.clone(), &name).default_backoff();
     futures::pin_mut!(watched);
     let argument = kind.argument(&name, written.namespace().as_deref());
-    let mut stuck = false;
+    let mut stuck = None;
     loop {
         let left = write.timeout.saturating_sub(started.elapsed());
-        let patience = if stuck { left.min(STUCK) } else { left };
+        let patience = stuck.map_or(left, |stuck| left.min(stuck));
         let Ok(seen) = tokio::time::timeout(patience, watched.next()).await else {
             if patience < left {
                 bail!(
@@ -342,7 +345,7 @@ pub(super) async fn wait_until(
             }
             Ok(Some(object)) => {
                 let progress = progress(&object, until, written.metadata.generation);
-                stuck = progress.as_ref().is_some_and(|(_, text)| is_final(text));
+                stuck = progress.as_ref().and_then(|(_, text)| lasting_after(text));
                 if let Some((_, text)) = progress.as_ref().filter(|(_, text)| *text != last) {
                     eprintln!("{:>4} s  {text}", started.elapsed().as_secs());
                     last.clone_from(text);
@@ -364,9 +367,12 @@ fn has_its_size(object: &DynamicObject) -> bool {
     is_undivided || has.is_some() && has == bytes(&spec["size"])
 }
 
-/// True for the text of a condition that does not end by itself.
-fn is_final(text: &str) -> bool {
-    FINAL.iter().any(|reason| text.split(':').next() == Some(reason))
+/// The time after which the text of a condition counts as lasting; `None`: the state ends by itself.
+fn lasting_after(text: &str) -> Option<Duration> {
+    match text.split(':').next()? {
+        RESIZE_FAILED => Some(FAILED_AGAIN),
+        reason => FINAL.contains(&reason).then_some(STUCK),
+    }
 }
 
 /// Returns true if the wait is over, with the text of the condition. `None`: the condition refers to an older
@@ -515,15 +521,20 @@ mod tests {
     #[test]
     fn t4_a_wait_ends_on_what_does_not_end_by_itself() {
         for (text, wanted) in [
-            ("NoSubscription: subscribe first", true),
-            ("VolumeRetiring: volume v is being retired and takes no new claim; claim another one", true),
-            ("VolumeDestroying: said", true),
-            ("VolumeSealed: said", true),
-            ("SealedSize: said", true),
-            ("VolumeNotReady: said", false),
-            ("VolumeHeld: said", false),
+            ("NoSubscription: subscribe first", Some(STUCK)),
+            (
+                "VolumeRetiring: volume v is being retired and takes no new claim; claim another one",
+                Some(STUCK),
+            ),
+            ("VolumeDestroying: said", Some(STUCK)),
+            ("VolumeSealed: said", Some(STUCK)),
+            ("SealedSize: said", Some(STUCK)),
+            ("ShrinkInUse: said", Some(STUCK)),
+            ("ResizeFailed: said", Some(FAILED_AGAIN)),
+            ("VolumeNotReady: said", None),
+            ("VolumeHeld: said", None),
         ] {
-            assert_eq!(is_final(text), wanted, "{text}");
+            assert_eq!(lasting_after(text), wanted, "{text}");
         }
     }
 

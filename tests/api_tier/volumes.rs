@@ -383,7 +383,11 @@ async fn d4_a_disk_declared_gone_blocks_nothing_and_keeps_data() {
     disks.patch("n1.default", &PatchParams::default(), &gone(true)).await.unwrap();
     until_reason(&disks, "n1.default", "DiskGone").await;
     let said = until_reason(&volumes, "datasets", "VolumeGone").await;
-    assert!(said.contains("was declared gone") && said.contains("delete the volume"), "{said}");
+    assert!(
+        said.contains("was declared gone")
+            && said.contains("team-a/datasets, after its pods, then the volume"),
+        "{said}"
+    );
     let said = until_reason(&claims, "datasets", "VolumeGone").await;
     assert!(said.ends_with("delete the claim, and claim another volume"), "{said}");
     let back =

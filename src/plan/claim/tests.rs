@@ -282,3 +282,33 @@ fn d4_a_claim_of_a_disk_that_was_declared_gone_is_not_ready() {
     let message = &condition::get(&status.conditions, READY).unwrap().message;
     assert!(message.ends_with("delete the claim, and claim another volume"), "{message}");
 }
+
+/// D4, D8, V10: a claim says that its volume is not of use, once that lasts: a node that restarts costs no write of a claim.
+#[test]
+fn d4_a_bound_claim_says_that_its_volume_is_away() {
+    let claim = claim("ns", "c", "v");
+    let at = |reason: &'static str, seconds: i64| {
+        let mut volume = Arc::unwrap_or_clone(having(&claim));
+        let why = Verdict { ok: reason == "Ready", reason, message: "said".into() };
+        let status = volume.status.as_mut().unwrap();
+        status.conditions.clear();
+        condition::set(&mut status.conditions, READY, why, None, Timestamp::UNIX_EPOCH);
+        let binding = pv_binding::Seen { cached: is_bound(true), ..Default::default() };
+        let now = Timestamp::from_second(seconds).unwrap();
+        let seen = Seen { volume: Some(Arc::new(volume)), binding, now, ..seen() };
+        let Step::Report(status, again) = next(&claim, &seen) else { panic!() };
+        let ready = condition::get(&status.conditions, READY).unwrap().clone();
+        assert_eq!(status.phase, ClaimPhase::Bound);
+        (ready.reason, ready.message, again.map(|again| again.as_secs()))
+    };
+    let fine = |again| ("Bound".to_owned(), "pods may use PersistentVolumeClaim c".to_owned(), again);
+    for reason in ["NodeUnreachable", "DiskNotReady", "BackingFailed", "BackingLost"] {
+        assert_eq!(at(reason, 20), fine(Some(40)), "{reason}");
+        let why = "new pods wait for volume v, to which the claim is bound: said";
+        assert_eq!(at(reason, 60), ("VolumeNotReady".to_owned(), why.to_owned(), None));
+    }
+    for reason in ["Ready", "CopyDiffers", "Destroying"] {
+        assert_eq!(at(reason, 600), fine(None), "{reason}");
+    }
+    assert_eq!(at("VolumeGone", 0).0, "VolumeGone");
+}

@@ -97,8 +97,17 @@ fn v9_x2_x3_each_stage_of_a_volume_has_its_task() {
         (Task::Rest, Task::Unfence),
         "the agent died between the report and the disk"
     );
-    assert_eq!(with(false, true, true, BackingState::Made), both(Task::Erase));
+    assert_eq!(
+        with(false, true, true, BackingState::Made),
+        (Task::Fence, Task::Erase),
+        "S10: a record from before the fence is fenced first"
+    );
     assert_eq!(with(false, true, true, BackingState::Erased), both(Task::Rest));
+    assert_eq!(
+        reported(&v, Task::Fence, Outcome::Fenced { pods: vec![], in_use: false }).2,
+        Some(0),
+        "its erasure follows, without a change of the object"
+    );
 }
 
 /// X8, X4, X6.

@@ -2,7 +2,7 @@
 //! a node that the class allows (F1).
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
@@ -11,9 +11,11 @@ use kube::ResourceExt;
 
 use super::class;
 use crate::api::condition::reason;
-use crate::api::{DiskReservation, NodeDisk, SharedPersistentVolume, TOPOLOGY_NODE};
+use crate::api::{
+    DiskReservation, NodeDisk, SharedPersistentVolume, SharedPersistentVolumeSpec, TOPOLOGY_NODE,
+};
 use crate::plan::crowding::Crowded;
-use crate::plan::{candidate, create, names};
+use crate::plan::{candidate, create, kept, names};
 
 /// Annotation of a PersistentVolumeClaim with the node that the scheduler chose for the volume.
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
@@ -146,6 +148,40 @@ pub fn nowhere(volume: &SharedPersistentVolume, why: &str) -> String {
         "no node has a place for the volume: {why}; a node that is added needs a reservation for role {} of its own, such as \
          agent.disks[].reservations in the chart's values",
         volume.spec.role
+    )
+}
+
+/// The nodes that `may_be_on` accepts with a place for the volume, beside those of the same pod. Bytes of kept data are free (X8).
+pub fn places(
+    volume: &SharedPersistentVolume,
+    class: &StorageClass,
+    mates: &[Mate],
+    may_be_on: impl Fn(&str) -> bool,
+    reservations: &[&DiskReservation],
+    disks: &[&NodeDisk],
+) -> Vec<String> {
+    let bytes = volume.spec.size.bytes_or_zero();
+    let node_of = |r: &&DiskReservation| {
+        let status = r.status.as_ref().filter(|status| kept::available(status) >= bytes)?;
+        let node = status.node_name.clone().filter(|node| may_be_on(node))?;
+        let disk = disks.iter().find(|disk| disk.metadata.name == status.node_disk)?;
+        let is_open = candidate::is_ready(disk) && !candidate::is_cordoned(disk);
+        (is_open && create::could_hold(volume, r, disks)).then_some(node)
+    };
+    let nodes: BTreeSet<String> = reservations.iter().filter_map(node_of).collect();
+    let is_alone = mates.is_empty();
+    let fits =
+        |node: &String| is_alone || place_together(volume, class, mates, node, reservations, disks).is_ok();
+    nodes.into_iter().filter(fits).collect()
+}
+
+/// The event of a PersistentVolumeClaim whose pod the scheduler does not place on the nodes with a place for the volume.
+pub fn elsewhere(volume: &SharedPersistentVolume, pod: &str, places: &[String]) -> String {
+    let SharedPersistentVolumeSpec { role, size, .. } = &volume.spec;
+    format!(
+        "pod {pod} is on no node yet: {size} for role {role} are free on node {} alone, where the scheduler does not place it; reserve for \
+         the role on a node that the pod may run on, or let it run there",
+        names(places, places.len())
     )
 }
 

@@ -38,6 +38,7 @@ fn seen(delayed: bool) -> Seen {
         disks: vec![Arc::new(crate::plan::testing::disk("n1.a", "n1", 9, &[]))],
         nodes: vec![],
         used: false,
+        without_storage: None,
         mates: vec![],
         refused: None,
         now: Timestamp::UNIX_EPOCH,
@@ -182,6 +183,16 @@ fn p2_a_pod_that_fits_nowhere_gives_its_claim_a_reason() {
     assert!(matches!(next(&s), Step::Wait(why, _) if why.contains("nothing is reserved")));
     s.reservations = vec![Arc::new(reserved("r", "eng", 2, &[]))];
     assert_eq!(next(&s), Step::Rest, "the scheduler chooses this node");
+    // Unless the pod may not run there, for example beside another one of its StatefulSet.
+    s.without_storage = Some("db-1".into());
+    let Step::Wait(why, asked) = next(&s) else { panic!() };
+    assert_eq!(
+        why,
+        "pod db-1 is on no node yet: 1Gi for role eng are free on node n1 alone, where the scheduler does not place it; reserve for \
+         the role on a node that the pod may run on, or let it run there"
+    );
+    assert_eq!(asked.name_any(), "pvc-u", "P5: rights first");
+    s.without_storage = None;
     let selected = [(SELECTED_NODE.to_owned(), "n1".to_owned())].into();
     let chosen = s.pvc.as_mut().unwrap().metadata.annotations.replace(selected);
     assert_eq!(next(&s), Step::Rest, "Kubernetes names the provisioner next");

@@ -361,6 +361,14 @@ fn d4_a_volume_is_as_ready_as_its_disk() {
     assert_eq!(ready(&reported(next(&v, &s))), "Ready");
     let of = |disks| ready(&reported(next(&v, &Seen { disks, ..placed_volume().1 }))).to_owned();
     assert_eq!(of(vec![]), "DiskNotReady");
+    let mut unmade = v.clone();
+    let says = |v: &SharedPersistentVolume| {
+        let status = reported(next(v, &Seen { disks: vec![], ..placed_volume().1 }));
+        condition::get(&status.conditions, READY).unwrap().message.clone()
+    };
+    assert_eq!(says(&v), "NodeDisk n1.a is not there; the data stays on it");
+    unmade.status.as_mut().unwrap().node.as_mut().unwrap().backing = BackingState::Absent;
+    assert_eq!(says(&unmade), "NodeDisk n1.a is not there", "no data was ever on it");
     for (reason, said) in [
         (reason::NODE_UNREACHABLE, "NodeUnreachable"),
         (reason::DISK_REFUSED, "DiskNotReady"),
@@ -401,4 +409,13 @@ fn d7_a_volume_goes_after_it_said_that_its_node_is_gone() {
     condition::set(conditions, READY, declared, None, jiff::Timestamp::UNIX_EPOCH);
     let declared = Seen { disks: vec![Arc::new(left)], ..placed_volume().1 };
     assert_eq!(ready(&reported(next(&v, &declared))), "VolumeGone", "D4");
+    // A DELETE is refused for the claims, so these come first.
+    let says = |v: &SharedPersistentVolume| {
+        let status = reported(next(v, &declared));
+        condition::get(&status.conditions, READY).unwrap().message.clone()
+    };
+    let gone = "NodeDisk n1.a was declared gone, and the data with it: delete";
+    assert_eq!(says(&v), format!("{gone} the volume"));
+    v.status.as_mut().unwrap().claims = vec![bound_by("ns", "c", "uid-c")];
+    assert_eq!(says(&v), format!("{gone} what claims it, ns/c, after its pods, then the volume"));
 }

@@ -65,7 +65,7 @@ pub(in crate::plugin) fn is_policy_of_the_chart(kind: &str, name: &str) -> bool 
 pub(in crate::plugin) fn findings(facts: &Facts, version: &str) -> Vec<Finding> {
     let mut checks = Checks(vec![]);
     checks.check_server(&facts.server);
-    checks.check_kinds(facts.crds.as_deref());
+    checks.check_kinds(facts);
     checks.check_workloads(facts, version);
     checks.check_nodes(facts);
     checks.check_policies(facts);
@@ -141,15 +141,15 @@ impl Checks {
         }
     }
 
-    fn check_kinds(&mut self, installed: Option<&[CustomResourceDefinition]>) {
-        let Some(installed) = installed else { return self.denied("customresourcedefinitions") };
+    fn check_kinds(&mut self, facts: &Facts) {
+        let Some(installed) = facts.crds.as_deref() else { return self.denied("customresourcedefinitions") };
         let before = self.0.len();
         for ours in api::crds() {
             let plural = &ours.spec.names.plural;
             let Some(theirs) = installed.iter().find(|crd| crd.name_any() == ours.name_any()) else {
                 self.problem(
                     format!("the kind {} is not installed", ours.spec.names.kind),
-                    advice::apply_kinds(),
+                    facts.install_chart(),
                 );
                 continue;
             };
@@ -161,7 +161,7 @@ impl Checks {
                     "{plural} have no {}: they are older than this plug-in",
                     names(&missing, missing.len())
                 );
-                self.problem(message, advice::apply_kinds());
+                self.problem(message, facts.install_chart());
             }
             if !more.is_empty() {
                 let message =
@@ -319,14 +319,17 @@ impl Checks {
         let mutating: Vec<_> = MUTATING.iter().flat_map(halves).collect();
         let is_mutating = mutating.iter().any(|(kind, name)| is_installed(kind, name) == Some(true));
         let besides = if is_mutating { MUTATING } else { UNMUTATED };
-        for (kind, name) in POLICIES.iter().chain(besides).flat_map(halves) {
+        let wanted: Vec<_> = POLICIES.iter().chain(besides).flat_map(halves).collect();
+        let all = wanted.len();
+        for (kind, name) in wanted {
             match is_installed(&kind, name) {
                 Some(true) => {}
                 Some(false) => missing.push(format!("{kind} {name}")),
                 None => return self.denied("admission policies"),
             }
         }
-        if !is_mutating {
+        // Without any policy the chart is missing, and no value of it.
+        if !is_mutating && missing.len() < all {
             let (is_served, next) = match facts.policies.contains_key("MutatingAdmissionPolicy") {
                 true => ("is not in force", advice::have_mutating_policies()),
                 false => ("is not served here", advice::write_both()),

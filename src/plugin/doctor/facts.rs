@@ -15,7 +15,7 @@ use kube::core::GroupVersionKind;
 use kube::{Client, ResourceExt};
 use serde::de::DeserializeOwned;
 
-use crate::api::GROUP;
+use crate::api::{self, GROUP};
 use crate::cluster;
 use crate::plan::{advice, quota};
 use crate::plugin::errors::{explain_api_error, explain_cluster_error};
@@ -137,14 +137,37 @@ impl Facts {
         let controllers = self.controllers.iter().flatten().map(|controller| &controller.metadata);
         let agents = self.agents.iter().flatten().map(|agents| &agents.metadata);
         let found = controllers.chain(agents).next();
-        let Some(found) = found else { return advice::install_chart_anew() };
-        let release = found.labels.as_ref().and_then(|labels| labels.get("app.kubernetes.io/instance"));
-        let namespace = found.namespace.as_deref();
-        advice::install_chart(
-            release.map_or("reservoir", String::as_str),
-            namespace.unwrap_or("reservoir-system"),
-        )
+        let ours = api::crds();
+        let is_ours =
+            |crd: &&CustomResourceDefinition| ours.iter().any(|ours| ours.name_any() == crd.name_any());
+        // The kinds outlast the release that made them (F5).
+        let owners: BTreeSet<_> = self.crds.iter().flatten().filter(is_ours).map(owner).collect();
+        let last = owners.iter().flatten().next();
+        let (release, namespace) = match (found, last) {
+            (Some(found), _) => {
+                let release =
+                    found.labels.as_ref().and_then(|labels| labels.get("app.kubernetes.io/instance"));
+                (release.map(String::as_str), found.namespace.as_deref())
+            }
+            (None, Some((release, namespace))) => (Some(*release), Some(*namespace)),
+            (None, None) => (None, None),
+        };
+        let (release, namespace) = (release.unwrap_or("reservoir"), namespace.unwrap_or("reservoir-system"));
+        // Helm refuses what is there and not its release's.
+        let is_foreign = owners.iter().any(|owner| *owner != Some((release, namespace)));
+        let owning = if is_foreign { " --take-ownership" } else { "" };
+        match found {
+            Some(_) => advice::install_chart(release, namespace, owning),
+            None => advice::install_chart_anew(release, namespace, owning),
+        }
     }
+}
+
+/// The Helm release, with its namespace, that a kind belongs to.
+fn owner(crd: &CustomResourceDefinition) -> Option<(&str, &str)> {
+    let is_helms = crd.labels().get("app.kubernetes.io/managed-by").is_some_and(|by| by == "Helm");
+    let note = |name: &str| crd.annotations().get(&format!("meta.helm.sh/{name}")).map(String::as_str);
+    note("release-name").zip(note("release-namespace")).filter(|_| is_helms)
 }
 
 /// The kinds of admission policies and the like that the API server serves in their stable version.

@@ -47,7 +47,7 @@ impl Workload<'_> {
         let step = if said.contains("quota") || said.contains("per Container") || said.contains("per Pod") {
             advice::change_quota(namespace)
         } else if said.contains("serviceaccount") || said.contains("service account") {
-            advice::install_chart(&self.release, namespace)
+            advice::install_chart(&self.release, namespace, "")
         } else if said.contains("PriorityClass") {
             advice::correct_priority(&self.release, namespace)
         } else {
@@ -134,8 +134,12 @@ pub(super) fn keeps_away(node: &Node, agents: &[DaemonSet]) -> Option<Cause> {
         if key == "kubernetes.io/os" {
             return Some((format!("it does not run {value}"), advice::nothing_to_do()));
         }
-        let why = format!("it lacks the label {key}={value}, which selects the agents' nodes");
-        return Some((why, advice::label_node(node.name_any(), key, value)));
+        // The label leads more than agents to the node.
+        let (why, step) = match node.labels().get(&key) {
+            Some(other) => (format!("its label {key} is {other}"), advice::run_on_node()),
+            None => ("it has no such label".to_owned(), advice::label_node(node.name_any(), &key, &value)),
+        };
+        return Some((format!("the agents' nodes have the label {key}={value}, and {why}"), step));
     }
     let untolerated = |spec: &&PodSpec| {
         let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
@@ -314,8 +318,11 @@ mod tests {
         );
         let why = |spec: Value| keeps_away(&node, &agents(spec));
         let (said, step) = why(json!({"containers": [], "nodeSelector": {"disk": "slow"}})).unwrap();
-        assert_eq!(said, "it lacks the label disk=slow, which selects the agents' nodes");
-        assert!(step.starts_with("kubectl label node n1 disk=slow --overwrite"), "{step}");
+        assert_eq!(said, "the agents' nodes have the label disk=slow, and its label disk is fast");
+        assert_eq!(step, advice::run_on_node(), "the label may lead others");
+        let (said, step) = why(json!({"containers": [], "nodeSelector": {"pool": "slow"}})).unwrap();
+        assert_eq!(said, "the agents' nodes have the label pool=slow, and it has no such label");
+        assert!(step.starts_with("kubectl label node n1 pool=slow   #"), "{step}");
         let windows = why(json!({"containers": [], "nodeSelector": {"kubernetes.io/os": "linux"}})).unwrap();
         assert_eq!(windows, ("it does not run linux".to_owned(), advice::nothing_to_do()));
         let (said, step) = why(json!({"containers": []})).unwrap();

@@ -1,5 +1,7 @@
 //! The next step of an uninstallation, from what is there (F5).
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use k8s_openapi::api::storage::v1::CSIStorageCapacity;
@@ -78,15 +80,18 @@ fn objects<'a, K: Resource<DynamicType = ()> + 'a>(all: impl IntoIterator<Item =
 pub(super) fn next(data: Data, installed: &Installed, now: Timestamp) -> Step {
     let facts = &installed.facts;
     let snapshot = &facts.snapshot;
-    let users: Vec<String> = snapshot
-        .claims
+    let claims =
+        snapshot.claims.iter().map(|claim| (claim.namespace().unwrap_or_default(), claim.name_any()));
+    let of_classes = snapshot.pvcs.iter().filter(|pvc| snapshot.made_for(pvc).is_some());
+    let of_classes = of_classes.map(|pvc| (pvc.namespace().unwrap_or_default(), pvc.name_any()));
+    let claims: BTreeSet<(String, String)> = claims.chain(of_classes).collect();
+    let users: Vec<String> = claims
         .iter()
         .flat_map(|claim| {
-            let claim = (claim.namespace().unwrap_or_default(), claim.name_any());
             // A pod that is being deleted is there until the kubelet has unmounted its volumes, whatever its phase.
             let uses = |pod: &&Pod| {
                 (!cluster::is_terminal(pod) || pod.metadata.deletion_timestamp.is_some())
-                    && cluster::claims_of(pod).contains(&claim)
+                    && cluster::claims_of(pod).contains(claim)
             };
             let users = snapshot.pods.iter().filter(uses);
             users.map(|pod| cluster::pod_ref(pod).to_string()).collect::<Vec<_>>()
@@ -258,6 +263,20 @@ mod tests {
                 "{step:?}"
             );
         }
+        // P1: a PersistentVolumeClaim of a class is its own claim.
+        let claims = std::mem::take(&mut there.facts.snapshot.claims);
+        let pvc = json!({"metadata": {"name": "c", "namespace": "ns", "uid": "u"}});
+        there.facts.snapshot.pvcs = vec![from_value(pvc).unwrap()];
+        there.facts.snapshot.volumes[0].metadata.labels =
+            Some([(crate::api::LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+        let step = next(Data::Erase, &there, NOW);
+        assert!(
+            matches!(&step, Step::First(why) if why.starts_with("volumes are used by pod ns/p")),
+            "{step:?}"
+        );
+        there.facts.snapshot.pvcs.clear();
+        there.facts.snapshot.volumes[0].metadata.labels = None;
+        there.facts.snapshot.claims = claims;
         there.facts.snapshot.pods.clear();
         there.facts.controllers = Some(vec![]);
         let step = next(Data::Erase, &there, NOW);

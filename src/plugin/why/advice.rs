@@ -14,9 +14,10 @@ use crate::api::condition::reason::*;
 use crate::api::{AccessMode, DiskReservation, SharedPersistentVolume, Size, VolumeClaim};
 use crate::plan::advice;
 use crate::plan::own_pvc::pvc_of;
-use crate::plugin::kind::{CLAIM, DISK, RESERVATION, VOLUME};
+use crate::plugin::kind::{CLAIM, DISK, PVC, RESERVATION, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
+pub(super) use claims::is_quota;
 pub(super) use space::pod_of;
 
 /// The object with the condition, and its names for commands.
@@ -40,8 +41,11 @@ impl<'a> About<'a> {
         let claim = snapshot.claims.iter().filter(|_| target.kind == &CLAIM);
         let claim =
             claim.into_iter().find(|c| c.name_any() == name && c.namespace().as_deref() == Some(namespace));
+        // A claim that selects has the volume in its status.
+        let noted =
+            |claim: &'a VolumeClaim| claim.status.as_ref()?.volume.as_ref().map(|of| of.name.as_str());
         let volume = match claim {
-            Some(claim) => claim.spec.volume.as_deref(),
+            Some(claim) => claim.spec.volume.as_deref().or_else(|| noted(claim)),
             None => Some(name).filter(|_| target.kind == &VOLUME),
         };
         let volume = volume.and_then(|volume| snapshot.volumes.iter().find(|v| v.name_any() == volume));
@@ -153,7 +157,8 @@ impl<'a> About<'a> {
             }
             SHARE_TAKEN if self.claim.is_some() => advice::use_fewer_claims(namespace),
             SHARE_TAKEN => advice::use_less_of_role(role),
-            REFUSED => advice::change_quota(namespace),
+            REFUSED if self.is_quota() => advice::change_quota(namespace),
+            REFUSED => advice::have_allowed(argument),
             NO_ORPHAN => advice::list_orphans(self.to_delete()),
             WRONG_DISK => self.wrong_disk(),
             BACKING_LOST => advice::find_lost_data(self.node(), self.to_delete()),
@@ -162,18 +167,20 @@ impl<'a> About<'a> {
             RETIRING => self.retiring(),
             NEARLY_FULL => self.nearly_full(),
             // The message has the words of the agent, which cannot go on.
+            DESTROYING if self.is_held() => advice::end_holder(self.node()),
             DESTROYING if self.is_unused() && self.is_unbacked() => self.mend_disk(),
             DESTROYING if self.is_unused() => advice::look_again(),
             DESTROYING => advice::end_users(role),
             NO_SUBSCRIPTION => self.no_subscription(),
             NO_CAPABILITY => self.no_capability(),
-            ROLE_NOT_ALLOWED => {
-                let role = self.volume.map_or(*role, |volume| &volume.spec.role);
-                advice::claim_for_role_of_volume(self.claim_anew(role, None, self.mode()))
-            }
+            ROLE_NOT_ALLOWED => match self.role_of_volume() {
+                Some(role) => advice::claim_for_role_of_volume(self.claim_anew(role, None, self.mode())),
+                None => advice::claim_for_named_role(self.delete()),
+            },
             NO_SUCH_VOLUME => self.no_such_volume(),
             ALWAYS_WRITABLE => advice::claim_writable(self.claim_anew(role, None, AccessMode::ReadWrite)),
             VOLUME_SEALED => advice::claim_for_reading(self.claim_anew(role, None, AccessMode::ReadOnly)),
+            DIGEST_DIFFERS if !self.snapshot.sees(&VOLUME) => advice::have_administrator_ask(argument),
             DIGEST_DIFFERS => advice::see_digests(),
             NO_MATCH => self.no_match(),
             VOLUME_RETIRING | VOLUME_DESTROYING => advice::see_offers(namespace),
@@ -185,7 +192,11 @@ impl<'a> About<'a> {
                 _ => advice::look_again(),
             },
             VOLUME_HELD => match self.volume.and_then(|v| v.status.as_ref()?.claims.first()) {
-                Some(holder) => advice::ask_about_holder(&holder.name, &holder.namespace, namespace),
+                Some(holder) => {
+                    let kind = if holder.pvc_uid.is_some() { &PVC } else { &CLAIM };
+                    let holder = kind.argument(&holder.name, Some(&holder.namespace));
+                    advice::ask_about_holder(holder, namespace)
+                }
                 None => advice::claim_other_volume(namespace),
             },
             NAME_TAKEN if self.is_after_old_data() => self.free_name_of_empty(),
@@ -200,7 +211,11 @@ impl<'a> About<'a> {
             NODE_GONE if self.claim.is_some() => advice::leave_lost_volume(self.delete()),
             NODE_GONE => advice::look_again(),
             VOLUME_GONE if self.claim.is_some() => advice::leave_lost_volume(self.delete()),
-            VOLUME_GONE | ROLE_TAKEN => self.delete(),
+            VOLUME_GONE => match self.first_claim() {
+                Some(first) => advice::unclaim_gone(first.name, first.namespace, name),
+                None => self.delete(),
+            },
+            ROLE_TAKEN => self.delete(),
             IN_USE => self.in_use(),
             MOUNT_HELD => advice::end_process(),
             OVER_LIMIT if self.has_templates() => advice::fit_templates(name),

@@ -1,6 +1,6 @@
 //! Reports about pods, and their next steps.
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod, PodCondition, Volume};
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, PersistentVolumeClaim, Pod, PodCondition, Volume};
 use kube::ResourceExt;
 
 use super::containers;
@@ -30,6 +30,9 @@ pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Ve
     let status = pod.status.clone().unwrap_or_default();
     let phase = status.phase.unwrap_or_else(|| "Pending".into());
     let unscheduled = unscheduled(pod);
+    if phase == FAILED {
+        return report(FAILED, status.message.or(status.reason).unwrap_or_else(|| exit(pod)));
+    }
     if let Some(node) = off.filter(|_| phase == "Running") {
         return report(&phase, format!("but node {node} is not Ready, so nothing is known of it now"));
     }
@@ -75,9 +78,25 @@ pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Ve
     cause.into_iter().chain([own]).collect()
 }
 
+/// The phase of a pod that has ended in failure, and waits for nothing.
+pub(super) const FAILED: &str = "Failed";
+
+/// The exit code of the first container that has failed.
+fn exit(pod: &Pod) -> String {
+    let status = pod.status.as_ref();
+    let all = status.into_iter().flat_map(|status| {
+        status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten())
+    });
+    let failed = |c: &ContainerStatus| {
+        let ended = c.state.as_ref()?.terminated.as_ref().filter(|ended| ended.exit_code != 0)?;
+        Some(format!("container {} ended with exit code {}", c.name, ended.exit_code))
+    };
+    all.into_iter().find_map(failed).unwrap_or_default()
+}
+
 /// True for a cause that lies in the pod itself: no other object's trouble leads to it.
 pub(super) fn is_own_cause(reason: &str) -> bool {
-    [VOLUME_HELD, INLINE_VOLUME, OTHER_NODE, VOLUME_NODE].contains(&reason)
+    [VOLUME_HELD, INLINE_VOLUME, OTHER_NODE, VOLUME_NODE, FAILED].contains(&reason)
 }
 
 /// A disk of the pod's node, if that node is unreachable.
@@ -254,14 +273,24 @@ fn placed(snapshot: &Snapshot, namespace: &str, name: &str) -> Option<Placed> {
 }
 
 /// The step for a pod that no node takes for want of free space of its role: on a disk with free space, where the role has none.
-/// `None`: its scheduler says otherwise, or no disk has it.
+/// Who may not see that asks somebody who may. `None`: its scheduler says otherwise, or no disk has it.
 pub(super) fn space_elsewhere(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
-    unscheduled(pod).and_then(|c| c.message.as_ref()).filter(|said| said.contains("enough free storage"))?;
-    let unplaced = |(namespace, name): &(String, String)| {
-        let pvc = snapshot.pvc(Some(namespace), name).filter(|pvc| snapshot.made_for(pvc).is_none())?;
-        snapshot.wanted(pvc)
+    unscheduled(pod).filter(|condition| cluster::lacks_storage(condition))?;
+    let is_empty = |pvc: &&PersistentVolumeClaim| {
+        pvc.spec.as_ref().is_some_and(|spec| spec.volume_name.is_none()) && snapshot.made_for(pvc).is_none()
     };
-    let wanted = cluster::claims_of(pod).iter().find_map(unplaced)?;
+    let claims = cluster::claims_of(pod);
+    let unplaced =
+        claims.iter().filter_map(|(namespace, name)| snapshot.pvc(Some(namespace), name)).filter(is_empty);
+    if !snapshot.sees_space() {
+        let may_be_ours = |pvc: &PersistentVolumeClaim| snapshot.classes_unseen || snapshot.is_ours(pvc);
+        let namespace = pod.namespace().unwrap_or_default();
+        return unplaced
+            .into_iter()
+            .any(may_be_ours)
+            .then(|| advice::have_space_found(pod.name_any(), namespace));
+    }
+    let wanted = unplaced.into_iter().find_map(|pvc| snapshot.wanted(pvc))?;
     let (role, size) = (&wanted.spec.role, &wanted.spec.size);
     let bytes = size.bytes_or_zero();
     let is_served = |node: &str| {

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
-use super::advice::{About, pod_of};
+use super::advice::{About, is_quota, pod_of};
 use super::events::{last_event, message_of};
 use super::report::{Report, TERMINATING};
 use super::target::Target;
@@ -83,8 +83,7 @@ fn refusal_step(said: &str, namespace: &str) -> Option<String> {
         let name = name.trim_end_matches([';', ',', '.']);
         return Some(advice::grant_to_namespace(role, kind, name));
     }
-    let is_quota = ["exceeded quota", "maximum storage usage per", "minimum storage usage per"];
-    is_quota.iter().any(|words| said.contains(words)).then(|| advice::change_quota(namespace))
+    is_quota(said).then(|| advice::change_quota(namespace))
 }
 
 /// The reason of a PersistentVolumeClaim whose StorageClass waits for the first pod, as Kubernetes calls it.
@@ -126,6 +125,9 @@ fn made_report(
 fn is_volume_ready(volume: &SharedPersistentVolume) -> bool {
     volume.status.as_ref().is_some_and(|status| condition::is_true(&status.conditions, READY))
 }
+
+/// The phase of a PersistentVolumeClaim whose PersistentVolume is gone. It never has another one.
+const LOST: &str = "Lost";
 
 /// The reason of a PersistentVolumeClaim whose volume has moved to another node with its disk.
 const MOVED: &str = "VolumeMoved";
@@ -220,11 +222,22 @@ pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> St
             let pv = target.find_pvc(snapshot).and_then(|pvc| pvc.spec.as_ref()?.volume_name.as_deref());
             advice::leave_volume_name(pv.unwrap_or_default(), name, namespace)
         }
+        LOST if let Some(volume) = target.find_pvc(snapshot).and_then(|pvc| snapshot.made_for(pvc)) => {
+            advice::claim_after_lost(name, namespace, &volume.spec.role, volume.name_any())
+        }
         // The events only say that nobody has made the volume.
         "ExternalProvisioning" if target.find_pvc(snapshot).is_some_and(|pvc| snapshot.is_ours(pvc)) => {
             let step = class_step(snapshot, target, name, namespace);
-            let is_ring = [advice::follow_event(), advice::read_events(name, namespace)].contains(&step);
-            if is_ring { advice::check_controller() } else { step }
+            let rings = [
+                advice::follow_event(),
+                advice::have_event_followed(name, namespace),
+                advice::read_events(name, namespace),
+            ];
+            match rings.contains(&step) {
+                true if snapshot.sees_space() => advice::check_controller(),
+                true => advice::have_administrator_ask(target.argument()),
+                false => step,
+            }
         }
         TERMINATING => target
             .find_pvc(snapshot)
@@ -277,12 +290,18 @@ fn class_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str)
         return advice::free_name(name, namespace);
     }
     let step = refusal_step(&said, namespace).or_else(|| space_step(snapshot, target));
-    if let Some(step) = step.or_else(|| place_step(snapshot, pvc?)) {
+    let elsewhere = || {
+        let mut pods = snapshot.pods_of(namespace, name);
+        pods.find_map(|pod| pods::space_elsewhere(snapshot, pod))
+    };
+    if let Some(step) = step.or_else(|| place_step(snapshot, pvc?)).or_else(elsewhere) {
         return step;
     }
     match pvc.is_some_and(|pvc| snapshot.is_ours(pvc)) {
         // The event that was quoted is the last word of Reservoir.
-        true if !said.is_empty() && said != UNCAUSED => advice::follow_event(),
+        true if !said.is_empty() && said != UNCAUSED && snapshot.sees_space() => advice::follow_event(),
+        // Who may not see the cause cannot tell whether it is to be mended, or the PersistentVolumeClaim.
+        true if !said.is_empty() && said != UNCAUSED => advice::have_event_followed(name, namespace),
         true => advice::read_events(name, namespace),
         // An annotation names the driver only after the first pod.
         false if snapshot.classes_unseen => advice::read_unknown_events(name, namespace),

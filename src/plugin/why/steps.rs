@@ -11,7 +11,7 @@ use super::{containers, ending_pvc, pods, pvcs, workloads};
 use crate::api::condition::reason::{NEARLY_FULL, VOLUME_HELD};
 use crate::api::{Capability, DiskReservation, Role, RoleSubscription};
 use crate::cluster;
-use crate::plan::{advice, own_pvc::pvc_of};
+use crate::plan::{advice, node_disk, own_pvc::pvc_of};
 use crate::plugin::kind::{CLAIM, POD, PVC, SUBSCRIPTION, VOLUME, nearest};
 use crate::plugin::snapshot::Snapshot;
 
@@ -35,6 +35,9 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
     }
     if target.kind == &POD && [pods::OTHER_NODE, pods::VOLUME_NODE].contains(&reason) {
         return pods::other_node_step(snapshot, target);
+    }
+    if target.kind == &POD && reason == pods::FAILED {
+        return advice::look_at_failed(name, namespace);
     }
     let reader = target.find_pod(snapshot).filter(|_| target.kind == &POD);
     if let Some(claim) = reader.and_then(|pod| pods::read_only_claim(snapshot, pod)) {
@@ -71,7 +74,11 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
     }
     let about = About::new(snapshot, target);
     if reason == NOT_AS_CONFIGURED {
-        return about.mend_disk();
+        let failed = about.disk().and_then(node_disk::failed_static);
+        let is_taken =
+            |r: &&DiskReservation| !r.spec.is_static && failed.is_some_and(|failed| r.name_any() == failed);
+        let taken = snapshot.reservations.iter().find(is_taken).map(ResourceExt::name_any);
+        return taken.map_or_else(|| about.mend_disk(), advice::free_reserved_name);
     }
     about.step(reason).unwrap_or_else(advice::check_controller)
 }

@@ -49,6 +49,49 @@ fn faults(facts: &Facts) -> Vec<(Level, String)> {
     faults.map(|f| (f.level, f.message)).collect()
 }
 
+/// T4: what the release of before left is taken over by the same command, and without any release there is none to reuse.
+#[test]
+fn t4_the_doctor_installs_what_helm_accepts() {
+    let mut facts = healthy();
+    facts.controllers = Some(vec![]);
+    facts.agents = Some(vec![]);
+    let next = |facts: &Facts| facts.install_chart();
+    assert!(
+        next(&facts).starts_with(
+            "helm upgrade --install reservoir charts/reservoir --namespace reservoir-system --create-namespace --take-ownership   #"
+        ),
+        "kinds that no release has: {}",
+        next(&facts)
+    );
+    for crd in facts.crds.as_mut().unwrap() {
+        crd.metadata.labels = Some([("app.kubernetes.io/managed-by".to_owned(), "Helm".to_owned())].into());
+        crd.metadata.annotations = Some(
+            [("release-name", "storage"), ("release-namespace", "infra")]
+                .map(|(name, value)| (format!("meta.helm.sh/{name}"), value.to_owned()))
+                .into(),
+        );
+    }
+    let of_release =
+        "helm upgrade --install storage charts/reservoir --namespace infra --create-namespace   # with -f";
+    assert!(next(&facts).starts_with(of_release), "{}", next(&facts));
+    // Without kinds, the chart brings them.
+    facts.crds = Some(vec![]);
+    let missing = findings(&facts, "1.0.0");
+    let missing = missing.iter().find(|found| found.message.contains("is not installed")).unwrap();
+    let chart = "helm upgrade --install reservoir charts/reservoir --namespace reservoir-system --create-namespace   #";
+    assert!(missing.next.as_deref().unwrap_or_default().starts_with(chart), "{:?}", missing.next);
+}
+
+/// T4: no policy at all is a missing chart, and no value of it.
+#[test]
+fn t4_the_doctor_blames_no_value_of_a_missing_chart() {
+    let mut facts = healthy();
+    facts.policies = POLICY_KINDS.into_iter().map(|kind| (kind, Some(BTreeSet::new()))).collect();
+    let found = faults(&facts);
+    assert!(found.iter().any(|(_, why)| why.starts_with("admission lacks")), "{found:?}");
+    assert!(!found.iter().any(|(_, why)| why.starts_with("MutatingAdmissionPolicy")), "{found:?}");
+}
+
 /// Data of a destroyed volume that no reservation lists (X8).
 fn keep_unlisted(facts: &mut Facts) {
     let kept = api::KeptOnDisk { since: some_time().unwrap(), until: some_time().unwrap(), over: false };

@@ -5,11 +5,11 @@ use kube::ResourceExt;
 
 use super::{About, word};
 use crate::api::condition::{self, READY};
-use crate::api::{AccessMode, Role, SharedPersistentVolume, Size};
+use crate::api::{AccessMode, Role, SharedPersistentVolume, Size, VolumeOffer};
 use crate::cluster;
 use crate::plan::own_pvc::pvc_of;
 use crate::plan::{advice, foreign_finalizer, pv_binding};
-use crate::plugin::kind::{CLAIM, VOLUME, nearest};
+use crate::plugin::kind::{CLAIM, SUBSCRIPTION, VOLUME, nearest};
 
 impl<'a> About<'a> {
     /// Kubernetes keeps a PersistentVolumeClaim for finished pods, too.
@@ -31,6 +31,13 @@ impl<'a> About<'a> {
             noted.is_some_and(|noted| v.metadata.uid.as_ref() == Some(&noted.uid))
         };
         self.snapshot.volumes.iter().any(is_it)
+    }
+
+    /// True if the API server refuses what Reservoir makes for the object by a quota, or a limit of the namespace.
+    pub(super) fn is_quota(&self) -> bool {
+        let kind = if self.claim.is_some() { &CLAIM } else { &SUBSCRIPTION };
+        let item = self.snapshot.find(kind, Some(self.namespace), self.name);
+        item.and_then(|item| item.ready()).is_some_and(|ready| is_quota(&ready.message))
     }
 
     /// A pod that uses the claim, and is ending: Kubernetes keeps the PersistentVolumeClaim for it.
@@ -133,6 +140,18 @@ impl<'a> About<'a> {
         format!("{} && {}", self.delete(), self.claim_command(self.name, role, volume, mode))
     }
 
+    /// The role of the volume. Who may not see it reads the role in an offer.
+    pub(super) fn role_of_volume(&self) -> Option<&'a str> {
+        if let Some(volume) = self.volume {
+            return Some(&volume.spec.role);
+        }
+        let named = self.claim?.spec.volume.as_ref()?;
+        let of_namespace = |offer: &&VolumeOffer| offer.namespace().as_deref() == Some(self.namespace);
+        let mut offered =
+            self.snapshot.offers.iter().filter(of_namespace).flat_map(|offer| &offer.spec.volumes);
+        offered.find(|offered| offered.name == *named).map(|offered| offered.role.as_str())
+    }
+
     pub(super) fn claim_command(
         &self,
         name: &str,
@@ -154,8 +173,18 @@ impl<'a> About<'a> {
         if mode == AccessMode::ReadOnly {
             command.push_str(" --read-only");
         }
+        if let Some(digest) = spec.and_then(|spec| spec.digest.as_deref()) {
+            command.push_str(&format!(" --digest {}", word(digest)));
+        }
         format!("{command} -n {}", self.namespace)
     }
+}
+
+/// True for the API server's words about a ResourceQuota or a LimitRange, which have no reason of their own.
+pub fn is_quota(said: &str) -> bool {
+    ["exceeded quota", "maximum storage usage per", "minimum storage usage per"]
+        .iter()
+        .any(|words| said.contains(words))
 }
 
 /// The StatefulSet that made the pod.

@@ -42,8 +42,12 @@ impl<'a> About<'a> {
     }
 
     /// The agent's message has the cause, so its log adds nothing. A disk without content that is no longer configured can go.
+    pub fn disk(&self) -> Option<&'a NodeDisk> {
+        self.snapshot.disks.iter().find(|disk| Some(disk.name_any()) == self.disk)
+    }
+
     pub fn mend_disk(&self) -> String {
-        let disk = self.snapshot.disks.iter().find(|disk| Some(disk.name_any()) == self.disk);
+        let disk = self.disk();
         let is_left = |disk: &&NodeDisk| {
             disk.status.as_ref().is_some_and(|status| {
                 let ready = condition::get(&status.conditions, condition::READY);

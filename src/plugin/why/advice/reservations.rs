@@ -6,7 +6,7 @@ use super::{About, whole_mebibytes, word};
 use crate::api::condition::reason::{HAS_REFINEMENTS, HAS_VOLUMES};
 use crate::api::{DeletionPolicy, DiskReservation, NodeDisk, Role, Size};
 use crate::plan::candidate::is_ready;
-use crate::plan::{advice, holder, quota};
+use crate::plan::{advice, holder, quota, template};
 use crate::plugin::kind::nearest;
 
 impl<'a> About<'a> {
@@ -177,23 +177,21 @@ impl<'a> About<'a> {
         let names: Vec<String> = disks.iter().map(ResourceExt::name_any).collect();
         let nodes = disks.iter().map(|disk| disk.spec.node_name.as_str());
         let anew = self.reserve_anew();
-        let near_node = spec.and_then(|s| s.node_name.as_deref()).and_then(|asked| nearest(asked, nodes));
         let asked_disk = spec.and_then(|s| s.node_disk.as_deref());
         let near_disk = asked_disk.and_then(|asked| nearest(asked, names.iter().map(String::as_str)));
-        match (near_node, near_disk) {
+        let selector = spec.and_then(|s| s.node_selector.as_ref()).filter(|_| asked_disk.is_none());
+        let by_name = selector.and_then(|labels| labels.get("kubernetes.io/hostname")).map(String::as_str);
+        let asked_node = spec.and_then(|s| s.node_name.as_deref()).or(by_name);
+        match (asked_node.and_then(|asked| nearest(asked, nodes)), near_disk, selector) {
             _ if names.is_empty() => advice::see_no_disk(),
-            (Some(node), _) => advice::reserve_on_node(anew, node),
-            (None, Some(disk)) => advice::reserve_on_disk(anew, disk),
-            (None, None) => {
-                match spec.and_then(|s| s.node_selector.as_ref()).filter(|_| asked_disk.is_none()) {
-                    Some(selector) => {
-                        let labels = selector.iter().map(|(key, value)| word(&format!("{key}={value}")));
-                        let labels: Vec<String> = labels.collect();
-                        advice::reserve_without_selector(anew, &disks[0].spec.node_name, labels.join(" "))
-                    }
-                    None => advice::reserve_on_any_disk(anew),
-                }
+            (Some(node), ..) => advice::reserve_on_node(anew, node),
+            (None, Some(disk), _) => advice::reserve_on_disk(anew, disk),
+            // The labels of a node lead more than reservations to it, so the reservation is changed, and no node.
+            (None, None, Some(selector)) => {
+                let keys: Vec<String> = selector.keys().map(|key| word(key)).collect();
+                advice::reserve_without_selector(anew, keys.join(","))
             }
+            (None, None, None) => advice::reserve_on_any_disk(anew),
         }
     }
 
@@ -262,6 +260,11 @@ impl<'a> About<'a> {
         let is_of = |r: &&DiskReservation| {
             r.spec.template.as_ref().is_some_and(|of| of.volume_role == self.name) && !holder::serves(r)
         };
+        let role = self.snapshot.roles.iter().find(|role| role.name_any() == self.name);
+        let all = &self.snapshot.reservations;
+        if let Some(taken) = role.and_then(|role| template::in_the_way(role, &self.snapshot.disks, all)) {
+            return advice::free_reserved_name(taken.name_any());
+        }
         match self.snapshot.reservations.iter().find(is_of) {
             Some(waiting) => advice::ask_why(format!("dr/{}", waiting.name_any())),
             None => advice::look_again(),

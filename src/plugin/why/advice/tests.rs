@@ -8,6 +8,7 @@ use crate::api::{DiskKind, NodeDisk, VolumeMode, condition};
 use crate::plan::node_disk::UNCONFIGURED;
 use crate::plan::testing::*;
 use crate::plugin::kind::{self, Kind};
+use crate::plugin::snapshot::Denied;
 
 fn step(snapshot: &Snapshot, kind: &'static Kind, name: &str, reason: &str) -> String {
     let target = Target::new(kind, kind.namespaced.then(|| "team".to_owned()), name.to_owned());
@@ -220,6 +221,90 @@ fn t4_advice_looks_for_the_similar_name_first() {
     }
 }
 
+/// T4, R1: the labels of a node lead more than reservations to it.
+#[test]
+fn t4_r1_advice_about_a_selector_labels_no_node() {
+    let mut reservation = reservation("r", "eng", 1);
+    reservation.spec.node_selector =
+        Some([("kubernetes.io/hostname".to_owned(), "workr1".to_owned())].into());
+    let mut snapshot = Snapshot {
+        disks: vec![disk("n1.a", "worker1", 10, &[])],
+        reservations: vec![reservation],
+        ..Snapshot::default()
+    };
+    let told = step(&snapshot, &RESERVATION, "r", NO_SUCH_DISK);
+    assert!(told.contains("--size 1Gi --node worker1   # if node worker1 is meant"), "{told}");
+    snapshot.reservations[0].spec.node_selector = Some(
+        [("pool".to_owned(), "gpu".to_owned()), ("kubernetes.io/arch".to_owned(), "arm".to_owned())].into(),
+    );
+    let told = step(&snapshot, &RESERVATION, "r", NO_SUCH_DISK);
+    assert!(told.ends_with("the labels of a node: kubectl get nodes -L kubernetes.io/arch,pool"), "{told}");
+}
+
+/// T4, R7: the name of a template's reservation is another's.
+#[test]
+fn t4_r7_advice_about_a_taken_name_of_a_template() {
+    let mut role = volume_role("eng", "eng");
+    role.spec.reservation_templates = vec![crate::api::ReservationTemplate {
+        name: "t".into(),
+        size: gi(1),
+        disk_name: "a".into(),
+        node_selector: None,
+    }];
+    let mut of_disk = disk("n1.a", "n1", 10, &[]);
+    of_disk.spec.disk_name = "a".into();
+    let snapshot = Snapshot {
+        disks: vec![of_disk],
+        roles: vec![role],
+        reservations: vec![reserved("eng.t.n1.a", "eng", 1, &[])],
+        ..Snapshot::default()
+    };
+    let told = step(&snapshot, Kind::parse("vrole").unwrap(), "eng", TEMPLATE_WAITS);
+    assert!(told.starts_with("kubectl reservoir why dr/eng.t.n1.a   # it has the name"), "{told}");
+}
+
+/// T4, R1: a reservation that is another role's cannot be made.
+#[test]
+fn t4_r1_advice_about_a_foreign_reservation_reserves_under_a_free_name() {
+    let mut named = volume("v", "ops", 1);
+    named.spec.reservation = Some("eng".into());
+    let snapshot = Snapshot {
+        volumes: vec![named],
+        reservations: vec![reserved("eng", "eng", 1, &[])],
+        ..Snapshot::default()
+    };
+    let told = step(&snapshot, &VOLUME, "v", NO_RESERVATION);
+    assert!(
+        told.starts_with(
+            "kubectl reservoir reserve ops --role ops --size 1Gi && kubectl delete spv/v && kubectl reservoir create v --role ops \
+             --size 1Gi --reservation ops"
+        ),
+        "{told}"
+    );
+    assert!(told.ends_with("since DiskReservation eng is for another role"), "{told}");
+}
+
+/// T4, C4: who sees no volume knows its role from an offer, or from the message.
+#[test]
+fn t4_c4_a_tenants_advice_has_the_role_of_the_volume() {
+    let mut own = claim("team", "c", "own");
+    own.spec.role = "eng/ml".into();
+    let mut snapshot =
+        Snapshot { claims: vec![own], denied: vec![Denied::unseen(&VOLUME)], ..Snapshot::default() };
+    let told = step(&snapshot, &CLAIM, "c", ROLE_NOT_ALLOWED);
+    assert!(
+        told.starts_with(
+            "kubectl delete vclaim/c -n team   # then claim the volume for the role that the message"
+        ),
+        "{told}"
+    );
+    let offer = json!({"metadata": {"name": "o", "namespace": "team"}, "spec": {"subscription": "s", "nodeName": "n1",
+        "volumes": [{"name": "own", "uid": "u", "role": "eng", "size": "1Gi", "shared": true}]}});
+    snapshot.offers = vec![serde_json::from_value(offer).unwrap()];
+    let told = step(&snapshot, &CLAIM, "c", ROLE_NOT_ALLOWED);
+    assert!(told.contains("kubectl reservoir claim c --role eng --volume own -n team"), "{told}");
+}
+
 /// T4: where no size fits, the advice is no way back to itself.
 #[test]
 fn t4_advice_leads_on_where_nothing_is_left() {
@@ -410,7 +495,7 @@ fn t4_p4_advice_about_the_end_of_a_volume_names_who_ends_it() {
         (&VOLUME, "plain", RETIRING, "else delete the claims"),
         (&VOLUME, "plain", DESTROYING, "wait a few seconds"),
         (&VOLUME, "used", DESTROYING, "end the claims and pods"),
-        (&RESERVATION, "chosen", NO_SUCH_DISK, "kubectl label node n1 disk=ssd zone=a"),
+        (&RESERVATION, "chosen", NO_SUCH_DISK, "kubectl get nodes -L disk,zone"),
         (&RESERVATION, "elsewhere", NO_SUCH_DISK, "# on any disk; kubectl get nodedisks"),
     ] {
         let step = step(&snapshot, kind, name, reason);
@@ -508,6 +593,15 @@ fn t4_advice_to_make_anew_loses_no_field() {
     assert!(of(&snapshot).iter().all(|step| !step.contains("--edit")), "{:?}", of(&snapshot));
     snapshot.volumes[0].spec.erase_policy = crate::api::ErasePolicy::Zero;
     snapshot.reservations[0].metadata.labels = Some([("a".to_owned(), "b".to_owned())].into());
+    let mut sealed = snapshot.volumes[0].clone();
+    sealed.spec.erase_policy = Default::default();
+    sealed.spec.sealed = true;
+    let sealed = Snapshot {
+        volumes: vec![sealed],
+        reservations: snapshot.reservations.clone(),
+        ..Snapshot::default()
+    };
+    assert!(step(&sealed, &VOLUME, "q", NO_RESERVATION).contains("--edit"), "E1");
     for (step, object) in of(&snapshot).iter().zip(["spv/q", "dr/qq"]) {
         let name = object.split('/').nth(1).unwrap();
         let anew = format!(
@@ -611,6 +705,69 @@ fn t4_d4_a_claim_of_a_disk_that_is_gone_ends() {
     let snapshot = Snapshot { claims: vec![claim("team", "c", "v")], ..Snapshot::default() };
     let told = step(&snapshot, &CLAIM, "c", VOLUME_GONE);
     assert!(told.starts_with("kubectl delete vclaim/c -n team   # then claim another volume"), "{told}");
+    // The volume is deleted after its claims.
+    let mut snapshot = Snapshot { volumes: vec![ready_volume("v", "eng", true)], ..Snapshot::default() };
+    assert_eq!(step(&snapshot, &VOLUME, "v", VOLUME_GONE), "kubectl delete spv/v");
+    snapshot.volumes[0].status.as_mut().unwrap().claims = vec![bound_by("team", "c", "uid-c")];
+    let told = step(&snapshot, &VOLUME, "v", VOLUME_GONE);
+    assert!(told.starts_with("kubectl reservoir unclaim c -n team   # its data is given up;"), "{told}");
+}
+
+/// T4, F3: a quota is changed in the namespace; of a policy of others nothing more is known.
+#[test]
+fn t4_f3_advice_about_a_refusal_names_who_refuses() {
+    let mut snapshot = Snapshot { claims: vec![claim("team", "c", "v")], ..Snapshot::default() };
+    for (said, wanted) in [
+        (
+            "persistentvolumeclaims \"c\" is forbidden: exceeded quota: q",
+            "kubectl get resourcequotas,limitranges -n team ",
+        ),
+        ("admission webhook \"v\" denied the request: no", "kubectl describe vclaim/c -n team "),
+    ] {
+        let conditions = &mut snapshot.claims[0].status.get_or_insert_default().conditions;
+        let why = condition::Verdict::no(REFUSED, said);
+        condition::set(conditions, condition::READY, why, None, jiff::Timestamp::UNIX_EPOCH);
+        let told = step(&snapshot, &CLAIM, "c", REFUSED);
+        assert!(told.starts_with(wanted), "{told}");
+    }
+}
+
+/// T4, X9: what the kernel of the node holds ends there, and by no claim.
+#[test]
+fn t4_x9_advice_about_a_held_volume_looks_on_its_node() {
+    let mut snapshot = Snapshot { volumes: vec![ready_volume("v", "eng", true)], ..Snapshot::default() };
+    let status = snapshot.volumes[0].status.as_mut().unwrap();
+    let node = status.node.as_mut().unwrap();
+    (node.fenced, node.in_use) = (true, true);
+    let told = step(&snapshot, &VOLUME, "v", DESTROYING);
+    assert!(told.contains("reason=MountHeld   # end the process on node n1"), "{told}");
+    snapshot.volumes[0].status.as_mut().unwrap().claims = vec![bound_by("team", "c", "uid-c")];
+    assert!(step(&snapshot, &VOLUME, "v", DESTROYING).contains("end the claims and pods"));
+}
+
+/// T4, E4: whoever may not see volumes sees no digest.
+#[test]
+fn t4_e4_a_tenant_asks_for_the_digest() {
+    let mut snapshot = Snapshot { claims: vec![claim("team", "c", "v")], ..Snapshot::default() };
+    assert_eq!(step(&snapshot, &CLAIM, "c", DIGEST_DIFFERS), advice::see_digests());
+    snapshot.denied = vec![Denied::unseen(&VOLUME)];
+    let told = step(&snapshot, &CLAIM, "c", DIGEST_DIFFERS);
+    assert!(told.starts_with("have an administrator run: kubectl reservoir why vclaim/c -n team"), "{told}");
+}
+
+/// T4: the volume of a claim that selects is in its status.
+#[test]
+fn t4_advice_about_a_claim_that_selects_names_its_volume() {
+    let mut selects = claim("team", "c", "v");
+    selects.spec.volume = None;
+    selects.status.get_or_insert_default().volume =
+        Some(crate::api::UidRef { name: "v".into(), uid: "uid-v".into() });
+    let snapshot = Snapshot {
+        claims: vec![selects],
+        volumes: vec![ready_volume("v", "eng", true)],
+        ..Snapshot::default()
+    };
+    assert_eq!(step(&snapshot, &CLAIM, "c", VOLUME_NOT_READY), "kubectl reservoir why spv/v");
 }
 
 /// T4, C5: an exclusive volume is not claimed as a shared one.

@@ -5,8 +5,8 @@ use kube::ResourceExt;
 
 use super::{About, whole_mebibytes, word};
 use crate::api::{
-    BackingState, DeletionPolicy, DiskKind, DiskReservation, ErasePolicy, NodeDisk, PodRef, Role,
-    SharedPersistentVolume, Size, SubRoles, VolumeMode, condition,
+    BackingState, ClaimBinding, DeletionPolicy, DiskKind, DiskReservation, ErasePolicy, NodeDisk, PodRef,
+    Role, SharedPersistentVolume, Size, SubRoles, VolumeMode, condition,
 };
 use crate::plan::candidate::is_ready;
 use crate::plan::enlarge::new_name;
@@ -45,10 +45,22 @@ impl<'a> About<'a> {
         self.snapshot.pvcs.iter().find(|pvc| pvc.metadata.uid.as_deref() == Some(uid))
     }
 
+    /// The first VolumeClaim of the volume. That of a class ends with its PersistentVolumeClaim.
+    pub(super) fn first_claim(&self) -> Option<ClaimBinding> {
+        let claims = &self.volume?.status.as_ref()?.claims;
+        claims.iter().find(|claim| claim.pvc_uid.is_none()).cloned()
+    }
+
     /// True if no claim and no pod uses the volume: its node is at work, or does not answer.
     pub(super) fn is_unused(&self) -> bool {
         let status = self.volume.and_then(|volume| volume.status.as_ref());
         status.is_some_and(|status| status.claims.is_empty() && status.user_count == 0)
+    }
+
+    /// True if the kernel of its node has the volume mounted or open, although no pod uses it.
+    pub(super) fn is_held(&self) -> bool {
+        let node = self.volume.and_then(|volume| volume.status.as_ref()?.node.as_ref());
+        self.is_unused() && node.is_some_and(|node| node.fenced && node.in_use && node.mounted_by.is_empty())
     }
 
     pub(super) fn is_unbacked(&self) -> bool {
@@ -133,6 +145,15 @@ impl<'a> About<'a> {
         let usable: Vec<String> = lasting.into_iter().map(ResourceExt::name_any).collect();
         let asked = self.volume.and_then(|v| v.spec.reservation.as_deref());
         let near = asked.and_then(|asked| nearest(asked, usable.iter().map(String::as_str)));
+        let foreign = asked.filter(|asked| {
+            let is_it = |r: &DiskReservation| r.name_any() == *asked && !above(&r);
+            usable.is_empty() && self.snapshot.reservations.iter().any(is_it)
+        });
+        if let Some(foreign) = foreign {
+            return self
+                .made_anew(true)
+                .unwrap_or_else(|| self.create_beside(size, foreign, "for another role"));
+        }
         // Another volume of the name would not have the data.
         if let Some(recover) = self.volume.and_then(|volume| volume.spec.recover.as_ref()) {
             let name = asked.map_or_else(|| new_name(self.role, &self.snapshot.reservations), word);
@@ -172,8 +193,7 @@ impl<'a> About<'a> {
             return advice::reserve_for_role(asked.map_or(name, word), role, size);
         };
         if asked.is_some() {
-            let anew = self.create_anew(role, Some(&name));
-            return advice::create_in_new_reservation(name, role, size, anew, deleting);
+            return self.create_beside(size, &deleting, "being deleted");
         }
         let entries = ending.and_then(|r| r.status.as_ref()).map_or(&[][..], |status| &status.volumes);
         // The data of an earlier volume of this name comes first.
@@ -188,6 +208,13 @@ impl<'a> About<'a> {
         }
     }
 
+    /// The step that reserves anew for a volume that names a reservation which it cannot use.
+    fn create_beside(&self, size: &str, asked: &str, trouble: &str) -> String {
+        let name = new_name(self.role, &self.snapshot.reservations);
+        let anew = self.create_anew(self.role, Some(&name));
+        advice::create_in_new_reservation(name, self.role, size, anew, asked, trouble)
+    }
+
     /// The command that deletes a volume without data, and makes it anew.
     pub(super) fn create_anew(&self, role: &str, reservation: Option<&str>) -> String {
         let Some(spec) = self.volume.map(|volume| &volume.spec) else { return self.delete() };
@@ -197,6 +224,8 @@ impl<'a> About<'a> {
             || spec.sub_roles != SubRoles::Allow
             || spec.deletion_policy != DeletionPolicy::Refuse
             || spec.permissions.is_some()
+            || spec.recover.is_some()
+            || spec.sealed
             || !spec.mount_options.is_empty();
         if has_more {
             return format!(

@@ -79,6 +79,10 @@ fn t4_r2_why_of_a_disk_names_a_refused_static_reservation() {
     let said = ask(&snapshot, &DISK, None, "n1.a").unwrap();
     let first = "NodeDisk n1.a: NotAsConfigured: static reservation n1.a.eng is not as configured: spec.size";
     assert!(said.starts_with(first), "{said}");
+    // The name is taken.
+    let snapshot = Snapshot { reservations: vec![reserved("n1.a.eng", "eng", 1, &[])], ..snapshot };
+    let said = ask(&snapshot, &DISK, None, "n1.a").unwrap();
+    assert!(said.contains("next: kubectl reservoir why dr/n1.a.eng   # it has the name"), "{said}");
 }
 
 /// T4, X2: a deleted volume serves its claims until they end, and a claim of such a volume is told what comes.

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::api::UidRef;
 use crate::plan::testing::*;
-use crate::plugin::kind::{CLAIM, DISK, Kind, POD, PVC, VOLUME};
+use crate::plugin::kind::{CLAIM, DISK, Kind, POD, PVC, RESERVATION, VOLUME};
 use crate::plugin::snapshot::{Denied, Snapshot};
 use crate::plugin::why::testing::*;
 
@@ -44,6 +44,26 @@ fn t4_why_names_the_container_that_crashes() {
     snapshot.pods[0].status.as_mut().unwrap().container_statuses = from(init);
     let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
     assert!(said.starts_with("Pod team/web: Running"), "it starts: {said}");
+}
+
+/// T4: a pod that has failed waits for nothing, and starts no more.
+#[test]
+fn t4_why_of_a_failed_pod_says_how_it_ended() {
+    let mut pod = pod_of("data", "Failed");
+    pod.status.as_mut().unwrap().container_statuses = from(json!([{"name": "c", "image": "i", "imageID": "",
+        "ready": false, "restartCount": 0, "state": {"terminated": {"exitCode": 3}}}]));
+    let mut snapshot = Snapshot {
+        claims: vec![bound("data", "v")],
+        volumes: vec![ready_volume("v", "eng", true)],
+        pods: vec![pod],
+        ..Snapshot::default()
+    };
+    let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(said.starts_with("Pod team/web: Failed: container c ended with exit code 3\n"), "{said}");
+    assert!(said.contains("next: kubectl describe pod web -n team"), "{said}");
+    snapshot.pods[0].status.as_mut().unwrap().reason = Some("Evicted".into());
+    let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(said.starts_with("Pod team/web: Failed: Evicted\n"), "{said}");
 }
 
 /// T4, F1: the pods of a DaemonSet are for a node each, by their affinity.
@@ -492,8 +512,37 @@ fn t4_p2_why_pod_reserves_where_the_role_has_nothing() {
         told.contains("next: kubectl reservoir reserve eng-2 --role eng --size 1Gi --node n2   # role eng"),
         "{told}"
     );
+    // The controller says the same in an event.
+    let waiting = std::mem::replace(
+        &mut snapshot.events,
+        vec![event(
+            "PersistentVolumeClaim",
+            "data",
+            "Warning",
+            "ProvisioningFailed",
+            "pod web is on no node yet",
+        )],
+    );
+    for kind in [&POD, &PVC] {
+        let name = if kind == &POD { "web" } else { "data" };
+        let told = ask(&snapshot, kind, Some("team"), name).unwrap();
+        assert!(
+            told.contains("next: kubectl reservoir reserve eng-2 --role eng --size 1Gi --node n2"),
+            "{told}"
+        );
+    }
+    snapshot.events = waiting;
     snapshot.disks.pop();
     assert!(of(&snapshot).contains("no node was chosen"), "{}", of(&snapshot));
+    // Who sees no reservations cannot tell.
+    snapshot.denied = vec![Denied::unseen(&RESERVATION)];
+    let told = of(&snapshot);
+    assert!(
+        told.contains(
+            "next: have an administrator run: kubectl reservoir why pod/web -n team   # a node that it"
+        ),
+        "{told}"
+    );
 }
 
 /// T4: a Job whose pods run lacks none.

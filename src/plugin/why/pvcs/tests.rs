@@ -183,6 +183,23 @@ fn t4_why_pvc_has_the_step_of_a_refusal() {
     assert!(told.contains("next: kubectl uncordon n1 "), "{told}");
 }
 
+/// T4, P4: a PersistentVolumeClaim that lost its PersistentVolume gets none again, and its volume is still there.
+#[test]
+fn t4_p4_a_lost_persistent_volume_claim_leads_to_its_volume() {
+    let mut lost = pvc("data", "Lost", "eng");
+    lost.metadata.uid = Some("u".into());
+    let mut volume = ready_volume("pvc-u", "eng", false);
+    volume.metadata.labels = Some([(crate::api::LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    let snapshot = Snapshot {
+        classes: vec!["eng".into()],
+        pvcs: vec![lost],
+        volumes: vec![volume],
+        ..Snapshot::default()
+    };
+    let told = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(told.contains("kubectl reservoir claim data --role eng --volume pvc-u -n team"), "{told}");
+}
+
 fn claim_of(name: &str) -> crate::api::VolumeClaim {
     claim("team", name, "v")
 }
@@ -388,6 +405,19 @@ fn t4_why_pvc_sees_a_mistyped_class() {
     );
     snapshot.classes_unseen = true;
     assert!(next(&snapshot).contains("you may not see StorageClasses"));
+    // The controller has told why, so the class is Reservoir's. Only an administrator sees which step that takes.
+    snapshot.pvcs[0].metadata.uid = Some("u".into());
+    let mut told =
+        event("PersistentVolumeClaim", "data", "Warning", "ProvisioningFailed", "ask for ReadWriteOnce");
+    told.involved_object.uid = Some("u".into());
+    told.reporting_component = Some("reservoir-controller".into());
+    snapshot.events = vec![told];
+    assert!(
+        next(&snapshot).starts_with("have an administrator run: kubectl reservoir why pvc/data -n team   # or do what the message says"),
+        "{}",
+        next(&snapshot)
+    );
+    snapshot.events.clear();
     snapshot.classes_unseen = false;
     snapshot.classes.clear();
     assert!(next(&snapshot).starts_with("kubectl get storageclasses   # none is called enng"));
