@@ -427,8 +427,11 @@ mod tests {
             "TemplateWaits: template scratch: 1 of 1 reservations are not Ready, first DiskReservation eng-role.scratch.n1.a, which is \
              not of the template: delete it once it is empty, and the template makes its own"
         );
-        assert_eq!(in_the_way(&role, &[on.clone()], &[by_hand.clone()]), Some(&by_hand));
-        assert_eq!(in_the_way(&role, &[on.clone()], &[made.clone()]), None);
+        assert_eq!(
+            in_the_way(&role, std::slice::from_ref(&on), std::slice::from_ref(&by_hand)),
+            Some(&by_hand)
+        );
+        assert_eq!(in_the_way(&role, std::slice::from_ref(&on), std::slice::from_ref(&made)), None);
         let other = disk("n2.a", "n2", 20, &[]);
         let mut left = made.clone();
         (left.metadata.name, left.spec.node_disk) = (Some("left".into()), Some("n2.a".into()));

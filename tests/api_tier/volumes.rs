@@ -385,7 +385,7 @@ async fn d4_a_disk_declared_gone_blocks_nothing_and_keeps_data() {
     let said = until_reason(&volumes, "datasets", "VolumeGone").await;
     assert!(
         said.contains("was declared gone")
-            && said.contains("team-a/datasets, after its pods, then the volume"),
+            && said.contains("team-a/datasets and team-b/datasets, after its pods, then the volume"),
         "{said}"
     );
     let said = until_reason(&claims, "datasets", "VolumeGone").await;
