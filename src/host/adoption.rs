@@ -42,6 +42,15 @@ impl Host {
         }
         for other in self.served_disks() {
             if wanted.overlaps(&other.place()?) {
+                let all = other.place()?;
+                let place = |root| adopted::open_root(root).and_then(mounts::place);
+                if disk.config.adopt_roots.iter().all(|root| place(root).is_ok_and(|root| root.is_in(&all))) {
+                    return Err(Error::Conflict(format!(
+                        "{path} overlaps the directory of disk {}, and so does each of the adoptRoots: no directory can be adopted until \
+                         the configuration has a root beside the disk's path",
+                        other.name()
+                    )));
+                }
                 return overlaps(format!("the directory of disk {}", other.name()));
             }
             for root in &other.config.adopt_roots {

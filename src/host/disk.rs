@@ -280,8 +280,17 @@ impl Disk {
 
     /// Makes the directory of a volume. The volume does not exist before it has a record.
     pub(super) fn make_volume(&self, uid: &VolumeUid) -> Result<Volume> {
-        dirfd::make_dir(&self.volumes, uid.as_str(), Mode::RWXU)
-            .and_then(|_| rustix::fs::fsync(&self.volumes))
+        let made = dirfd::make_dir(&self.volumes, uid.as_str(), Mode::RWXU);
+        if made.is_err_and(|errno| errno == Errno::NOSPC)
+            && rustix::fs::fstatvfs(&self.volumes).is_ok_and(|stat| stat.f_files > 0 && stat.f_favail == 0)
+        {
+            return Err(Error::Unsupported(format!(
+                "the file system of disk {} has no free inode, so no volume can be made: remove files that are not Reservoir's, where \
+                 `df -i` shows it",
+                self.name()
+            )));
+        }
+        made.and_then(|_| rustix::fs::fsync(&self.volumes))
             .context(|| format!("make the directory of volume {uid}"))?;
         let dir = dirfd::open_dir(&self.volumes, uid.as_str())
             .context(|| format!("open the directory of volume {uid}"))?;

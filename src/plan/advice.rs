@@ -39,7 +39,9 @@ advice! {
          reservations and the NodeDisk; if it does not end: kubectl reservoir why pod/{pod} -n {namespace}";
     empty_gone_disk(object) =
         "kubectl reservoir tree   # delete the volumes and reservations of {object}, then the NodeDisk";
-    remove_foreign_files(node) = "remove foreign files from the disk on {node}; no new volume is made there before";
+    remove_foreign_files(node) =
+        "remove foreign files from the disk on {node}, and none of Reservoir's; no new volume is made there before. If there are none, a \
+         process has deleted files open: lsof +L1";
     find_lost_data(node, object) =
         "look for the disk and its data on {node}; if the data is lost for good: kubectl delete {object}";
 
@@ -366,6 +368,9 @@ advice! {
          for its volume";
     read_events(pvc, namespace) =
         "kubectl describe pvc {pvc} -n {namespace}   # its events name what Reservoir waits for";
+    end_finished_pod(pod, namespace) =
+        "kubectl delete pod {pod} -n {namespace}   # it has ended, and its ephemeral volume goes with it; ttlSecondsAfterFinished of a Job and \
+         successfulJobsHistoryLimit of a CronJob do that by themselves";
     make_pvc_as_said(pvc, namespace) =
         "kubectl delete pvc {pvc} -n {namespace}   # then make it anew as the message says: these fields cannot be changed";
     make_pod_as_said(pod, namespace) =

@@ -213,7 +213,8 @@ fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) ->
                 missing => Verdict::no(
                     reason::SPACE_TAKEN,
                     format!(
-                        "other files on {} took {} of the {} that are reserved; remove them or enlarge the file system",
+                        "other files on {}, or deleted ones that are open, took {} of the {} that are reserved; remove them or enlarge \
+                         the file system",
                         disk.spec.path,
                         Size::from_bytes(missing),
                         Size::from_bytes(reserved)
@@ -423,7 +424,10 @@ mod tests {
         assert_eq!((reason.as_str(), status.allocatable), ("DiskHealthy", Some(testing::gi(8))));
         let (_, reason, message) = health(&disk, Seen { free: 2 * GI, kept: 4 * GI, ..seen() });
         assert_eq!(reason, "SpaceTaken");
-        assert!(message.starts_with("other files on /d took 2Gi of the 8Gi"), "{message}");
+        assert!(
+            message.starts_with("other files on /d, or deleted ones that are open, took 2Gi of the 8Gi"),
+            "{message}"
+        );
     }
 
     /// The step after the spec is up to date: the reservations to make, and the status.

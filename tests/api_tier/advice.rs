@@ -52,6 +52,10 @@ const LOOKS: &[&str] = &[
 /// Steps that are not run here, and who acts, or where they are run.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("nothing_to_do", "nobody: the object is at rest"),
+    (
+        "end_finished_pod",
+        "Kubernetes deletes the PersistentVolumeClaim with its pod, and leaving.rs that of a class",
+    ),
     ("leave_volume_to_class", "nobody: the object is at rest"),
     ("look_again", "nobody: it passes, which each row of a volume sees"),
     ("check_controller", "an administrator: another version of the controller runs"),

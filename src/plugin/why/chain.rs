@@ -203,6 +203,12 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
         let usable = usable.filter(|_| volume.spec.reservation.is_none());
         let reservation = reservation.or(asked).map(str::to_owned).or(usable);
         let disk = status.and_then(|s| s.node_disk.as_deref());
+        // Other files take space, and no volume's data.
+        let takes_space = |disk: &str| {
+            let found = snapshot.find(&DISK, None, disk);
+            found.is_some_and(|item| item.ready().is_some_and(|ready| ready.reason == SPACE_TAKEN))
+        };
+        let disk = disk.filter(|disk| !(own.contains(&BACKING_LOST) && takes_space(disk)));
         vec![named(&RESERVATION, reservation.as_deref()), named(&DISK, disk)]
     } else if target.kind == &RESERVATION {
         let Some(r) = snapshot.reservations.iter().find(|r| r.name_any() == target.name) else {

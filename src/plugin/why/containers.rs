@@ -14,32 +14,45 @@ const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 /// The report of a pod with a container that ends again and again, or, in a running pod, does not start.
 pub(super) fn report(target: &Target, pod: &Pod) -> Option<Report> {
     let status = pod.status.as_ref()?;
-    let (container, reason) = waiting(pod)?;
+    let (container, reason) = stopped(pod)?;
     if reason != CRASHES && status.phase.as_deref() != Some("Running") {
         return None;
     }
-    let message =
-        container.state.as_ref().and_then(|s| s.waiting.as_ref()?.message.clone()).unwrap_or_default();
-    let ended = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+    let state = container.state.as_ref();
+    let ended = state.and_then(|s| s.terminated.as_ref());
+    let ended = ended.or_else(|| container.last_state.as_ref().and_then(|last| last.terminated.as_ref()));
     let message = match ended.filter(|_| reason == CRASHES) {
         Some(ended) => format!("container {} ended with exit code {}", container.name, ended.exit_code),
-        None => format!("container {}: {message}", container.name),
+        None => {
+            let said = state.and_then(|s| s.waiting.as_ref()?.message.clone()).unwrap_or_default();
+            format!("container {}: {said}", container.name)
+        }
     };
     Some(Report::of(target.title(), reason, message, true))
 }
 
 /// The container that ends again and again.
 pub(super) fn crashed(pod: &Pod) -> Option<&str> {
-    waiting(pod).filter(|(_, reason)| *reason == CRASHES).map(|(container, _)| container.name.as_str())
+    stopped(pod).filter(|(_, reason)| *reason == CRASHES).map(|(container, _)| container.name.as_str())
 }
 
-/// The first container that waits for something else than its start, and the reason.
-fn waiting(pod: &Pod) -> Option<(&ContainerStatus, &str)> {
+/// The first container that does not run and is about to be started again, or waits for something else than its start, and the
+/// reason. Between two starts a container is `terminated` or waits, by the version of Kubernetes.
+fn stopped(pod: &Pod) -> Option<(&ContainerStatus, &str)> {
     let status = pod.status.as_ref()?;
-    let all =
-        status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
-    all.into_iter().find_map(|container| {
-        let reason = container.state.as_ref()?.waiting.as_ref()?.reason.as_deref()?;
+    let ends = pod.metadata.deletion_timestamp.is_some()
+        || ["Succeeded", "Failed"].iter().any(|phase| status.phase.as_deref() == Some(phase));
+    let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always");
+    let init = status.init_container_statuses.iter().flatten().map(|container| (container, true));
+    let all = init.chain(status.container_statuses.iter().flatten().map(|container| (container, false)));
+    all.into_iter().find_map(|(container, is_init)| {
+        let state = container.state.as_ref()?;
+        if let Some(ended) = &state.terminated {
+            let failed = ended.exit_code != 0;
+            let starts_again = policy == "Always" && !is_init || policy != "Never" && failed;
+            return (starts_again && !ends).then_some((container, CRASHES));
+        }
+        let reason = state.waiting.as_ref()?.reason.as_deref()?;
         (!STARTING.contains(&reason)).then_some((container, reason))
     })
 }

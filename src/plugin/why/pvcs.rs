@@ -289,7 +289,9 @@ fn class_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str)
     if said.contains("is in the way") && snapshot.is_name_taken(target.namespace.as_deref(), name) {
         return advice::free_name(name, namespace);
     }
-    let step = refusal_step(&said, namespace).or_else(|| space_step(snapshot, target));
+    let ended = || Some(advice::end_finished_pod(finished_pod(snapshot, pvc?)?, namespace));
+    let step = refusal_step(&said, namespace);
+    let step = step.or_else(|| space_step(snapshot, target).and_then(|step| ended().or(Some(step))));
     let elsewhere = || {
         let mut pods = snapshot.pods_of(namespace, name);
         pods.find_map(|pod| pods::space_elsewhere(snapshot, pod))
@@ -307,6 +309,25 @@ fn class_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str)
         false if snapshot.classes_unseen => advice::read_unknown_events(name, namespace),
         false => advice::read_foreign_events(name, namespace),
     }
+}
+
+/// A pod that has ended and whose ephemeral volume of the same StorageClass is there still. Kubernetes keeps both until the
+/// pod is deleted.
+fn finished_pod<'a>(snapshot: &'a Snapshot, pvc: &PersistentVolumeClaim) -> Option<&'a str> {
+    let class =
+        |pvc: &PersistentVolumeClaim| pvc.spec.as_ref().and_then(|spec| spec.storage_class_name.clone());
+    let has_ended = |name: &str| {
+        let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone());
+        let mut pods = snapshot.pods.iter().filter(|pod| pod.metadata.namespace == pvc.metadata.namespace);
+        let pod = pods.find(|pod| pod.metadata.name.as_deref() == Some(name));
+        pod.and_then(phase).is_some_and(|phase| ["Succeeded", "Failed"].contains(&&*phase))
+    };
+    let bound = |other: &&PersistentVolumeClaim| {
+        other.metadata.namespace == pvc.metadata.namespace
+            && class(other) == class(pvc)
+            && other.spec.as_ref().is_some_and(|spec| spec.volume_name.is_some())
+    };
+    snapshot.pvcs.iter().filter(bound).filter_map(pod_of).find(|pod| has_ended(pod))
 }
 
 /// The step for a PersistentVolumeClaim with enough space in reservations that it cannot have: their disks are not ready, or

@@ -9,6 +9,43 @@ use crate::plugin::kind::{CLAIM, DISK, Kind, POD, PVC, RESERVATION, VOLUME};
 use crate::plugin::snapshot::{Denied, Snapshot};
 use crate::plugin::why::testing::*;
 
+/// T4: Kubernetes 1.36 has a container between two starts as terminated, for minutes.
+#[test]
+fn t4_why_names_a_container_between_two_starts() {
+    let of = |policy: &str, code: i32, init: bool| {
+        let mut pod = pod_of("data", "Running");
+        pod.spec.as_mut().unwrap().restart_policy = Some(policy.into());
+        let containers = from(json!([{"name": "c", "image": "i", "imageID": "", "ready": false,
+            "restartCount": 4, "state": {"terminated": {"exitCode": code, "reason": "Error"}}}]));
+        let status = pod.status.as_mut().unwrap();
+        match init {
+            true => status.init_container_statuses = containers,
+            false => status.container_statuses = containers,
+        }
+        let snapshot = Snapshot {
+            claims: vec![bound("data", "v")],
+            volumes: vec![ready_volume("v", "eng", true)],
+            pods: vec![pod],
+            ..Snapshot::default()
+        };
+        ask(&snapshot, &POD, Some("team"), "web").unwrap()
+    };
+    let crashes =
+        |said: &str| said.contains("container c ended with exit code") && said.contains("kubectl logs web");
+    for (policy, code, init, expected) in [
+        ("Always", 1, false, true),
+        ("Always", 0, false, true),
+        ("OnFailure", 1, false, true),
+        ("OnFailure", 0, false, false),
+        ("Never", 1, false, false),
+        ("Always", 0, true, false),
+        ("Always", 1, true, true),
+    ] {
+        let said = of(policy, code, init);
+        assert_eq!(crashes(&said), expected, "{policy} {code} {init}: {said}");
+    }
+}
+
 /// T4: a pod whose container ends by itself is not at rest, and its log is what helps.
 #[test]
 fn t4_why_names_the_container_that_crashes() {
