@@ -9,11 +9,12 @@ use kube::{Api, ResourceExt};
 
 use crate::api::condition::{self, DISK_HEALTHY};
 use crate::api::{
-    AGENT_MANAGER, EnforcementState, Lifetime, NodeDevice, NodeDisk, NodeDiskSpec, NodeDiskStatus, Orphan,
-    SharedPersistentVolume,
+    AGENT_MANAGER, DiskReservation, EnforcementState, Lifetime, NodeDevice, NodeDisk, NodeDiskSpec,
+    NodeDiskStatus, Orphan, PVC_PREFIX, SharedPersistentVolume,
 };
 use crate::cluster;
 use crate::host::{self, DiskReport, Host, VolumeReport, VolumeUid};
+use crate::plan::birth;
 use crate::plan::disk_identity::is_placeholder;
 use crate::plan::disk_key;
 use crate::plan::node_disk::{self, Seen, Step};
@@ -94,7 +95,8 @@ impl Disks {
         };
         let Found { volumes, erased, disks, served } = found;
         self.recovered = served;
-        let known = self.known_volumes(objects.values()).await?;
+        let mut known = self.known_volumes(objects.values()).await?;
+        known.extend(self.newborn(&volumes, &known).await?);
         let is_known = |uid: &VolumeUid| known.contains(uid.as_str());
         let forgotten: Vec<_> = erased.into_iter().filter(|uid| !is_known(uid)).collect();
         let mut usage = self.ctx.on_host(move |host| sort_by_disk(host, volumes, &known)).await?;
@@ -184,6 +186,45 @@ impl Disks {
                 .extend(cluster::list_metadata(&api, &on_it).await?.iter().filter_map(|volume| volume.uid()));
         }
         Ok(known)
+    }
+
+    /// The UIDs of further volumes that Kubernetes has, although no status has their disk yet: they are born in their place, and a
+    /// ledger has their bytes. Each is read once: an orphan is one until its status has a place.
+    async fn newborn(
+        &self,
+        volumes: &[VolumeReport],
+        known: &BTreeSet<String>,
+    ) -> Result<Vec<String>, cluster::Error> {
+        let api: Api<SharedPersistentVolume> = Api::all(self.ctx.client.clone());
+        let reservations: Api<DiskReservation> = Api::all(self.ctx.client.clone());
+        let mut found = Vec::new();
+        for volume in volumes {
+            let Ok(record) = &volume.record else { continue };
+            let (uid, name) = (&volume.uid, &record.spec.name);
+            let is_settled = known.contains(uid.as_str()) || self.orphans.contains(uid);
+            if is_settled || record.kept.is_some() || !name.starts_with(PVC_PREFIX) {
+                continue;
+            }
+            let there = cluster::get(&api, name).await?;
+            let Some(there) = there.filter(|there| there.metadata.uid.as_deref() == Some(uid.as_str()))
+            else {
+                continue;
+            };
+            let named = there.spec.reservation.as_deref().filter(|_| birth::node(&there).is_some());
+            let is_born = match named {
+                Some(named) => {
+                    let reservation = cluster::get(&reservations, named).await?;
+                    reservation.is_some_and(|reservation| birth::has_entry(&there, &reservation))
+                }
+                // Its place was written since the list.
+                None => {
+                    let on = there.status.as_ref().and_then(|status| status.node_disk.as_deref());
+                    on.is_some_and(|on| self.ctx.disk_names.disk_of(on).is_some())
+                }
+            };
+            found.extend(is_born.then(|| uid.as_str().to_owned()));
+        }
+        Ok(found)
     }
 
     /// Asks for the UID of this Node, if a disk goes with it. The Node may have been made anew, so the agent asks again while

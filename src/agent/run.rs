@@ -22,12 +22,12 @@ use super::kubelet;
 use super::metrics::NodeGauges;
 use super::publish::Node;
 use super::volumes;
-use crate::api::SharedPersistentVolume;
+use crate::api::{DiskReservation, SharedPersistentVolume};
 use crate::cluster::{self, CacheConfig, Change, Events, Name, WorkQueue, cache, run_workers};
 use crate::csi::{self, ServeConfig, ServeError};
 use crate::host::{self, Host, HostConfig};
 use crate::nri;
-use crate::plan::{node_task, tenant};
+use crate::plan::{birth, node_task, tenant};
 use crate::telemetry::Metrics;
 
 /// The agent's options.
@@ -196,7 +196,8 @@ struct Seen {
 }
 
 /// Reconciles each volume of this node after each change, and in each period if it is not at rest. The watch only
-/// supplies names: of a volume it keeps the tenant and the rest, and each decision uses a live read.
+/// supplies names: of a volume it keeps the tenant and the rest, and each decision uses a live read. The ledgers of this node
+/// supply the names of the volumes that are born in their place.
 async fn reconcile_volumes(ctx: &Context, look_again: Duration, wake: bool) {
     let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     let mine = watcher::Config::default().fields(&format!("status.nodeName={}", ctx.node));
@@ -213,7 +214,15 @@ async fn reconcile_volumes(ctx: &Context, look_again: Duration, wake: bool) {
         keep: |v| Some(Seen { tenant: tenant::of_volume(&v).into(), at_rest: node_task::is_at_rest(&v) }),
         keys: |_, _| {},
     };
-    let (volumes, task) = cache(api.clone(), mine, seen, changed, || {});
+    let (volumes, task) = cache(api.clone(), mine.clone(), seen, changed, || {});
+    let to = queue.clone();
+    let entered = move |change: Change<DiskReservation>| {
+        if wake {
+            birth::entered(change.before, change.now).for_each(|name| to.enqueue_name(name));
+        }
+    };
+    let kept = CacheConfig { keep: |of| Some(birth::ledger(of)), keys: |_, _| {} };
+    let (ledgers, follow_ledgers) = cache(Api::all(ctx.client.clone()), mine, kept, entered, || {});
     let look_again = async {
         loop {
             tokio::time::sleep(look_again).await;
@@ -222,11 +231,14 @@ async fn reconcile_volumes(ctx: &Context, look_again: Duration, wake: bool) {
         }
     };
     let reconcile = |name: Name| {
-        let api = api.clone();
+        let (api, ledgers) = (api.clone(), ledgers.clone());
         async move {
-            let Some(volume) = cluster::get(&api, &name).await? else { return Ok(None) };
+            // Read before the volume, see `plan::birth`.
+            let ledgers = ledgers.all();
+            let Some(mut volume) = cluster::get(&api, &name).await? else { return Ok(None) };
             if volume.status.as_ref().and_then(|status| status.node_name.as_deref()) != Some(&ctx.node) {
-                return Ok(None);
+                let Some(born) = birth::on_node(volume, &ctx.node, &ledgers) else { return Ok(None) };
+                volume = born;
             }
             // Work on a hanging disk goes on in the background, and volumes of other disks do not wait (V10).
             tokio::select! {
@@ -238,5 +250,5 @@ async fn reconcile_volumes(ctx: &Context, look_again: Duration, wake: bool) {
     let tenant = |name: &Name| volumes.get(name).map_or_else(|| name.clone(), |volume| volume.tenant.clone());
     let work =
         run_workers::<SharedPersistentVolume, _>(names, AT_ONCE, ctx.metrics.clone(), tenant, reconcile);
-    tokio::join!(task, look_again, work);
+    tokio::join!(task, follow_ledgers, look_again, work);
 }

@@ -76,6 +76,9 @@ pub const ANNOTATION_MADE_FOR: &str = "reservoir.dev/made-for";
 pub const LABEL_PVC_UID: &str = "reservoir.dev/pvc-uid";
 /// Annotation on such a volume: the resourceVersion of the PersistentVolumeClaim that decided its size.
 pub const ANNOTATION_DECIDED_BY: &str = "reservoir.dev/pvc-resource-version";
+/// Annotation on such a volume: the node of the reservation in its spec. The agent there may make the volume before its status
+/// has a place. Admission allows only the controller to write this annotation.
+pub const ANNOTATION_BORN_ON: &str = "reservoir.dev/born-on";
 /// Label on a copy: the UID of its original (E2).
 pub const LABEL_COPY_OF: &str = "reservoir.dev/copy-of";
 /// Prefix of the name of a volume that was made for a PersistentVolumeClaim; the UID of the

@@ -21,6 +21,7 @@ use super::{DeletionPolicy, DiskKind, LedgerEntry, Size, UidRef};
     status = "DiskReservationStatus",
     derive = "PartialEq",
     selectable = ".spec.nodeDisk",
+    selectable = ".status.nodeName",
     doc = "Bytes of one disk, reserved for one role atomically, and never more than the free space.",
     printcolumn(name = "Role", type_ = "string", json_path = ".spec.role"),
     printcolumn(name = "Node", type_ = "string", json_path = ".status.nodeName"),

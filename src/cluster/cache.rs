@@ -17,8 +17,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch::{Receiver, Sender, channel};
 
 use crate::api::{
-    ANNOTATION_DECIDED_BY, ANNOTATION_MADE_FOR, LABEL_CLAIM_NAMESPACE, LABEL_CLAIM_UID, LABEL_PVC_UID,
-    STORAGE_PROVISIONER,
+    ANNOTATION_BORN_ON, ANNOTATION_DECIDED_BY, ANNOTATION_MADE_FOR, LABEL_CLAIM_NAMESPACE, LABEL_CLAIM_UID,
+    LABEL_PVC_UID, STORAGE_PROVISIONER,
 };
 
 /// The name of an object. In a namespace it is `namespace/name`.
@@ -329,7 +329,8 @@ fn trim_metadata<K: Resource>(object: &mut K) {
 }
 
 /// The annotations that decisions read. The longest has a namespace and a name.
-const OUR_ANNOTATIONS: [&str; 3] = [STORAGE_PROVISIONER, ANNOTATION_DECIDED_BY, ANNOTATION_MADE_FOR];
+const OUR_ANNOTATIONS: [&str; 4] =
+    [STORAGE_PROVISIONER, ANNOTATION_DECIDED_BY, ANNOTATION_MADE_FOR, ANNOTATION_BORN_ON];
 const LONGEST_ANNOTATION: usize = 400;
 /// The most bytes of labels that the cache keeps of an object.
 const LABELS: usize = 16 << 10;
@@ -415,7 +416,8 @@ mod tests {
         let (cache, mut follower) = Follower::new(CacheConfig::<VolumeClaim>::default(), |_| {});
         let mut large = claim("c", "v");
         let many = (0..10_000).map(|i| (format!("label-{i:05}"), "x".repeat(63)));
-        let read = [ANNOTATION_DECIDED_BY, ANNOTATION_MADE_FOR].map(|key| (key.to_owned(), "7".to_owned()));
+        let read = [ANNOTATION_DECIDED_BY, ANNOTATION_MADE_FOR, ANNOTATION_BORN_ON];
+        let read = read.map(|key| (key.to_owned(), "7".to_owned()));
         large.metadata.annotations = Some(many.clone().chain(read.clone()).collect());
         large.metadata.labels = Some(many.chain([(LABEL_PVC_UID.to_owned(), "u".to_owned())]).collect());
         follower.follow(Event::Apply(large));

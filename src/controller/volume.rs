@@ -14,12 +14,13 @@ use crate::api::{
     SharedPersistentVolume, SharedPersistentVolumeStatus, UidRef, volume_for_pvc,
 };
 use crate::cluster;
+use crate::plan::debounce::DEBOUNCE;
 use crate::plan::holder::held_by_volume;
 use crate::plan::kept::left_unplaced;
 use crate::plan::own_pvc::{self, Gone, Own, pvc_of};
 use crate::plan::postponed::COUNTING;
-use crate::plan::volume::{Seen, Step, Waiting, has_data_of, is_recount, keeps_entry, next};
-use crate::plan::{bind, create, namesake, persistent_volume, pv_binding, refs};
+use crate::plan::volume::{EntryFate, Seen, Step, Waiting, fate_of_entry, has_data_of, is_recount, next};
+use crate::plan::{bind, birth, create, namesake, persistent_volume, pv_binding, refs};
 
 use super::claim::offers;
 use super::context::Context;
@@ -42,7 +43,7 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
         return destroy::reconcile(&api, &volume, ctx).await;
     }
     let uid = volume.uid().unwrap_or_default();
-    let (mut seen, mut again) = (gather(&volume, ctx).await?, None);
+    let (mut seen, mut again, mut taken) = (gather(&volume, ctx).await?, None, false);
     loop {
         match next(&volume, &seen) {
             Step::MakeRoom(reservation, wanted) => {
@@ -51,15 +52,22 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
                 continue;
             }
             Step::Guard => cluster::set_finalizer(&api, &*volume, true).await?,
+            Step::Await(status) => {
+                if taken {
+                    end_unused_entry(&api, &volume, &status, ctx).await?;
+                }
+                again = Some(DEBOUNCE);
+            }
             Step::Release(event) => pvc_provisioner::release(&volume, &event, ctx).await?,
             Step::TakeEntry(name) => {
                 take_entry(&volume, &name, &mut seen, ctx).await?;
+                taken = true;
                 continue;
             }
             Step::Place(status) => {
                 let placed = ctx.commit(&api, &*volume, &status).await;
-                if let (Err(_), Some(reservation)) = (&placed, &status.reservation) {
-                    end_unused_entry(&api, &volume, reservation, ctx).await?;
+                if placed.is_err() {
+                    end_unused_entry(&api, &volume, &status, ctx).await?;
                 }
                 placed?;
                 if let Some(why) = namesake::orphaned(&volume, &refs(&seen.disks)) {
@@ -189,7 +197,8 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
 }
 
 /// The reservation whose ledger lists the volume, found in the cache and read live. The cache may lack a recent entry.
-/// Then the volume takes a second entry, and releases one of the two after its placement.
+/// Then the volume takes a second entry, and releases one of the two after its placement. The entry of a volume that is born in
+/// its place stays until that place is written, so its ledger is not read again.
 async fn entry(
     volume: &SharedPersistentVolume,
     cached: &[Arc<DiskReservation>],
@@ -198,6 +207,9 @@ async fn entry(
     let uid = volume.uid().unwrap_or_default();
     let with_entry = |r: &&Arc<DiskReservation>| held_by_volume(r, &uid).is_some();
     let Some(cached) = cached.iter().find(with_entry) else { return Ok(None) };
+    if birth::has_entry(volume, cached) {
+        return Ok(Some(cached.clone()));
+    }
     let reservations: Api<DiskReservation> = Api::all(ctx.client.clone());
     let found = cluster::get(&reservations, &cached.name_any()).await?;
     Ok(found.filter(|r| held_by_volume(r, &uid).is_some()).map(Arc::new))
@@ -321,35 +333,44 @@ async fn take_entry(
 /// The pauses before further tries to end an unused entry, in seconds.
 const TRIES: [u64; 8] = [1, 1, 2, 4, 8, 16, 32, 64];
 
-/// Ends the entry of a volume whose status could not be written, unless the volume still needs the entry. The volume may be
+/// Ends the entry of a volume whose place is not written, unless the volume still needs the entry. A volume that is being
+/// deleted may have been born in its place: then the place is written, and its end waits for its node. The volume may be
 /// gone, and then no later reconcile looks at its entry (L5). So a request that fails is tried again here.
 async fn end_unused_entry(
     api: &Api<SharedPersistentVolume>,
     volume: &SharedPersistentVolume,
-    reservation: &UidRef,
+    placed: &SharedPersistentVolumeStatus,
     ctx: &Context,
 ) -> Result<(), Error> {
     for pause in TRIES {
-        match try_to_end_entry(api, volume, reservation, ctx).await {
+        match try_to_end_entry(api, volume, placed, ctx).await {
+            // Somebody else has written the volume, or it is gone.
+            Err(error) if ["Conflict", "NotFound"].contains(&error.label()) => {}
             Err(error) if error.refusal().is_none() => tokio::time::sleep(Duration::from_secs(pause)).await,
             ended => return ended,
         }
     }
-    try_to_end_entry(api, volume, reservation, ctx).await
+    try_to_end_entry(api, volume, placed, ctx).await
 }
 
 async fn try_to_end_entry(
     api: &Api<SharedPersistentVolume>,
     volume: &SharedPersistentVolume,
-    reservation: &UidRef,
+    placed: &SharedPersistentVolumeStatus,
     ctx: &Context,
 ) -> Result<(), Error> {
+    let Some(reservation) = &placed.reservation else { return Ok(()) };
     let now = cluster::get_same(api, volume).await?;
-    if keeps_entry(now.as_ref(), reservation) {
-        return Ok(());
+    match (fate_of_entry(now.as_ref(), placed), now) {
+        (EntryFate::Keep, _) => Ok(()),
+        (EntryFate::Place(status), Some(now)) => ctx.commit(api, &now, &status).await,
+        (EntryFate::End | EntryFate::Place(_), now) => {
+            let is_placed =
+                now.is_some_and(|now| now.status.is_some_and(|status| status.reservation.is_some()));
+            let has_heir = is_placed || has_heir(volume, ctx).await?;
+            let left = left_unplaced(volume, has_heir, (ctx.now)());
+            let uid = volume.uid().unwrap_or_default();
+            end_entry(&reservation.name, &uid, left.as_ref(), ctx).await
+        }
     }
-    let is_placed = now.is_some_and(|now| now.status.is_some_and(|status| status.reservation.is_some()));
-    let has_heir = is_placed || has_heir(volume, ctx).await?;
-    let left = left_unplaced(volume, has_heir, (ctx.now)());
-    end_entry(&reservation.name, &volume.uid().unwrap_or_default(), left.as_ref(), ctx).await
 }

@@ -24,7 +24,7 @@ use crate::api::{
 
 use super::kept::Left;
 use super::volume::count_users;
-use super::{debounce, foreign_finalizer, held_by, kept, names, node_lifetime};
+use super::{birth, debounce, foreign_finalizer, held_by, kept, names, node_lifetime};
 
 /// The state around a volume's object.
 #[derive(Debug)]
@@ -144,6 +144,19 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
         return Step::Debounce;
     }
     let mut status = volume.status.clone().unwrap_or_default();
+    let mut is_placed_now = false;
+    if birth::node(volume).is_some() {
+        // S3: its node may have bytes of it, if the entry was there before the DELETE.
+        match &seen.entries {
+            None => return Step::LookForEntries,
+            Some(None) => return Step::Rest,
+            Some(Some(entries)) => {
+                if let Some(with_entry) = entries.iter().find(|of| birth::has_entry(volume, of)) {
+                    (status, is_placed_now) = (birth::placed(volume, with_entry, entries), true);
+                }
+            }
+        }
+    }
     status.claims.retain(|claim| !seen.lost_claims.contains(claim));
     let listed = status.claims.clone();
     status.claims.retain(|claim| !seen.over.contains(claim));
@@ -163,7 +176,9 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     // Most nodes refuse new mounts within moments.
     let is_young = debounce::is_passing(volume.metadata.deletion_timestamp.as_ref(), seen.now);
     let why = match stage {
-        Stage::Wait(_) if is_young && is_waiting_for_fence(&status) => return Step::Debounce,
+        Stage::Wait(_) if is_young && !is_placed_now && is_waiting_for_fence(&status) => {
+            return Step::Debounce;
+        }
         Stage::Wait(why) => why,
         Stage::Fence(why) => {
             destroy.in_use = false;

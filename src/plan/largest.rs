@@ -73,7 +73,7 @@ fn largest_volume() -> SharedPersistentVolume {
         .collect();
     status.reservation = Some(UidRef { name: long(0), uid: "uid-0".into() });
     Arc::make_mut(levels.last_mut().unwrap()).status.as_mut().unwrap().parent = None;
-    status.reserved = volume::reserved_chain(status, &levels).unwrap();
+    status.reserved = super::birth::reserved_chain(status, &levels).unwrap();
     assert_eq!(status.reserved.len(), 8);
     v
 }

@@ -7,6 +7,7 @@ pub mod advice;
 pub mod allocatable;
 pub mod backing;
 pub mod bind;
+pub mod birth;
 pub mod candidate;
 pub mod claim;
 pub mod container_mounts;

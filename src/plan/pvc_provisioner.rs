@@ -20,7 +20,7 @@ use crate::api::{DiskReservation, NodeDisk, STORAGE_PROVISIONER, SharedPersisten
 use super::crowding::Crowded;
 use super::own_pvc::{self, pvc_of};
 use super::transition::LASTING;
-use super::{node_lifetime, offer, pv_binding};
+use super::{birth, node_lifetime, offer, pv_binding};
 use placement::Mate;
 pub use placement::SELECTED_NODE;
 
@@ -165,7 +165,7 @@ pub fn next(seen: &Seen) -> Step {
     let (reservations, disks) = (super::refs(&seen.reservations), super::refs(&seen.disks));
     if let Some(node) = selected {
         match placement::place_together(&wanted, class, &seen.mates, node, &reservations, &disks) {
-            Ok(reservation) => wanted.spec.reservation = Some(reservation),
+            Ok(reservation) => wanted = birth::born_in(wanted, reservation, &reservations),
             Err(no_place) => {
                 return Step::Reschedule(Box::new(Reschedule {
                     why: placement::rescheduled(node, &no_place.why, &seen.mates),
@@ -177,7 +177,7 @@ pub fn next(seen: &Seen) -> Step {
         }
     } else if class.allowed_topologies.is_some() {
         match placement::place(&wanted, |node| is_allowed(seen, class, node), &reservations, &disks) {
-            Ok(reservation) => wanted.spec.reservation = Some(reservation),
+            Ok(reservation) => wanted = birth::born_in(wanted, reservation, &reservations),
             Err(why) => {
                 return Step::Wait(placement::on_allowed(class, &seen.nodes, &why), Box::new(wanted));
             }

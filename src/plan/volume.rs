@@ -3,7 +3,8 @@
 //! The order is: finalizer → entry in a reservation's ledger → place → report, resize, retire. The entry comes first
 //! and carries the volume's UID, so after an interruption the next controller finds the entry. The volume's status
 //! names its place, once. Two controllers may put one volume into two reservations. The later controller then sees the
-//! place in the status, and releases its entry.
+//! place in the status, and releases its entry. The place of a volume that is born in it ([`super::birth`]) is written
+//! together with the first report.
 
 use std::sync::Arc;
 
@@ -12,17 +13,16 @@ use kube::ResourceExt;
 
 use crate::api::condition::{self, BACKED, READY, RESIZED, RETIRING, Verdict, reason};
 use crate::api::{
-    BackingState, ClaimBinding, DiskReservation, LedgerEntry, NodeDisk, PodRef, Reserved,
-    SharedPersistentVolume, SharedPersistentVolumeStatus, Size, UidRef, VolumeClaim, VolumePhase,
+    BackingState, ClaimBinding, DiskReservation, LedgerEntry, NodeDisk, PodRef, SharedPersistentVolume,
+    SharedPersistentVolumeStatus, Size, UidRef, VolumeClaim, VolumePhase,
 };
 
+use super::birth::reserved_chain;
 use super::claim::Offers;
 use super::holder::held_by_volume;
 use super::own_pvc::{Fate, Own, fate};
 use super::unbind::unbind;
-use super::{
-    LISTED_PODS, copies, create, kept, names, namesake, node_lifetime, refs, resize, undivided, usage, verify,
-};
+use super::{LISTED_PODS, birth, copies, create, kept, names, namesake, node_lifetime, refs, resize, usage, verify};
 
 /// The state around a volume's object.
 #[derive(Debug)]
@@ -34,7 +34,8 @@ pub struct Seen {
     pub reservations: Vec<Arc<DiskReservation>>,
     /// For an unplaced volume: all disks. For a placed volume: its disk.
     pub disks: Vec<Arc<NodeDisk>>,
-    /// For an unplaced volume: the reservation with its entry, read live, or the refusal of a reservation.
+    /// For an unplaced volume: the reservation with its entry, read live unless the volume may be born there; or the refusal of
+    /// a reservation.
     pub entry: Option<Result<Arc<DiskReservation>, Verdict>>,
     /// For an unplaced volume that is to recover data: the name of another volume with that data, read live.
     pub owner: Option<String>,
@@ -88,7 +89,10 @@ pub enum Step {
     Unretire,
     /// Take an entry in the ledger of the reservation of that name, and decide again.
     TakeEntry(String),
-    /// Write the status, which places the volume. If the write fails, end the entry unless the volume needs it.
+    /// Look again after a moment: the node is about to make the volume. If its entry was taken just now, decide on the entry by
+    /// [`fate_of_entry`], with this status: the volume may be gone, and nobody would look at the entry again.
+    Await(Box<SharedPersistentVolumeStatus>),
+    /// Write the status, which places the volume. If the write fails, decide on the entry by [`fate_of_entry`].
     Place(Box<SharedPersistentVolumeStatus>),
     /// Release the entry in the reservation of that name, since the volume is placed elsewhere, and decide again.
     ReleaseEntry(String),
@@ -123,6 +127,18 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
         Some(true) if volume.spec.retire => return Step::Unretire,
         _ => {}
     }
+    let stored = volume.status.as_ref();
+    let placed = match &seen.entry {
+        Some(Ok(reservation)) if stored.is_none_or(|status| status.reservation.is_none()) => {
+            let status = birth::placed(volume, reservation, &seen.reservations);
+            if birth::is_awaited(volume, &status, seen.now) {
+                return Step::Await(Box::new(status));
+            }
+            Some(SharedPersistentVolume { status: Some(status), ..volume.clone() })
+        }
+        _ => None,
+    };
+    let volume = placed.as_ref().unwrap_or(volume);
     let mut status = volume.status.clone().unwrap_or_default();
     status.source = seen.family.as_ref().and_then(|family| copies::source(volume, family));
     copies::report(&seen.copies, volume, &mut status, seen.now);
@@ -133,12 +149,12 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
         None if volume.spec.retire && !inherits && seen.entry.is_none() => {
             (VolumePhase::Pending, unplaced_retires())
         }
-        None => match place(volume, &status, seen) {
+        None => match place(volume, seen) {
             Ok(step) => return step,
             Err(why) => (VolumePhase::Pending, why),
         },
         Some(reservation) => {
-            if let Some(step) = correct_entries(volume, &reservation, seen) {
+            if let Some(step) = correct_entries(volume, &reservation, seen).filter(|_| placed.is_none()) {
                 return step;
             }
             status.node_name = seen.moved_to.clone().or(status.node_name);
@@ -170,7 +186,8 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     }
     let mut status = count_users(status, users);
     status.phase = phase;
-    let sized = match resize(volume, &mut status, seen) {
+    // The entry of a volume without a place stays as it is.
+    let sized = match if placed.is_some() { Ok(None) } else { resize(volume, &mut status, seen) } {
         Ok(sized) => sized,
         Err(step) => return step,
     };
@@ -184,22 +201,17 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
             condition::set(&mut status.conditions, type_, verdict, generation, seen.now);
         }
     }
-    match delete && volume.status.as_ref() == Some(&status) {
+    match delete && stored == Some(&status) {
         true => Step::Delete,
+        false if placed.is_some() => Step::Place(Box::new(status)),
         false => Step::Report(Box::new(status)),
     }
 }
 
-/// CREATE (V1): the step that puts an unplaced volume into a reservation, or the reason why no reservation is possible.
-fn place(
-    volume: &SharedPersistentVolume,
-    status: &SharedPersistentVolumeStatus,
-    seen: &Seen,
-) -> Result<Step, Verdict> {
-    match &seen.entry {
-        Some(Ok(r)) => return Ok(Step::Place(Box::new(placed(volume, status, r, seen)))),
-        Some(Err(why)) => return Err(why.clone()),
-        None => {}
+/// CREATE (V1): the step that takes the entry of an unplaced volume, or the reason why no reservation is possible.
+fn place(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Step, Verdict> {
+    if let Some(Err(why)) = &seen.entry {
+        return Err(why.clone());
     }
     create::entry(volume)?;
     if let Some(owner) = &seen.owner {
@@ -229,37 +241,6 @@ fn place(
     Ok(Step::TakeEntry(chosen?.name_any()))
 }
 
-/// The status of a volume that has an entry in the reservation's ledger.
-fn placed(
-    volume: &SharedPersistentVolume,
-    status: &SharedPersistentVolumeStatus,
-    reservation: &Arc<DiskReservation>,
-    seen: &Seen,
-) -> SharedPersistentVolumeStatus {
-    let uid = volume.uid().unwrap_or_default();
-    let wanted = || create::entry(volume).map_or(0, |entry| entry.size.bytes_or_zero());
-    let size = held_by_volume(reservation, &uid).unwrap_or_else(wanted);
-    let has = reservation.status.clone().unwrap_or_default();
-    let mut status = SharedPersistentVolumeStatus {
-        phase: VolumePhase::Creating,
-        size: Some(Size::from_bytes(undivided::of_reservation(reservation, size))),
-        disk_kind: has.disk_kind,
-        node_name: has.node_name,
-        node_disk: has.node_disk,
-        reservation: Some(UidRef {
-            name: reservation.name_any(),
-            uid: reservation.uid().unwrap_or_default(),
-        }),
-        ..status.clone()
-    };
-    status.reserved = reserved_chain(&status, &seen.reservations).unwrap_or_default();
-    let mut volume = volume.clone();
-    volume.status = Some(status.clone());
-    let (_, verdict) = report(&volume, disk_of(&status, seen));
-    condition::set(&mut status.conditions, READY, verdict, volume.metadata.generation, seen.now);
-    status
-}
-
 /// The step that makes the ledgers agree with the status of a placed volume.
 fn correct_entries(volume: &SharedPersistentVolume, reservation: &UidRef, seen: &Seen) -> Option<Step> {
     let uid = volume.uid().unwrap_or_default();
@@ -275,13 +256,40 @@ fn correct_entries(volume: &SharedPersistentVolume, reservation: &UidRef, seen: 
     Some(Step::RestoreEntry(reservation.name.clone(), Box::new(entry)))
 }
 
-/// True if a volume whose status could not be written needs its entry in that reservation. Another controller may have
-/// placed the volume elsewhere, or destroyed the volume without a look at the entry. `now` was read live.
-pub fn keeps_entry(now: Option<&SharedPersistentVolume>, reservation: &UidRef) -> bool {
-    now.is_some_and(|now| match now.status.as_ref().and_then(|s| s.reservation.as_ref()) {
-        Some(placed) => placed.uid == reservation.uid,
-        None => now.metadata.deletion_timestamp.is_none(),
-    })
+/// The fate of the entry of a volume whose place is not written.
+#[derive(Debug, PartialEq)]
+pub enum EntryFate {
+    /// The volume needs the entry.
+    Keep,
+    /// Nobody needs the entry.
+    End,
+    /// Write this status of the volume, which is being deleted: its node may have bytes of it (S3).
+    Place(Box<SharedPersistentVolumeStatus>),
+}
+
+/// The fate of the entry of a volume whose place could not be written, or not yet. Another controller may have placed the volume elsewhere,
+/// or destroyed the volume without a look at the entry, or released an earlier entry of the volume. `now` was read live.
+pub fn fate_of_entry(
+    now: Option<&SharedPersistentVolume>,
+    placed: &SharedPersistentVolumeStatus,
+) -> EntryFate {
+    let Some(now) = now else { return EntryFate::End };
+    match now.status.as_ref().and_then(|status| status.reservation.as_ref()) {
+        there @ Some(_) if there == placed.reservation.as_ref() && !has_no_bytes(now) => EntryFate::Keep,
+        Some(_) => EntryFate::End,
+        None if now.metadata.deletion_timestamp.is_none() => EntryFate::Keep,
+        None if birth::node(now).is_some() => EntryFate::Place(Box::new(birth::with_place_of(placed, now))),
+        None => EntryFate::End,
+    }
+}
+
+/// True if nothing of a volume is left on its disk but its object, or the disk was given up.
+fn has_no_bytes(volume: &SharedPersistentVolume) -> bool {
+    let status = volume.status.as_ref();
+    let is_erased = status.and_then(|s| s.node.as_ref()).is_some_and(|n| n.backing == BackingState::Erased);
+    let is_given_up =
+        status.and_then(|s| s.destroy.as_ref()).is_some_and(|d| d.disk_gone && d.tombstone.is_some());
+    volume.metadata.deletion_timestamp.is_some() && (is_erased || is_given_up)
 }
 
 /// True if the volume has the data of that UID, or has recovered that data on its node (X6).
@@ -294,37 +302,6 @@ pub fn has_data_of(volume: &SharedPersistentVolume, uid: &str) -> bool {
 
 fn disk_of<'a>(status: &SharedPersistentVolumeStatus, seen: &'a Seen) -> Option<&'a NodeDisk> {
     seen.disks.iter().map(AsRef::as_ref).find(|disk: &&NodeDisk| disk.metadata.name == status.node_disk)
-}
-
-/// The most bytes of a reservation chain's labels in the status of each volume (A8).
-const MOST_LABELS: usize = 16 << 10;
-
-/// The volume's reservation and its ancestors, if the caches have all of them (X6).
-pub(super) fn reserved_chain(
-    status: &SharedPersistentVolumeStatus,
-    reservations: &[Arc<DiskReservation>],
-) -> Option<Vec<Reserved>> {
-    let (mut found, mut space) = (Vec::new(), MOST_LABELS);
-    let mut next = status.reservation.clone();
-    while let Some(UidRef { name, uid }) = next {
-        let there = reservations.iter().find(|r| r.uid().as_ref() == Some(&uid))?;
-        let has = there.status.clone().unwrap_or_default();
-        let mut labels = there.labels().clone();
-        labels.retain(|key, value| {
-            let bytes = key.len() + value.len();
-            let fits = bytes <= space;
-            space -= if fits { bytes } else { 0 };
-            fits
-        });
-        found.push(Reserved {
-            name,
-            role: there.spec.role.clone(),
-            size: has.size.unwrap_or_else(|| there.spec.size.clone()),
-            labels,
-        });
-        next = has.parent;
-    }
-    Some(found)
 }
 
 /// The status with the pods that use the volume. Admission reads this list when a user deletes the volume (X1).

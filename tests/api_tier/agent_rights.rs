@@ -6,7 +6,7 @@ use reservoir::plan::disk_key::text;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
 
-use crate::support::{AGENT_USER, Cluster, until};
+use crate::support::{AGENT_USER, CONTROLLER_USER, Cluster, until};
 
 /// Applies an object as the agent of a node; returns the API server's refusal.
 async fn apply(cluster: &Cluster, node: &str, path: &str, object: Value) -> Result<(), String> {
@@ -189,6 +189,38 @@ async fn a4_an_agent_writes_objects_of_its_own_node_only() {
         json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "SharedPersistentVolume",
             "metadata": {"name": "v"}, "status": status})
     };
+    // The volume of a class may be made before its status has a place, by the agent of the node that the controller chose.
+    let controller = cluster.server.client_as(CONTROLLER_USER, &["system:masters"]).await.unwrap();
+    let create = async |client: &kube::Client, name: &str| {
+        let body = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "SharedPersistentVolume",
+            "metadata": {"name": name, "annotations": {"reservoir.dev/born-on": "n2"}},
+            "spec": {"role": "eng", "size": "1Gi", "reservation": "r"}});
+        let request = http::Request::post("/apis/reservoir.dev/v1alpha1/sharedpersistentvolumes")
+            .header("Content-Type", "application/json")
+            .body(body.to_string().into_bytes())
+            .unwrap();
+        client.request::<Value>(request).await.map(drop).map_err(|e| e.to_string())
+    };
+    let refused = create(&cluster.client, "mine").await.unwrap_err();
+    assert!(
+        refused.contains("annotation reservoir.dev/born-on of mine is the controller's alone"),
+        "{refused}"
+    );
+    create(&controller, "born").await.unwrap();
+    let made = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "SharedPersistentVolume",
+        "metadata": {"name": "born"}, "status": {"node": {"backing": "Made"}}});
+    let refused =
+        apply(&cluster, "n1", "sharedpersistentvolumes/born/status", made.clone()).await.unwrap_err();
+    assert!(refused.contains("may not write born, which is of node n2"), "{refused}");
+    apply(&cluster, "n2", "sharedpersistentvolumes/born/status", made.clone()).await.unwrap();
+    said("sharedpersistentvolumes/born", json!({"nodeName": "n1"})).await;
+    let refused = apply(&cluster, "n2", "sharedpersistentvolumes/born/status", made).await.unwrap_err();
+    assert!(refused.contains("may not write born, which is of node n1"), "its status has a place: {refused}");
+    let moved = json!({"metadata": {"annotations": {"reservoir.dev/born-on": "n1"}}});
+    let volumes = cluster.all::<SharedPersistentVolume>();
+    let refused =
+        volumes.patch("born", &Default::default(), &kube::api::Patch::Merge(moved)).await.unwrap_err();
+    assert!(refused.to_string().contains("is the controller's alone"), "{refused}");
     let binding = json!({"namespace": "team", "name": "c", "uid": "u", "mode": "ReadWrite"});
     let placed =
         json!({"nodeName": "n2", "nodeDisk": "n1.default", "userCount": 1, "claims": [binding.clone()]});

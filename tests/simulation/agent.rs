@@ -7,13 +7,14 @@ use kube::api::ListParams;
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use reservoir::api::condition::stored;
-use reservoir::api::{AGENT_MANAGER, BackingState, KeptOnDisk, PodRef, Recover, SharedPersistentVolume};
+use reservoir::api::{
+    AGENT_MANAGER, BackingState, DiskReservation, KeptOnDisk, PodRef, Recover, SharedPersistentVolume,
+};
 use reservoir::cluster::{self, CacheConfig, Change, Name, WorkQueue, cache, run_workers};
-use reservoir::plan::kept;
 use reservoir::plan::node_task::{self, OnDisk, Outcome, Recorded, Task};
 use reservoir::plan::publish::{Permit, Refusal, Request, authorise, disk_not_served};
 use reservoir::plan::resize::OnNode;
-use reservoir::plan::{fullness, held_by, seal, verify};
+use reservoir::plan::{birth, fullness, held_by, kept, seal, verify};
 
 use crate::clock;
 use crate::host::{self, Host, Hosts, Mount, Record};
@@ -103,13 +104,21 @@ impl Agent {
         let changed = move |change: Change<_>| to.enqueue_name(change.name.clone());
         let kept =
             CacheConfig { keep: |v: SharedPersistentVolume| Some(Name::from(v.spec.role)), keys: |_, _| {} };
-        let (tenants, task) = cache(api.clone(), mine, kept, changed, || {});
+        let (tenants, task) = cache(api.clone(), mine.clone(), kept, changed, || {});
+        let to = queue.clone();
+        let entered = move |change: Change<DiskReservation>| {
+            birth::entered(change.before, change.now).for_each(|name| to.enqueue_name(name));
+        };
+        let kept = CacheConfig { keep: |of| Some(birth::ledger(of)), keys: |_, _| {} };
+        let (ledgers, follow_ledgers) = cache(Api::all(self.client.clone()), mine, kept, entered, || {});
         let reconcile = |name: Name| {
-            let api = api.clone();
+            let (api, ledgers) = (api.clone(), ledgers.clone());
             async move {
-                let Some(volume) = cluster::get(&api, &name).await? else { return Ok(None) };
+                let ledgers = ledgers.all();
+                let Some(mut volume) = cluster::get(&api, &name).await? else { return Ok(None) };
                 if volume.status.as_ref().and_then(|status| status.node_name.as_deref()) != Some(&self.node) {
-                    return Ok(None);
+                    let Some(born) = birth::on_node(volume, &self.node, &ledgers) else { return Ok(None) };
+                    volume = born;
                 }
                 self.reconcile(&api, &volume).await
             }
@@ -118,6 +127,7 @@ impl Agent {
             |name: &Name| tenants.get(name).map_or_else(|| name.clone(), |tenant| Name::clone(&tenant));
         tokio::join!(
             task,
+            follow_ledgers,
             self.report_refused(&queue),
             run_workers::<SharedPersistentVolume, _>(names, 4, Default::default(), tenant, reconcile)
         );
@@ -275,6 +285,7 @@ impl Agent {
                         Err(error) => return Outcome::Failed(error.to_string()),
                     }
                 }
+                rules::before_make(&self.server, &self.node, uid);
                 if let Err(why) = self.record(uid, |host| host.begin(volume)).await {
                     return Outcome::Failed(why);
                 }

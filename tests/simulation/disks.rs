@@ -7,7 +7,7 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use reservoir::api::{
     AGENT_MANAGER, DiskReservation, EnforcementState, KeptOnDisk, Lifetime, NodeDisk, NodeDiskSpec, Orphan,
-    Recover, SharedPersistentVolume, Size, UNKNOWN_DISK,
+    PVC_PREFIX, Recover, SharedPersistentVolume, Size, UNKNOWN_DISK,
 };
 use reservoir::cluster;
 use reservoir::plan::disk_identity::{
@@ -15,7 +15,7 @@ use reservoir::plan::disk_identity::{
 };
 use reservoir::plan::node_disk::{self, Seen, Step};
 use reservoir::plan::static_reservations::{Changes, changes};
-use reservoir::plan::{disk_key, node_lifetime};
+use reservoir::plan::{birth, disk_key, node_lifetime};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::json;
 
@@ -262,7 +262,7 @@ impl Agent {
         let now = clock::true_time();
         let (mut orphans, mut kept) = (vec![], 0);
         for (uid, record) in &volumes {
-            if known.contains(uid) {
+            if known.contains(uid) || self.is_newborn(&all, uid, record).await? {
                 kept += record.size.unwrap_or(0);
             } else if self.on_host(|host| host.records.contains_key(uid)) {
                 kept += record.size.unwrap_or(0);
@@ -288,6 +288,29 @@ impl Agent {
             host.receipts.retain(|uid| known.contains(uid) || !receipts.contains(uid));
         });
         Ok((kept, orphans))
+    }
+
+    /// As `newborn` of `agent/disks.rs`.
+    async fn is_newborn(
+        &self,
+        api: &Api<SharedPersistentVolume>,
+        uid: &str,
+        record: &host::Record,
+    ) -> Result<bool, cluster::Error> {
+        if record.kept.is_some() || !record.name.starts_with(PVC_PREFIX) {
+            return Ok(false);
+        }
+        let there = cluster::get(api, &record.name).await?;
+        let Some(there) = there.filter(|there| there.metadata.uid.as_deref() == Some(uid)) else {
+            return Ok(false);
+        };
+        let named = there.spec.reservation.as_deref().filter(|_| birth::node(&there).is_some());
+        let Some(named) = named else {
+            let on = there.status.as_ref().and_then(|status| status.node_disk.clone());
+            return Ok(self.on_host(|host| on.is_some() && host.serves == on));
+        };
+        let reservation = cluster::get(&Api::all(self.client.clone()), named).await?;
+        Ok(reservation.is_some_and(|reservation| birth::has_entry(&there, &reservation)))
     }
 
     /// As `agent/disks.rs`: `seen` is an error for a NodeDisk whose disk is no longer configured.

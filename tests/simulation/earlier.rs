@@ -48,6 +48,7 @@ fn is_due(volume: &Value) -> bool {
     labels[LABEL_PVC_UID].is_string()
         && labels[LABEL_CLAIM_NAMESPACE].is_string()
         && volume["status"]["claims"].as_array().is_none_or(Vec::is_empty)
+        && volume["status"]["reservation"].is_object()
         && volume["status"]["node"]["backing"] == "Made"
         && is_true("Backed")
         && !is_true("Ready")

@@ -7,6 +7,7 @@ use kube::ResourceExt;
 use reservoir::api::{
     DiskReservation, DiskReservationStatus, NodeDisk, SharedPersistentVolume, Size, VolumeRole, condition,
 };
+use reservoir::plan::birth;
 use reservoir::plan::disk_identity::is_placeholder;
 use reservoir::plan::entry::is_lived_in;
 use reservoir::plan::startup_taint::TAINT;
@@ -175,6 +176,7 @@ fn l7_what_fits_is_served(
 pub fn l8_lost_data_is_reported(server: &Server, hosts: &Hosts) -> Vec<String> {
     let volumes: Vec<SharedPersistentVolume> = server.all("sharedpersistentvolumes");
     let disks: Vec<NodeDisk> = server.all("nodedisks");
+    let reservations: Vec<DiskReservation> = server.all("diskreservations");
     let mut broken = Vec::new();
     for (node, host) in &*host::lock(hosts) {
         // D4: nothing is served of a disk that was declared gone.
@@ -193,6 +195,7 @@ pub fn l8_lost_data_is_reported(server: &Server, hosts: &Hosts) -> Vec<String> {
             let is_here = |volume: &SharedPersistentVolume| {
                 let on = volume.status.as_ref().and_then(|status| status.node_disk.as_ref());
                 on.is_some() && here.iter().any(|disk| disk.metadata.name.as_ref() == on)
+                    || reservations.iter().any(|of| birth::has_entry(volume, of))
             };
             let mut objects = volumes.iter().filter(|volume| volume.uid().as_ref() == Some(uid));
             let has_object = objects.any(is_here);

@@ -354,6 +354,24 @@ fn l5_nothing_is_left_of_a_volume(server: &Server, gone: &SharedPersistentVolume
     Ok(())
 }
 
+/// S2: called before an agent makes a volume, which is in a ledger then.
+pub fn before_make(server: &Shared, node: &str, uid: &str) {
+    let mut server = lock(server);
+    let volumes: Vec<SharedPersistentVolume> = server.all("sharedpersistentvolumes");
+    let Some(volume) = volumes.iter().find(|volume| volume.metadata.uid.as_deref() == Some(uid)) else {
+        return;
+    };
+    let own = volume.status.as_ref().and_then(|status| status.reservation.as_ref());
+    // The ledger may have gone otherwise than by Reservoir, before the place was written.
+    let is_lost = own.map_or(!server.lost.is_empty(), |own| server.lost.contains(&own.uid));
+    let reservations: Vec<DiskReservation> = server.all("diskreservations");
+    let mut entries = reservations.iter().flat_map(|of| &of.status).flat_map(|status| &status.volumes);
+    if volume.metadata.deletion_timestamp.is_none() && !is_lost && !entries.any(|entry| entry.uid == uid) {
+        let name = volume.name_any();
+        server.violations.push(format!("S2: node {node} makes volume {name}, which is in no ledger"));
+    }
+}
+
 /// S10: called before an agent erases.
 pub fn before_erase(server: &Shared, node: &str, uid: &str, read: &SharedPersistentVolume) {
     let mut server = lock(server);

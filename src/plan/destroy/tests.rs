@@ -419,3 +419,19 @@ fn d7_the_tombstone_says_that_the_disk_was_given_up() {
     let Step::End { outcome, receipt, .. } = next(&v, &Seen { entries, ..seen() }) else { panic!() };
     assert_eq!(outcome, "DiskGone", "{receipt}");
 }
+
+/// S3, X4: a volume without a place in its status may have bytes on its node, if a ledger has its entry.
+#[test]
+fn s3_a_volume_that_may_be_born_ends_by_its_node() {
+    let r = Arc::new(reserved("r", "eng", 10, &[("v", 1)]));
+    let mut v = birth::born_in(volume("v", "eng", 1), "r".into(), &[&r]);
+    v.metadata.deletion_timestamp = some_time();
+    assert_eq!(next(&v, &nothing()), Step::LookForEntries, "live, after the DELETE");
+    let found = |entries| next(&v, &Seen { entries: Some(entries), ..nothing() });
+    let Step::Report { status, refused: false } = found(Some(vec![r])) else { panic!() };
+    assert_eq!((status.node_name.as_deref(), status.phase), (Some("n1"), VolumePhase::Destroying));
+    assert!(matches!(found(Some(vec![])), Step::End { .. }), "no node ever makes it");
+    assert_eq!(found(None), Step::Rest, "its object is gone");
+    v.status = Some(*status);
+    assert_eq!(next(&v, &nothing()), Step::Debounce, "its node refuses mounts in a moment");
+}

@@ -4,6 +4,7 @@
 //!
 //! The model decides nothing itself: the functions of the controller compute every write.
 
+mod birth;
 mod controller;
 mod ending;
 mod explore;

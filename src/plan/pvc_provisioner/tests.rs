@@ -63,6 +63,7 @@ fn p1_a_volume_is_made_and_gets_its_persistent_volume_once_it_is_bound() {
     let mut s = seen(true);
     let Step::CreateVolume(made) = next(&s) else { panic!() };
     assert_eq!((made.name_any().as_str(), made.spec.reservation.as_deref()), ("pvc-u", Some("r")));
+    assert_eq!(made.annotations()[crate::api::ANNOTATION_BORN_ON], "n1");
     let mut v = own(ready_volume("pvc-u", "eng", false));
     v.status.as_mut().unwrap().reservation =
         Some(crate::api::UidRef { name: "r".into(), uid: "uid-r".into() });

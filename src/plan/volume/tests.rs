@@ -1,7 +1,8 @@
 //! Tests of the life of a volume.
 
 use super::*;
-use crate::api::NodePart;
+use crate::api::{Destroy, NodePart};
+use crate::plan::birth::MOST_LABELS;
 use crate::plan::own_pvc::Gone;
 use crate::plan::testing::*;
 
@@ -231,13 +232,75 @@ fn s2_ledgers_follow_the_status_of_a_placed_volume() {
     assert_eq!((name.as_str(), entry.size), ("r", gi(1)));
     s.restored = true;
     reported(next(&v, &s));
-    assert!(keeps_entry(Some(&v), v.status.as_ref().unwrap().reservation.as_ref().unwrap()));
-    let elsewhere = UidRef { name: "x".into(), uid: "uid-x".into() };
-    assert!(!keeps_entry(Some(&v), &elsewhere) && !keeps_entry(None, &elsewhere));
+}
+
+/// S3: a write of the place that failed says nothing about the entry.
+#[test]
+fn s3_an_entry_ends_only_if_nobody_needs_it() {
+    let (v, _) = placed_volume();
+    let there = v.status.clone().unwrap();
+    let elsewhere = SharedPersistentVolumeStatus {
+        reservation: Some(UidRef { name: "x".into(), uid: "uid-x".into() }),
+        ..there.clone()
+    };
+    assert_eq!(fate_of_entry(Some(&v), &there), EntryFate::Keep);
+    for now in [Some(&v), None] {
+        assert_eq!(fate_of_entry(now, &elsewhere), EntryFate::End);
+    }
     let mut unplaced = volume("v", "eng", 1);
-    assert!(keeps_entry(Some(&unplaced), &elsewhere));
+    assert_eq!(fate_of_entry(Some(&unplaced), &elsewhere), EntryFate::Keep);
     unplaced.metadata.deletion_timestamp = some_time();
-    assert!(!keeps_entry(Some(&unplaced), &elsewhere));
+    assert_eq!(fate_of_entry(Some(&unplaced), &elsewhere), EntryFate::End);
+    let mut born = birth::born_in(unplaced, "r".into(), &[&reserved("r", "eng", 10, &[])]);
+    let bound = SharedPersistentVolumeStatus { claims: vec![bound_by("ns", "c", "u")], ..there };
+    let EntryFate::Place(status) = fate_of_entry(Some(&born), &bound) else { panic!() };
+    assert_eq!((status.node_name.as_deref(), status.claims.len()), (Some("n1"), 0), "X2: nobody binds");
+    born.status = Some(*status);
+    assert_eq!(fate_of_entry(Some(&born), &bound), EntryFate::Keep);
+    // Its entry may have been released already, and was taken once more since then.
+    let node = NodePart { backing: BackingState::Erased, ..Default::default() };
+    born.status.as_mut().unwrap().node = Some(node);
+    assert_eq!(fate_of_entry(Some(&born), &bound), EntryFate::End, "L5");
+    let mut lost = v;
+    lost.metadata.deletion_timestamp = some_time();
+    let given_up = Destroy { disk_gone: true, tombstone: some_time(), ..Default::default() };
+    lost.status.as_mut().unwrap().destroy = Some(given_up);
+    assert_eq!(fate_of_entry(Some(&lost), &bound), EntryFate::End, "D4");
+}
+
+/// S2, S8: the place of a volume that is born in it needs no write of its own.
+#[test]
+fn p1_a_volume_is_born_in_its_place() {
+    let r = Arc::new(reserved("r", "eng", 10, &[("v", 2)]));
+    let mut v = birth::born_in(volume("v", "eng", 3), "r".into(), &[&r]);
+    v.spec.shared = None;
+    let own = Some(Own::There(bound_by("ns", "data", "uid-data"), vec![pod("ns", "db-0")]));
+    let at = |second: i64| Seen {
+        reservations: vec![r.clone()],
+        entry: Some(Ok(r.clone())),
+        own: Some(Own::There(bound_by("ns", "data", "uid-data"), vec![pod("ns", "db-0")])),
+        now: Timestamp::from_second(second).unwrap(),
+        ..seen()
+    };
+    assert_eq!(next(&v, &Seen { own, ..seen() }), Step::TakeEntry("r".into()));
+    assert!(matches!(next(&v, &at(1)), Step::Await(_)), "its node makes it");
+    let Step::Place(late) = next(&v, &at(2)) else { panic!("its node does not hear of it") };
+    assert_eq!((ready(&late), late.node_name.as_deref(), late.claims.len()), ("Creating", Some("n1"), 0));
+    let mut elsewhere = v.clone();
+    elsewhere.annotations_mut().insert(crate::api::ANNOTATION_BORN_ON.into(), "n2".into());
+    assert!(matches!(next(&elsewhere, &at(1)), Step::Place(_)), "that node never makes it");
+    let mut made = v.clone();
+    let node = NodePart { backing: BackingState::Made, size: Some(gi(2)), ..Default::default() };
+    let status = made.status.get_or_insert_default();
+    status.node = Some(node);
+    condition::set(&mut status.conditions, BACKED, Verdict::yes("Backed", ""), None, at(1).now);
+    let Step::Place(status) = next(&made, &at(1)) else { panic!() };
+    assert_eq!((ready(&status), status.claims.len(), status.user_count), ("Ready", 1, 1));
+    assert_eq!((status.size, status.reserved.len()), (Some(gi(2)), 1), "the entry stays as it is until then");
+    let status = made.status.as_mut().unwrap();
+    status.node = None;
+    condition::set(&mut status.conditions, BACKED, Verdict::no("BackingFailed", "x"), None, at(1).now);
+    assert!(matches!(next(&made, &at(1)), Step::Place(_)), "its node cannot make it");
 }
 
 #[test]
