@@ -5,7 +5,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 
 use super::condition::{
-    BACKED, DISK_HEALTHY, INTACT, NEARLY_FULL, READY, RESIZED, RETIRING, SEALED, TEMPLATED, reason,
+    BACKED, COPIED, DISK_HEALTHY, INTACT, NEARLY_FULL, READY, RESIZED, RETIRING, SEALED, TEMPLATED, reason,
 };
 use super::{GROUP, crds};
 
@@ -17,7 +17,7 @@ Every field, condition and reason. `kubectl explain spv.spec` shows the fields i
 `status`. `make crds` generates this page from the doc comments in `src/api`; edit these.
 ";
 
-const TYPES: [(&str, &str, &str); 9] = [
+const TYPES: [(&str, &str, &str); 10] = [
     (READY, "every kind", "the object has the state that its spec asks for and can be used"),
     (
         DISK_HEALTHY,
@@ -53,6 +53,11 @@ const TYPES: [(&str, &str, &str); 9] = [
         INTACT,
         "SharedPersistentVolume",
         "the files of the sealed volume are what was sealed; added by the first reading after the seal. `False`: its data is damaged (E4)",
+    ),
+    (
+        COPIED,
+        "SharedPersistentVolume",
+        "each selected node has a copy of the sealed volume. Absent without `spec.copies` (E2)",
     ),
     (
         TEMPLATED,
