@@ -22,7 +22,9 @@ use super::claim::Offers;
 use super::holder::held_by_volume;
 use super::own_pvc::{Fate, Own, fate};
 use super::unbind::unbind;
-use super::{LISTED_PODS, birth, copies, create, kept, names, namesake, node_lifetime, refs, resize, usage, verify};
+use super::{
+    LISTED_PODS, birth, copies, create, kept, names, namesake, node_lifetime, refs, resize, usage, verify,
+};
 
 /// The state around a volume's object.
 #[derive(Debug)]
