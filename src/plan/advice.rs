@@ -415,6 +415,9 @@ advice! {
     unclaim(claim, namespace) =
         "there is nothing to do; to end the claim after its pods, with the data kept: kubectl reservoir unclaim \
          {claim} -n {namespace}";
+    unclaim_unseen(claim, namespace) =
+        "there is nothing to do; to end the claim after its pods: kubectl reservoir unclaim {claim} -n {namespace}   # the data stays, \
+         unless the claim says that its volume is destroyed after its last use";
     unclaim_retiring(claim, namespace, volume) =
         "there is nothing to do; to end the claim after its pods: kubectl reservoir unclaim {claim} -n {namespace}   # volume \
          {volume} is destroyed after its last use: copy first what is needed, or keep it: kubectl reservoir unretire {volume}";

@@ -18,7 +18,7 @@ use super::persistent_volume::{
     persistent_volume_claim,
 };
 use super::resize::size_now;
-use super::seal;
+use super::{seal, verify};
 
 /// The state of the claim's two objects.
 #[derive(Debug, Default)]
@@ -268,6 +268,16 @@ pub fn report(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen)
                 Some(why) => ("read", why),
                 None => ("use", String::new()),
             };
+            let of = volume.name_any();
+            let differs = volume.status.as_ref().and_then(verify::differs);
+            let differs = differs.map(|differs| {
+                format!("; files of volume {of} are not what was sealed: {}", differs.message)
+            });
+            let ends = volume.spec.retire || volume.metadata.deletion_timestamp.is_some();
+            let ends = ends.then(|| {
+                format!("; volume {of} is destroyed after its last use, and its data with it: copy first what is needed")
+            });
+            let why = [Some(why), differs, ends].into_iter().flatten().collect::<String>();
             Verdict::yes(reason::BOUND, format!("pods may {may} PersistentVolumeClaim {name}{why}"))
         }
         Some(Some(_)) => Verdict::no(

@@ -124,6 +124,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("make_class_as_said", "a look at a class; pvc_provisioner.rs makes classes anew"),
     ("scale_up", "an administrator: the api tier has no pods (e2e)"),
     ("end_unlisted", "the commands of await_kept and bring_back (undelete.rs)"),
+    ("unclaim_unseen", "the command of unclaim, for who may not see volumes"),
     ("unclaim", "nobody: the object is at rest; the command of unclaim_retiring"),
     ("unclaim_ending", "the command of unclaim, once a person has copied what is needed"),
     ("fit_unguaranteed", "the command of fit_free_space, beside the guarantees of others"),

@@ -31,7 +31,8 @@ async fn a_pvc_of_a_class_has_few_writes_in_its_life() {
     let (cluster, agent) = one_node("4Gi").await;
     prepare_class(&cluster).await;
     at_most(12, 1, &cluster, async || class_lives(&cluster, 1, async |_| {}).await).await;
-    at_most(12, 20, &cluster, async || class_lives(&cluster, 20, async |_| {}).await).await;
+    // On a busy machine some writes meet others, and are repeated.
+    at_most(13, 20, &cluster, async || class_lives(&cluster, 20, async |_| {}).await).await;
     agent.nothing_left().await;
 }
 

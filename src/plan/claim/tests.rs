@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 
 use super::*;
-use crate::api::{AccessMode, ClaimSelector};
+use crate::api::{AccessMode, ClaimSelector, Verified};
 use crate::plan::persistent_volume::{persistent_volume, persistent_volume_claim};
 use crate::plan::pv_binding::{Pvc, Step as Pv};
 use crate::plan::testing::*;
@@ -102,6 +102,30 @@ fn o1_a_bound_claim_says_that_its_namespace_has_unsubscribed() {
         "pods may use PersistentVolumeClaim c; the namespace is not subscribed to role eng any more, and the claim goes \
          on until it is deleted"
     );
+}
+
+/// X5, F5, E4: who may not see volumes reads it in the claim.
+#[test]
+fn x5_e4_a_bound_claim_says_what_becomes_of_its_data() {
+    let claim = claim("ns", "c", "v");
+    let says = |change: &dyn Fn(&mut SharedPersistentVolume)| {
+        let binding = pv_binding::Seen { cached: is_bound(true), ..Default::default() };
+        let subscriptions = vec![Arc::new(subscription("ns", &["eng"], false))];
+        let offers = Offers { subscriptions, ..Default::default() };
+        let mut volume = (*having(&claim)).clone();
+        change(&mut volume);
+        let seen = Seen { volume: Some(Arc::new(volume)), offers, binding, ..seen() };
+        condition::get(&reason(next(&claim, &seen)).1.conditions, READY).unwrap().message.clone()
+    };
+    let ends = "; volume v is destroyed after its last use, and its data with it: copy first what is needed";
+    assert!(!says(&|_| {}).contains(ends));
+    assert!(says(&|volume| volume.spec.retire = true).ends_with(ends));
+    assert!(says(&|volume| volume.metadata.deletion_timestamp = some_time()).ends_with(ends));
+    let differs = |volume: &mut SharedPersistentVolume| {
+        let at = some_time().unwrap();
+        volume.status.as_mut().unwrap().verified = Some(Verified { request: None, at, differ: 1 });
+    };
+    assert!(says(&differs).contains("; files of volume v are not what was sealed: 1 of its names"));
 }
 
 /// C4.

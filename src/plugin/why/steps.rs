@@ -156,6 +156,7 @@ pub(super) fn deletion_step(snapshot: &Snapshot, target: &Target) -> Option<Stri
                 Some(volume) if volume.spec.retire => {
                     advice::unclaim_retiring(name, namespace, volume.name_any())
                 }
+                None if !snapshot.sees(&VOLUME) => advice::unclaim_unseen(name, namespace),
                 _ => advice::unclaim(name, namespace),
             }
         }
