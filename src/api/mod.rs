@@ -8,6 +8,7 @@
 
 mod claim;
 pub mod condition;
+mod copies;
 mod crds;
 mod deletion;
 pub mod keep;
@@ -24,6 +25,7 @@ mod volume;
 mod volume_role;
 
 pub use claim::{ClaimPhase, ClaimSelector, VolumeClaim, VolumeClaimSpec, VolumeClaimStatus};
+pub use copies::{Copies, CopiesStatus, CopyOf};
 pub use crds::{all as crds, file_name as crd_file_name};
 pub use deletion::DeletionPolicy;
 pub use node_disk::{
@@ -41,9 +43,9 @@ pub use role::{Role, RoleError};
 pub use size::{Size, SizeError};
 pub use subscription::{Capability, RoleSubscription, RoleSubscriptionSpec, RoleSubscriptionStatus};
 pub use volume::{
-    Adopt, BackingState, Copies, CopiesStatus, CopyOf, Destroy, ErasePolicy, FIXED_MOUNT_OPTIONS, FsType,
-    MOUNT_OPTIONS, NamespaceUse, NodePart, Process, Recover, Shared, SharedPersistentVolume,
-    SharedPersistentVolumeSpec, SharedPersistentVolumeStatus, SubRoles, Verified, VolumeMode, VolumePhase,
+    Adopt, BackingState, Destroy, ErasePolicy, FIXED_MOUNT_OPTIONS, FsType, MOUNT_OPTIONS, NamespaceUse,
+    NodePart, Process, Recover, Shared, SharedPersistentVolume, SharedPersistentVolumeSpec,
+    SharedPersistentVolumeStatus, SubRoles, Verified, VolumeMode, VolumePhase,
 };
 pub use volume_role::{
     Quota, ReservationTemplate, TemplateStatus, VolumeRole, VolumeRoleSpec, VolumeRoleStatus,

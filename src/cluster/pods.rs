@@ -76,8 +76,7 @@ impl UsedPod {
 
     /// True if the pod has ended for good, and uses no volume any more.
     pub fn has_ended(&self) -> bool {
-        let phase = self.status.as_ref().and_then(|status| status.phase.as_deref());
-        matches!(phase, Some("Succeeded" | "Failed"))
+        self.status.as_ref().is_some_and(|status| has_ended(status.phase.as_deref()))
     }
 
     /// True if the pod has ended and nobody has deleted it: Kubernetes keeps its PersistentVolumeClaims until somebody does.
@@ -103,6 +102,11 @@ impl UsedPod {
         });
         claims.map(|name| (namespace.clone(), name)).collect()
     }
+}
+
+/// True for the phase of a pod that has ended for good.
+pub fn has_ended(phase: Option<&str>) -> bool {
+    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// True for the scheduler's condition of a pod for which a node has too little storage capacity, among the causes. Kubernetes

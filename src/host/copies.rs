@@ -7,11 +7,11 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, FileType, OFlags};
+use rustix::fs::{FileType, OFlags};
 
 use crate::host::error::{Context, Error, Result};
-use crate::host::layout::{MANIFEST, NEW_MANIFEST};
-use crate::host::manifests::{is_of, open_manifest};
+use crate::host::layout::MANIFEST;
+use crate::host::manifests::{is_of, open_manifest, put_in_place, write_new};
 use crate::host::node::Host;
 use crate::host::seal::ensure_sealable;
 use crate::host::sys::manifest_entry::unescape;
@@ -118,8 +118,6 @@ fn receive_manifest(
     source: &mut dyn Source,
     pace: Pace<'_>,
 ) -> Result<File> {
-    let remove = || dirfd::remove(&volume.dir, NEW_MANIFEST, AtFlags::empty());
-    remove().context(|| format!("remove {NEW_MANIFEST}"))?;
     let sent = source.open(Asked::Manifest)?;
     if sent.bytes > most {
         return Err(Error::Source(format!(
@@ -127,27 +125,12 @@ fn receive_manifest(
             sent.bytes
         )));
     }
-    let file = dirfd::create(&volume.dir, NEW_MANIFEST).context(|| format!("create {NEW_MANIFEST}"))?;
-    let received = write_manifest(File::from(file), sent.bytes, digest, source, pace);
-    if received.is_err()
-        && let Err(error) = remove()
-    {
-        tracing::warn!(uid = %volume.uid, %error, "an unfinished manifest stays until the next attempt");
-    }
-    received?;
-    rustix::fs::renameat(&volume.dir, NEW_MANIFEST, &volume.dir, MANIFEST)
-        .context(|| format!("put {MANIFEST} in its place"))?;
-    volume.sync_dir()?;
+    write_new(volume, |file| receive(file, sent.bytes, digest, source, pace))?;
+    put_in_place(volume)?;
     open_manifest(volume)?.ok_or_else(|| volume.lost("its manifest is missing"))
 }
 
-fn write_manifest(
-    mut file: File,
-    bytes: u64,
-    digest: &str,
-    source: &mut dyn Source,
-    pace: Pace<'_>,
-) -> Result<()> {
+fn receive(mut file: &File, bytes: u64, digest: &str, source: &mut dyn Source, pace: Pace<'_>) -> Result<()> {
     let (mut chunk, mut left, mut hash) = (vec![0; 64 << 10], bytes, blake3::Hasher::new());
     loop {
         pace.ensure_wanted()?;
@@ -163,7 +146,7 @@ fn write_manifest(
     if left > 0 || manifest::digest(&hash) != digest {
         return Err(other_manifest());
     }
-    file.sync_all().context(|| "synchronize the manifest")
+    Ok(())
 }
 
 fn other_manifest() -> Error {

@@ -22,21 +22,33 @@ fn open(volume: &Volume, name: &str) -> Result<Option<File>> {
     dirfd::unless_missing(opened).map(|file| file.map(File::from)).context(|| format!("open {name}"))
 }
 
-/// Writes the manifest beside the record, under its temporary name.
+/// Writes the manifest of the files beside the record, under its temporary name.
 pub(super) fn write_manifest(volume: &Volume, mount: &OwnedFd, pace: Pace<'_>) -> Result<Content> {
+    let root = dirfd::open_dir(mount, ".").context(|| "open the volume's root")?;
+    write_new(volume, |file| manifest::write(&root, file, pace))
+}
+
+/// Makes the manifest under its temporary name, and synchronizes it. A failure leaves none.
+pub(super) fn write_new<T>(volume: &Volume, write: impl FnOnce(&File) -> Result<T>) -> Result<T> {
     let remove = || dirfd::remove(&volume.dir, NEW_MANIFEST, AtFlags::empty());
     remove().context(|| format!("remove {NEW_MANIFEST}"))?;
     let file = dirfd::create(&volume.dir, NEW_MANIFEST).context(|| format!("create {NEW_MANIFEST}"))?;
     let file = File::from(file);
-    let root = dirfd::open_dir(mount, ".").context(|| "open the volume's root")?;
-    let written = manifest::write(&root, &file, pace)
-        .and_then(|content| file.sync_all().context(|| "synchronize the manifest").map(|()| content));
+    let written = write(&file)
+        .and_then(|written| file.sync_all().context(|| "synchronize the manifest").map(|()| written));
     if written.is_err()
         && let Err(error) = remove()
     {
         tracing::warn!(uid = %volume.uid, %error, "an unfinished manifest stays until the next attempt");
     }
     written
+}
+
+/// Puts the new manifest in its place.
+pub(super) fn put_in_place(volume: &Volume) -> Result<()> {
+    rustix::fs::renameat(&volume.dir, NEW_MANIFEST, &volume.dir, MANIFEST)
+        .context(|| format!("put {MANIFEST} in its place"))?;
+    volume.sync_dir()
 }
 
 /// The differences of the new manifest from the one of the seal. There is at least one.

@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::io::Errno;
 
 use crate::host::error::{Context, Error, Result};
-use crate::host::layout::{MANIFEST, NEW_MANIFEST};
-use crate::host::manifests::{compare, write_manifest};
+use crate::host::manifests::{compare, put_in_place, write_manifest};
 use crate::host::node::Host;
 use crate::host::sys::dirfd;
 use crate::host::types::{Content, Pace, Pod, Published, Record, Seal, State, VolumeUid};
@@ -128,9 +127,7 @@ impl Host {
             Some(seal) if !stop.load(Ordering::Relaxed) => seal.content = Some(content.clone()),
             _ => return Err(Error::Stopped),
         }
-        rustix::fs::renameat(&volume.dir, NEW_MANIFEST, &volume.dir, MANIFEST)
-            .context(|| format!("put {MANIFEST} in its place"))?;
-        volume.sync_dir()?;
+        put_in_place(&volume)?;
         volume.write_record(&record)?;
         Ok(content)
     }

@@ -3,8 +3,8 @@
 use rustix::fs::AtFlags;
 
 use crate::host::error::{Context, Error, Result};
-use crate::host::layout::{MANIFEST, NEW_MANIFEST};
-use crate::host::manifests::{compare, write_manifest};
+use crate::host::layout::NEW_MANIFEST;
+use crate::host::manifests::{compare, put_in_place, write_manifest};
 use crate::host::node::Host;
 use crate::host::seal::ensure_sealable;
 use crate::host::sys::dirfd;
@@ -46,12 +46,13 @@ impl Host {
             true => Differences::default(),
             false => compare(&volume, &content.digest)?,
         };
-        let done = match differences.count {
-            0 => rustix::fs::renameat(&volume.dir, NEW_MANIFEST, &volume.dir, MANIFEST),
-            _ => dirfd::remove(&volume.dir, NEW_MANIFEST, AtFlags::empty()),
-        };
-        done.context(|| format!("put {NEW_MANIFEST} in its place"))?;
-        volume.sync_dir()?;
+        if differences.count == 0 {
+            put_in_place(&volume)?;
+        } else {
+            dirfd::remove(&volume.dir, NEW_MANIFEST, AtFlags::empty())
+                .context(|| format!("remove {NEW_MANIFEST}"))?;
+            volume.sync_dir()?;
+        }
         Ok(differences)
     }
 }

@@ -21,7 +21,7 @@ use crate::api::{
 
 use super::{candidate, create, refs, selects};
 
-/// The most copies that one volume sends itself to at once. Twenty nodes are filled in three rounds.
+/// The most copies that are filled from one volume at once. Twenty nodes are filled in three rounds.
 const SENT_AT_ONCE: usize = 2;
 /// The most nodes that a condition names.
 const NAMED: usize = 3;
@@ -281,7 +281,7 @@ pub fn is_wanted(copy: &SharedPersistentVolume, family: &Family) -> Option<bool>
     let ready = condition::get(&status.conditions, READY);
     let is = |of: &[&str]| ready.is_some_and(|ready| ready.status != "True" && of.contains(&&*ready.reason));
     let Some(original) = &family.original else {
-        // What is complete may be all that is left.
+        // A complete copy may be all that is left of the data.
         return if is_complete(copy) { None } else { Some(false) };
     };
     let ends = original.metadata.deletion_timestamp.is_some() || original.spec.retire;

@@ -1,5 +1,7 @@
 //! Objects for the tests of the decisions. Sizes are in Gi; the name of an object is also its UID.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
@@ -8,7 +10,7 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 use crate::api::condition::{self, BACKED, DISK_HEALTHY, READY, Verdict};
 use crate::api::*;
 
-use super::disk_key;
+use super::{destroy, disk_key, volume};
 
 pub fn some_time() -> Option<Time> {
     Some(Time(Timestamp::UNIX_EPOCH))
@@ -215,4 +217,46 @@ pub fn with_quota(
     let said = Verdict::yes("Test", "said");
     condition::set(&mut status.conditions, READY, said, role.metadata.generation, Timestamp::UNIX_EPOCH);
     role
+}
+
+/// The state around a volume without an entry, beside an empty reservation `r` on an empty disk `n1.a`.
+pub fn volume_seen() -> volume::Seen {
+    volume::Seen {
+        guarded: true,
+        reservations: vec![Arc::new(reserved("r", "eng", 10, &[]))],
+        disks: vec![Arc::new(disk("n1.a", "n1", 10, &[]))],
+        moved_to: None,
+        lost_claims: vec![],
+        users: vec![],
+        entry: None,
+        owner: None,
+        restored: false,
+        own: None,
+        waiting: vec![],
+        copies: Default::default(),
+        family: None,
+        room_made: false,
+        live: None,
+        now: Timestamp::UNIX_EPOCH,
+    }
+}
+
+/// The state around a deleted volume that nobody uses.
+pub fn destroy_seen() -> destroy::Seen {
+    destroy::Seen {
+        guarded: true,
+        offered: false,
+        disk_gone: false,
+        node_gone: false,
+        moved_to: None,
+        lost_claims: vec![],
+        over: vec![],
+        users: vec![],
+        live: None,
+        holder_pods: vec![],
+        entries: None,
+        copies: 0,
+        has_heir: false,
+        now: Timestamp::UNIX_EPOCH,
+    }
 }

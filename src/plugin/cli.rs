@@ -132,7 +132,8 @@ pub(super) enum Command {
     },
     /// Claims a volume for the namespace. Pods use the PersistentVolumeClaim of the claim's name.
     Claim(Claim),
-    /// Fetches files into the volume of a claim, by a Job in the namespace.
+    /// Fetches files into the volume of a claim, by a Job in the namespace, which goes on after the time limit of the wait.
+    #[command(mut_arg("timeout", |arg| arg.default_value("24h")))]
     Fill(Fill),
     /// Ends the namespace's subscription to roles. Bound claims go on.
     Unsubscribe(Unsubscribe),
@@ -365,16 +366,7 @@ pub(super) struct Fill {
     #[arg(long)]
     pub seal: bool,
     #[command(flatten)]
-    pub output: Output,
-    /// Writes nothing. With `client` no request is sent, and `-o yaml` prints the Job; `server` lets the API server check it, rights included.
-    #[arg(long, value_name = "WHERE")]
-    pub dry_run: Option<DryRun>,
-    /// Waits until the files are there, and prints the progress.
-    #[arg(long)]
-    pub wait: bool,
-    /// Time limit of the wait, such as 30m or 12h. The Job goes on after it.
-    #[arg(long, default_value = "24h", value_parser = duration)]
-    pub timeout: Duration,
+    pub write: Write,
 }
 
 #[derive(Args)]

@@ -24,6 +24,9 @@ const PROTOCOL: &[u8] = b"reservoir-transfer/1";
 /// The beginning of each Ed25519 public key in the form of X.509; 32 bytes follow.
 const ED25519: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
+/// The only kind of signature.
+const SCHEMES: [SignatureScheme; 1] = [SignatureScheme::ED25519];
+
 /// The key pair of an agent.
 #[derive(Debug)]
 pub struct Identity {
@@ -52,12 +55,10 @@ impl Identity {
 
     /// The configuration of the side that asks, of a peer with that public key and of no other.
     pub(super) fn client(&self, peer: &str) -> Result<ClientConfig, Error> {
-        let pinned =
-            Arc::new(Pinned { peer: peer.to_owned(), schemes: provider().signature_verification_algorithms });
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
-            .with_custom_certificate_verifier(pinned)
+            .with_custom_certificate_verifier(Keys::of(Some(peer)))
             .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(self.key.clone())));
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
         config.resumption = Resumption::disabled();
@@ -67,10 +68,9 @@ impl Identity {
     /// The configuration of the side that serves. Each peer shows that it has the key that it names; [`public_of`] what
     /// [`peer_certificates`](rustls::CommonState::peer_certificates) returns is that key.
     pub(super) fn server(&self) -> Result<ServerConfig, Error> {
-        let any = Arc::new(AnyKey { schemes: provider().signature_verification_algorithms });
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_client_cert_verifier(any)
+            .with_client_cert_verifier(Keys::of(None))
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(self.key.clone())));
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -89,38 +89,31 @@ pub(super) fn public_of(spki: &[u8]) -> Option<String> {
     Some(key.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Accepts a server with one public key.
+/// The check of a peer's key, for both sides. Each peer shows that it has the key that it names.
 #[derive(Debug)]
-struct Pinned {
-    peer: String,
+struct Keys {
+    /// The only key that is accepted; `None`: each key, and the first request of the peer decides what it may read.
+    pinned: Option<String>,
     schemes: WebPkiSupportedAlgorithms,
 }
 
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        match public_of(end_entity).is_some_and(|public| public == self.peer) {
-            true => Ok(ServerCertVerified::assertion()),
-            false => Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)),
-        }
+impl Keys {
+    fn of(pinned: Option<&str>) -> Arc<Self> {
+        let schemes = provider().signature_verification_algorithms;
+        Arc::new(Self { pinned: pinned.map(str::to_owned), schemes })
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::InvalidCertificate(CertificateError::BadSignature))
+    fn check(&self, key: &CertificateDer<'_>) -> Result<(), Error> {
+        let wrong = match (public_of(key), &self.pinned) {
+            (Some(public), Some(pinned)) if public == *pinned => return Ok(()),
+            (Some(_), None) => return Ok(()),
+            (None, None) => CertificateError::BadEncoding,
+            (_, Some(_)) => CertificateError::ApplicationVerificationFailure,
+        };
+        Err(Error::InvalidCertificate(wrong))
     }
 
-    fn verify_tls13_signature(
+    fn check_signature(
         &self,
         message: &[u8],
         key: &CertificateDer<'_>,
@@ -129,9 +122,45 @@ impl ServerCertVerifier for Pinned {
         let key = SubjectPublicKeyInfoDer::from(key.as_ref());
         verify_tls13_signature_with_raw_key(message, &key, signed, &self.schemes)
     }
+}
+
+/// No side offers TLS 1.2.
+fn no_tls12() -> Result<HandshakeSignatureValid, Error> {
+    Err(Error::InvalidCertificate(CertificateError::BadSignature))
+}
+
+impl ServerCertVerifier for Keys {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.check(end_entity).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        key: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.check_signature(message, key, signed)
+    }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
+        SCHEMES.to_vec()
     }
 
     fn requires_raw_public_keys(&self) -> bool {
@@ -139,13 +168,7 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
-/// Accepts each client that has the key that it names. Its first request decides what it may read.
-#[derive(Debug)]
-struct AnyKey {
-    schemes: WebPkiSupportedAlgorithms,
-}
-
-impl ClientCertVerifier for AnyKey {
+impl ClientCertVerifier for Keys {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -156,10 +179,7 @@ impl ClientCertVerifier for AnyKey {
         _: &[CertificateDer<'_>],
         _: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        match public_of(end_entity) {
-            Some(_) => Ok(ClientCertVerified::assertion()),
-            None => Err(Error::InvalidCertificate(CertificateError::BadEncoding)),
-        }
+        self.check(end_entity).map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -168,7 +188,7 @@ impl ClientCertVerifier for AnyKey {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::InvalidCertificate(CertificateError::BadSignature))
+        no_tls12()
     }
 
     fn verify_tls13_signature(
@@ -177,12 +197,11 @@ impl ClientCertVerifier for AnyKey {
         key: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let key = SubjectPublicKeyInfoDer::from(key.as_ref());
-        verify_tls13_signature_with_raw_key(message, &key, signed, &self.schemes)
+        self.check_signature(message, key, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
+        SCHEMES.to_vec()
     }
 
     fn requires_raw_public_keys(&self) -> bool {

@@ -195,7 +195,7 @@ impl Copying<'_> {
         }
     }
 
-    /// Receives the bytes of a file from that one on.
+    /// Receives the bytes of a file, beginning with the byte `from`.
     fn receive(
         &mut self,
         file: &File,

@@ -91,18 +91,12 @@ impl Entry {
                 size: field(line, SIZE).parse().ok()?,
                 hash: blake3::Hash::from_hex(field(line, HASH)).ok()?,
             },
-            "h" => Is::Further(target).filter_path()?,
+            "h" if is_inside(&target) => Is::Further(target),
             "l" if !target.is_empty() && !target.contains(&0) => Is::SymbolicLink(target),
             _ => return None,
         };
         let is_root = path == b"." && matches!(is, Is::Directory { .. });
         (is_root || is_inside(&path)).then_some(Self { written, path, is })
-    }
-}
-
-impl Is {
-    fn filter_path(self) -> Option<Self> {
-        matches!(&self, Self::Further(path) if is_inside(path)).then_some(self)
     }
 }
 

@@ -439,7 +439,7 @@ mod tests {
         }
     }
 
-    /// D1: names of volume groups and tags in LVM's report are those of whoever made them.
+    /// D1: anybody may have made the volume groups and tags that LVM reports.
     #[test]
     fn fuzz_reports_of_lvm() {
         let seed = br#"{"report": [{"vg": [{"vg_uuid":"e6urCq-3mCz", "vg_free":"624951296"}], "lv": [{"lv_name":"a"}]}]}"#;

@@ -9,7 +9,7 @@ pub enum Asked<'a> {
     Manifest,
     /// A directory, which has no bytes.
     Directory(&'a str),
-    /// The bytes of a file, from that one on.
+    /// The bytes of a file, beginning with the byte `from`.
     File {
         /// The path of the file.
         path: &'a str,

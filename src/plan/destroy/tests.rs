@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::api::{Destroy, NodePart, Process};
-use crate::plan::testing::*;
+use crate::plan::testing::{destroy_seen as nothing, *};
 
 struct Case {
     in_use: bool,
@@ -11,25 +11,6 @@ struct Case {
     claims: usize,
     users: u32,
     seen: Seen,
-}
-
-fn nothing() -> Seen {
-    Seen {
-        guarded: true,
-        offered: false,
-        disk_gone: false,
-        node_gone: false,
-        moved_to: None,
-        lost_claims: vec![],
-        over: vec![],
-        users: vec![],
-        live: None,
-        holder_pods: vec![],
-        entries: None,
-        copies: 0,
-        has_heir: false,
-        now: Timestamp::UNIX_EPOCH,
-    }
 }
 
 fn step(case: Case) -> Result<Stage, Step> {

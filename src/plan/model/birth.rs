@@ -200,22 +200,11 @@ impl State {
     fn live(&mut self, read: Copied, taken: bool, entry: bool) -> Option<Work> {
         let r = ledger(entry);
         let seen = volume::Seen {
-            guarded: true,
             reservations: vec![if read.0.placed { ledger(true) } else { r.clone() }],
             disks: vec![disk("n1.a", "n1", 20, &[("r", 10)]).into()],
             entry: (entry && !read.0.placed).then_some(Ok(r)),
-            owner: None,
-            restored: false,
-            own: None,
-            waiting: vec![],
-            copies: Default::default(),
-            family: None,
-            room_made: false,
-            live: None,
-            moved_to: None,
-            lost_claims: vec![],
-            users: vec![],
             now: self.now(),
+            ..volume_seen()
         };
         match volume::next(&read.0.object(), &seen) {
             volume::Step::TakeEntry(_) => {
@@ -240,20 +229,10 @@ impl State {
         let (taken, entry) = (false, false);
         let entries = |has: bool| if has { vec![ledger(true)] } else { vec![] };
         let seen = destroy::Seen {
-            guarded: true,
-            offered: false,
-            disk_gone: false,
-            node_gone: false,
-            moved_to: None,
-            lost_claims: vec![],
-            copies: 0,
-            over: vec![],
-            users: vec![],
             live: live.then(|| destroy::Live { pods: vec![], kind_deleted: false }),
-            holder_pods: vec![],
-            has_heir: false,
             entries: looked.map(|looked| looked.map(entries)),
             now: self.now(),
+            ..destroy_seen()
         };
         match destroy::next(&read.0.object(), &seen) {
             destroy::Step::LookForUsers => Some(Work::Volume { read, taken, entry, looked, live: true }),

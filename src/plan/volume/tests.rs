@@ -4,28 +4,7 @@ use super::*;
 use crate::api::{Destroy, NodePart};
 use crate::plan::birth::MOST_LABELS;
 use crate::plan::own_pvc::Gone;
-use crate::plan::testing::*;
-
-fn seen() -> Seen {
-    Seen {
-        guarded: true,
-        reservations: vec![Arc::new(reserved("r", "eng", 10, &[]))],
-        disks: vec![Arc::new(disk("n1.a", "n1", 10, &[]))],
-        moved_to: None,
-        lost_claims: vec![],
-        users: vec![],
-        entry: None,
-        owner: None,
-        restored: false,
-        own: None,
-        waiting: vec![],
-        copies: Default::default(),
-        family: None,
-        room_made: false,
-        live: None,
-        now: Timestamp::UNIX_EPOCH,
-    }
-}
+use crate::plan::testing::{volume_seen as seen, *};
 
 /// A ready volume in reservation `r`, whose ledger lists the volume.
 fn placed_volume() -> (SharedPersistentVolume, Seen) {

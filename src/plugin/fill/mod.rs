@@ -29,7 +29,7 @@ use crate::plan::advice;
 
 pub(super) async fn fill(client: &Client, args: &Fill, namespace: &str) -> anyhow::Result<()> {
     let wanted = job(&args.claim, namespace, &args.from, args.image.as_deref(), args.secret.as_deref())?;
-    if matches!(args.dry_run, Some(DryRun::Client)) {
+    if matches!(args.write.dry_run, Some(DryRun::Client)) {
         return report(&wanted, "created", args);
     }
     let snapshot = Snapshot::read(client, Some(namespace), namespace).await?;
@@ -50,20 +50,20 @@ pub(super) async fn fill(client: &Client, args: &Fill, namespace: &str) -> anyho
             there
         }
         None => {
-            let created = jobs.create(&post_params(args.dry_run), &wanted).await;
+            let created = jobs.create(&post_params(args.write.dry_run), &wanted).await;
             let created = created.map_err(|error| explain_api_error(&error))?;
             report(&created, "created", args)?;
             created
         }
     };
-    if args.dry_run.is_some() || !(args.wait || args.seal) {
+    if args.write.dry_run.is_some() || !(args.write.wait || args.seal) {
         return Ok(());
     }
-    until_filled(&jobs, &filled, args.timeout).await?;
+    until_filled(&jobs, &filled, args.write.timeout).await?;
     if !args.seal {
         return Ok(());
     }
-    let write = Write { output: args.output, wait: true, timeout: args.timeout, dry_run: None };
+    let write = Write { output: args.write.output, wait: true, timeout: args.write.timeout, dry_run: None };
     let result = ("is being sealed", Some(Until::Condition(SEALED)));
     change_field(client, &kind::VOLUME, &volume, ("sealed", json!(true)), result, &write)
         .await
@@ -149,8 +149,8 @@ fn again(there: &Job, wanted: &Job) -> Result<(), String> {
 fn report(job: &Job, result: &str, args: &Fill) -> anyhow::Result<()> {
     let mut job = job.clone();
     job.metadata.managed_fields = None;
-    print(&args.output, &job, || {
-        format!("job.batch/{} {result}{}\n", job.name_any(), dry_run_suffix(args.dry_run))
+    print(&args.write.output, &job, || {
+        format!("job.batch/{} {result}{}\n", job.name_any(), dry_run_suffix(args.write.dry_run))
     })
 }
 
@@ -229,6 +229,7 @@ mod tests {
     fn job_of(line: &str) -> Job {
         let words = ["kubectl-reservoir", "fill", "--from"].into_iter().chain(line.split(' '));
         let Command::Fill(args) = Cli::try_parse_from(words).unwrap().command else { unreachable!() };
+        assert_eq!(args.write.timeout, Duration::from_secs(24 * 3600));
         job(&args.claim, "team-a", &args.from, args.image.as_deref(), args.secret.as_deref()).unwrap()
     }
 

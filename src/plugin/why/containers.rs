@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
 use super::report::Report;
 use super::target::Target;
+use crate::cluster;
 
 /// The reason of a pod with a container that ends by itself, again and again.
 pub(super) const CRASHES: &str = "CrashLoopBackOff";
@@ -40,8 +41,7 @@ pub(super) fn crashed(pod: &Pod) -> Option<&str> {
 /// reason. Between two starts a container is `terminated` or waits, by the version of Kubernetes.
 fn stopped(pod: &Pod) -> Option<(&ContainerStatus, &str)> {
     let status = pod.status.as_ref()?;
-    let ends = pod.metadata.deletion_timestamp.is_some()
-        || ["Succeeded", "Failed"].iter().any(|phase| status.phase.as_deref() == Some(phase));
+    let ends = pod.metadata.deletion_timestamp.is_some() || cluster::has_ended(status.phase.as_deref());
     let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always");
     let init = status.init_container_statuses.iter().flatten().map(|container| (container, true));
     let all = init.chain(status.container_statuses.iter().flatten().map(|container| (container, false)));

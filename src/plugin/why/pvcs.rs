@@ -317,10 +317,10 @@ fn finished_pod<'a>(snapshot: &'a Snapshot, pvc: &PersistentVolumeClaim) -> Opti
     let class =
         |pvc: &PersistentVolumeClaim| pvc.spec.as_ref().and_then(|spec| spec.storage_class_name.clone());
     let has_ended = |name: &str| {
-        let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone());
         let mut pods = snapshot.pods.iter().filter(|pod| pod.metadata.namespace == pvc.metadata.namespace);
         let pod = pods.find(|pod| pod.metadata.name.as_deref() == Some(name));
-        pod.and_then(phase).is_some_and(|phase| ["Succeeded", "Failed"].contains(&&*phase))
+        pod.and_then(|pod| pod.status.as_ref())
+            .is_some_and(|status| cluster::has_ended(status.phase.as_deref()))
     };
     let bound = |other: &&PersistentVolumeClaim| {
         other.metadata.namespace == pvc.metadata.namespace

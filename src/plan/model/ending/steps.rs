@@ -176,18 +176,9 @@ impl Setup {
         has_looked: bool,
     ) -> Option<Work> {
         let seen = destroy::Seen {
-            guarded: true,
-            offered: false,
-            disk_gone: false,
-            node_gone: false,
-            moved_to: None,
             lost_claims: lost_claims(&read.volume, lost),
-            over: Vec::new(),
             users: pods(users),
             live: live.map(|live| destroy::Live { pods: pods(live), kind_deleted: false }),
-            holder_pods: vec![],
-            copies: 0,
-            has_heir: false,
             entries: has_looked.then(|| {
                 state.volume.as_ref().map(|_| match state.has_entry {
                     true => vec![reserved("r", "eng", 10, &[("v", 1)]).into()],
@@ -195,6 +186,7 @@ impl Setup {
                 })
             }),
             now: Timestamp::from_second(3600).expect("a valid time"),
+            ..destroy_seen()
         };
         match destroy::next(&read.volume.object(self.shared), &seen) {
             destroy::Step::LookForUsers => {
@@ -224,22 +216,11 @@ impl Setup {
     /// A volume that is not being deleted.
     fn live(&self, state: &mut State, read: &Copied, users: u8, lost: [bool; USERS]) {
         let seen = volume::Seen {
-            guarded: true,
             reservations: vec![reserved("r", "eng", 10, &[("v", 1)]).into()],
             disks: vec![disk("n1.a", "n1", 20, &[("r", 10)]).into()],
-            entry: None,
-            owner: None,
-            restored: false,
-            own: None,
-            waiting: vec![],
-            copies: Default::default(),
-            family: None,
-            room_made: false,
-            live: None,
-            moved_to: None,
             lost_claims: lost_claims(&read.volume, lost),
             users: pods(users),
-            now: Timestamp::UNIX_EPOCH,
+            ..volume_seen()
         };
         let mut object = read.volume.object(self.shared);
         // A first look at the object sets all that the model does not have.

@@ -9,6 +9,16 @@ use crate::plugin::kind::{CLAIM, DISK, Kind, POD, PVC, RESERVATION, VOLUME};
 use crate::plugin::snapshot::{Denied, Snapshot};
 use crate::plugin::why::testing::*;
 
+/// The pod with claim `data`, which is bound to a ready shared volume.
+fn on_volume(pod: Pod) -> Snapshot {
+    Snapshot {
+        claims: vec![bound("data", "v")],
+        volumes: vec![ready_volume("v", "eng", true)],
+        pods: vec![pod],
+        ..Snapshot::default()
+    }
+}
+
 /// T4: Kubernetes 1.36 has a container between two starts as terminated, for minutes.
 #[test]
 fn t4_why_names_a_container_between_two_starts() {
@@ -22,13 +32,7 @@ fn t4_why_names_a_container_between_two_starts() {
             true => status.init_container_statuses = containers,
             false => status.container_statuses = containers,
         }
-        let snapshot = Snapshot {
-            claims: vec![bound("data", "v")],
-            volumes: vec![ready_volume("v", "eng", true)],
-            pods: vec![pod],
-            ..Snapshot::default()
-        };
-        ask(&snapshot, &POD, Some("team"), "web").unwrap()
+        ask(&on_volume(pod), &POD, Some("team"), "web").unwrap()
     };
     let crashes =
         |said: &str| said.contains("container c ended with exit code") && said.contains("kubectl logs web");
@@ -89,12 +93,7 @@ fn t4_why_of_a_failed_pod_says_how_it_ended() {
     let mut pod = pod_of("data", "Failed");
     pod.status.as_mut().unwrap().container_statuses = from(json!([{"name": "c", "image": "i", "imageID": "",
         "ready": false, "restartCount": 0, "state": {"terminated": {"exitCode": 3}}}]));
-    let mut snapshot = Snapshot {
-        claims: vec![bound("data", "v")],
-        volumes: vec![ready_volume("v", "eng", true)],
-        pods: vec![pod],
-        ..Snapshot::default()
-    };
+    let mut snapshot = on_volume(pod);
     let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
     assert!(said.starts_with("Pod team/web: Failed: container c ended with exit code 3\n"), "{said}");
     assert!(said.contains("next: kubectl describe pod web -n team"), "{said}");
@@ -114,12 +113,7 @@ fn t4_f1_why_knows_the_node_of_a_daemon_sets_pod() {
         json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
         "nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n9"]}]}]}}}),
     );
-    let mut snapshot = Snapshot {
-        claims: vec![bound("data", "v")],
-        volumes: vec![ready_volume("v", "eng", true)],
-        pods: vec![pod],
-        ..Snapshot::default()
-    };
+    let mut snapshot = on_volume(pod);
     let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
     assert!(
         said.contains("volume v is on node n1, and the pod is that of DaemonSet everywhere for node n9"),
@@ -430,12 +424,7 @@ fn t4_d4_a_pod_on_a_disk_that_is_gone_is_given_up_by_force() {
 fn t4_why_of_a_running_pod_tells_of_its_volume() {
     let mut pod = pod_of("data", "Running");
     pod.metadata.uid = Some("u1".into());
-    let mut snapshot = Snapshot {
-        claims: vec![bound("data", "v")],
-        volumes: vec![ready_volume("v", "eng", true)],
-        pods: vec![pod],
-        ..Snapshot::default()
-    };
+    let mut snapshot = on_volume(pod);
     let of = |snapshot: &Snapshot| ask(snapshot, &POD, Some("team"), "web").unwrap();
     assert_eq!(of(&snapshot), "Pod team/web: Running\n");
     snapshot.volumes[0].spec.sealed = true;
