@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::cluster::Name;
-use crate::host::{Host, State, Usage};
+use crate::host::{self, Host, State, Usage};
 use crate::plan::fullness::{self, Level};
 use crate::telemetry::{Sink, View};
 
@@ -36,6 +36,8 @@ struct Volume {
     usage: Option<Usage>,
     /// The limit that the usage has crossed last, if it has a file system.
     level: Option<Level>,
+    /// True if pods have the volume mounted, and its bytes are missing on the disk.
+    is_lost: bool,
 }
 
 impl Volume {
@@ -61,20 +63,24 @@ impl NodeGauges {
         }
     }
 
-    /// Replaces the measurement. Returns the volumes that have crossed a limit, so that their objects say so. The first
-    /// measurement has no earlier one, and returns all volumes on one side of the limits.
+    /// Replaces the measurement. Returns the volumes that have crossed a limit, or are not on their disk any more, so that their
+    /// objects say so. The first measurement has no earlier one, and returns all volumes on one side of the limits.
     fn replace(&self, mut measured: Measured) -> Vec<Name> {
         let mut last = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let before: HashMap<&str, Option<Level>> =
-            last.volumes.iter().map(|volume| (volume.name.as_str(), volume.level)).collect();
+        let mut before: HashMap<&str, &Volume> =
+            last.volumes.iter().map(|volume| (volume.name.as_str(), volume)).collect();
         let mut crossed = Vec::new();
         for volume in &mut measured.volumes {
-            let before = before.get(volume.name.as_str()).copied().flatten();
-            volume.level = volume.level.or(before);
-            if volume.level != before {
+            let before = before.remove(volume.name.as_str());
+            let level = before.and_then(|before| before.level);
+            volume.level = volume.level.or(level);
+            if volume.level != level || volume.is_lost && before.is_none_or(|before| !before.is_lost) {
                 crossed.push(volume.name.as_str().into());
             }
         }
+        // A disk that is away has its volumes.
+        let is_there = |volume: &&Volume| measured.disks.iter().any(|(disk, _)| *disk == volume.disk);
+        crossed.extend(before.into_values().filter(is_there).map(|volume| volume.name.as_str().into()));
         *last = measured;
         crossed
     }
@@ -90,7 +96,9 @@ fn measure(host: &Host, names: &DiskNames) -> Measured {
             continue;
         }
         // The agent mounts no unused volume for a measurement.
-        let usage = (!record.publishes.is_empty()).then(|| host.usage(&report.uid).ok()).flatten();
+        let usage = (!record.publishes.is_empty()).then(|| host.usage(&report.uid));
+        let is_lost = matches!(usage, Some(Err(host::Error::BackingLost { .. })));
+        let usage = usage.and_then(Result::ok);
         let fills = usage.as_ref().filter(|_| !record.spec.raw);
         volumes.push(Volume {
             level: fills.and_then(|usage| fullness::level(measured(usage))),
@@ -100,6 +108,7 @@ fn measure(host: &Host, names: &DiskNames) -> Measured {
             size: record.spec.size_bytes,
             allocated: report.allocated,
             usage,
+            is_lost,
         });
     }
     volumes.sort_by(|a, b| a.name.cmp(&b.name));
@@ -130,5 +139,43 @@ impl View for NodeGauges {
             |of: fn(&Usage) -> u64| move |v: &Volume| v.usage.as_ref().filter(|u| u.total_inodes > 0).map(of);
         each("volume_inodes_used", "Inodes taken in a volume that is in use", &inodes(|u| u.used_inodes));
         each("volume_inodes_available", "Inodes that pods can still make", &inodes(|u| u.available_inodes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(disks: &[&str], volumes: &[(&str, bool)]) -> Measured {
+        let volume = |(name, is_lost): &(&str, bool)| Volume {
+            name: (*name).to_owned(),
+            role: "eng".to_owned(),
+            disk: "n1.a".to_owned(),
+            size: 1,
+            allocated: 1,
+            usage: None,
+            level: None,
+            is_lost: *is_lost,
+        };
+        Measured {
+            keeps_read_only: false,
+            disks: disks.iter().map(|disk| ((*disk).to_owned(), 1)).collect(),
+            volumes: volumes.iter().map(volume).collect(),
+        }
+    }
+
+    /// V10: a volume whose bytes somebody has removed is looked at while its pods can still read them. Nobody touches its object.
+    #[test]
+    fn v10_a_volume_that_left_its_disk_is_looked_at() {
+        let gauges = NodeGauges::default();
+        let looked_at = |disks: &[&str], volumes: &[(&str, bool)]| {
+            let names = gauges.replace(measured(disks, volumes));
+            names.iter().map(|name| name.to_string()).collect::<Vec<_>>()
+        };
+        assert!(looked_at(&["n1.a"], &[("a", false), ("b", false)]).is_empty());
+        assert_eq!(looked_at(&["n1.a"], &[("a", true), ("b", false)]), ["a"]);
+        assert!(looked_at(&["n1.a"], &[("a", true), ("b", false)]).is_empty(), "once");
+        assert_eq!(looked_at(&["n1.a"], &[("a", true)]), ["b"]);
+        assert!(looked_at(&[], &[]).is_empty(), "the whole disk is away");
     }
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
-use crate::api::condition::reason::{NEARLY_FULL, SEALED, VERIFIED};
+use crate::api::condition::reason::{BACKING_LOST, COPY_DIFFERS, NEARLY_FULL, SEALED, VERIFIED};
 use crate::api::{AGENT_MANAGER, BackingState, PodRef, SharedPersistentVolume};
 use crate::cluster;
 use crate::host::{self, Host, VolumeUid};
@@ -104,13 +104,21 @@ pub(super) async fn reconcile(
     }
     if let Some((reason, message)) = verify::event(volume, &status) {
         ctx.events.publish(volume, None, reason == VERIFIED, "Verify", reason, message).await;
+        if reason == COPY_DIFFERS {
+            let message = verify::on_pod(&name, message);
+            warn_pods(&mounted_by(volume, ctx).await, "Verify", COPY_DIFFERS, &message, ctx).await;
+        }
+    }
+    if let Some(message) = node_task::newly_lost(volume, &status) {
+        ctx.warn(volume, "Look", BACKING_LOST, message).await;
+        // Without its record nobody knows who has it mounted.
+        let users = status.users.iter().cloned().chain(mounted_by(volume, ctx).await).collect();
+        warn_pods(&users, "Look", BACKING_LOST, message, ctx).await;
     }
     if let Some(message) = filled {
         ctx.warn(volume, "Measure", NEARLY_FULL, &message).await;
-        for pod in mounted_by(volume, ctx).await {
-            let message = fullness::on_pod(&name, &message);
-            ctx.warn(&cluster::pod_of(&pod), "Measure", NEARLY_FULL, &message).await;
-        }
+        let message = fullness::on_pod(&name, &message);
+        warn_pods(&mounted_by(volume, ctx).await, "Measure", NEARLY_FULL, &message, ctx).await;
     }
     if task == Task::Unfence {
         match ctx.operate("Unfence", move |host| host.unfence(&uid)).await {
@@ -190,6 +198,12 @@ async fn mounted_by(volume: &SharedPersistentVolume, ctx: &Context) -> BTreeSet<
     let found = ctx.on_host(move |host| host.look(&on, &uid)).await.and_then(|found| Ok(found?));
     let pods = found.ok().flatten().map(|record| record.publishes).unwrap_or_default();
     pods.into_values().map(|published| pod_ref(published.pod)).collect()
+}
+
+async fn warn_pods(pods: &BTreeSet<PodRef>, action: &str, reason: &str, message: &str, ctx: &Context) {
+    for pod in pods {
+        ctx.warn(&cluster::pod_of(pod), action, reason, message).await;
+    }
 }
 
 /// The measurement as the plan sees it.

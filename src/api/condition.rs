@@ -77,7 +77,7 @@ pub mod reason {
         /// Next: follow the message; the agent checks the disk again by itself.
         pub const DISK_REFUSED: &str = "DiskRefused";
         /// Disk: foreign files fill space of the file system that is promised to reservations, or its configuration gives less than is
-        /// reserved; the message says which.
+        /// reserved, or nothing; the message says which.
         /// Next: remove the files that do not belong to Reservoir, or destroy volumes; or raise `capacity` in `agent.disks`.
         pub const SPACE_TAKEN: &str = "SpaceTaken";
         /// Disk: the agent found the disk healthy.
@@ -164,8 +164,9 @@ pub mod reason {
         /// Next: follow the message; the agent tries again by itself.
         pub const BACKING_FAILED: &str = "BackingFailed";
         /// Volume: the bytes of the finished volume are no longer on the disk. The volume is never formatted
-        /// again.
-        /// Next: put the disk with the data back; else delete the volume and create it anew.
+        /// again. An event of the volume and its pods, too.
+        /// Next: copy what is needed out of a pod that has it mounted; put the disk with the data back; else delete the volume and create it
+        /// anew.
         pub const BACKING_LOST: &str = "BackingLost";
         /// Volume: its disk is not ready although its node is, or its NodeDisk is not there; the message has the cause. The data
         /// stays on the disk.
@@ -217,7 +218,7 @@ pub mod reason {
         /// Next: nothing to do.
         pub const VERIFIED: &str = "Verified";
         /// Volume: files of the sealed volume are not what was sealed; the message names the first ones (E4). No new claim binds
-        /// to it, and its pods go on. An event, too.
+        /// to it, and its pods go on. An event of the volume and of the pods that have it mounted, too.
         /// Next: fill another volume from where the files came, and delete this one then.
         pub const COPY_DIFFERS: &str = "CopyDiffers";
         /// Volume: its node could not read all files of the sealed volume; the message has the cause (E4). An event, too.

@@ -57,7 +57,10 @@ pub(super) async fn make_room(name: &str, wanted: Wanted, ctx: &Context) -> Resu
         match cluster::create(&volumes, &ctx.signed(volume).await?).await {
             // A refused erasure keeps no object from its report.
             Err(error) if let Some(refusal) = error.refusal() => {
-                let event = format!("the API server refuses that {}: {refusal}", due.event);
+                let event = format!(
+                    "the API server refuses that {}: {refusal}; have it allowed, and Reservoir tries again by itself",
+                    due.event
+                );
                 ctx.events.publish(&reservation, None, false, "Erase", "KeptDataStays", &event).await;
                 continue;
             }

@@ -23,6 +23,7 @@ advice! {
     delete(object) = "kubectl delete {object}";
     ask_why(object) = "kubectl reservoir why {object}";
     have_administrator_ask(object) = "have an administrator run: kubectl reservoir why {object}";
+    have_run(step) = "have an administrator run: {step}";
 
     // Nodes and disks.
     bring_node_back(node, disk) =
@@ -44,6 +45,12 @@ advice! {
          process has deleted files open: lsof +L1";
     find_lost_data(node, object) =
         "look for the disk and its data on {node}; if the data is lost for good: kubectl delete {object}";
+    retire_lost(node, volume) =
+        "look for the disk and its data on {node}; if the data is lost for good: kubectl reservoir retire {volume}   # it goes with its \
+         last claim";
+    save_lost_data(pod, namespace, volume) =
+        "kubectl exec -it {pod} -n {namespace} -- sh   # copy what is needed out of the pod before it ends, if its mount still has the \
+         data of volume {volume}: nothing else has it";
 
     // Reservations.
     fit_free_space(object, size) =
@@ -149,6 +156,9 @@ advice! {
     create_in_new_reservation(name, role, size, anew, other, trouble) =
         "kubectl reservoir reserve {name} --role {role} --size {size} && {anew}   # the volume is made anew in {name}, since DiskReservation \
          {other} is {trouble}";
+    retire_for_whole_disk(role, reservation) =
+        "kubectl reservoir tree --role {role}   # DiskReservation {reservation} is a whole disk, with one volume and no other size, and no \
+         other disk has enough: ask for less, retire its volume, or add a disk";
     enlarge_reservation(reservation, size, role) =
         "kubectl reservoir resize dr/{reservation} {size}   # or retire a volume in it: kubectl reservoir tree \
          --role {role}";
@@ -180,6 +190,9 @@ advice! {
         "kubectl reservoir resize spv/{volume} {size}   # or remove files in a pod that uses the volume";
     remove_files(role) =
         "kubectl reservoir tree --role {role}   # remove files in a pod that uses the volume, which cannot be larger";
+    create_without_data(anew) =
+        "{anew}   # a new, empty volume, without spec.recover: no disk reports the data; or, if its disk is away, wait for that: kubectl \
+         reservoir orphans";
     list_orphans(object) =
         "kubectl reservoir orphans   # lists the data without an object, and its disk; to give the volume up: kubectl \
          delete {object}";
@@ -275,7 +288,7 @@ advice! {
         "kubectl describe {object}   # have an administrator allow what the message quotes, a policy or a webhook of others; then it goes on \
          by itself";
     change_quota(namespace) =
-        "kubectl get resourcequotas,limitranges -n {namespace}   # change the one that the message names; then it \
+        "kubectl get resourcequotas,limitranges -n {namespace}   # have the one that the message names changed; then it \
          goes on by itself";
     resize_volume(volume, size) = "the size is that of the volume: kubectl reservoir resize spv/{volume} {size}";
     resize_pvc(pvc, namespace, size) =
@@ -285,7 +298,7 @@ advice! {
     unclaim_gone(claim, namespace, volume) =
         "kubectl reservoir unclaim {claim} -n {namespace}   # its data is given up; after its last claim: kubectl delete spv/{volume}";
     leave_lost_volume(delete) =
-        "{delete}   # then claim another volume; data without an object: kubectl reservoir orphans";
+        "{delete}   # then claim another volume; an administrator sees what data is without an object: kubectl reservoir orphans";
     see_finalizers_of(object, finalizer) =
         "kubectl get {object} -o yaml   # it goes when finalizer {finalizer} is removed, by the program that has set it";
     end_pods(namespace) = "kubectl reservoir tree -n {namespace}   # end the pods that use the claim";
@@ -331,12 +344,21 @@ advice! {
     look_at_installation() =
         "kubectl reservoir doctor   # the pod waits for a mount, or nobody reports what it waits for";
     have_agent_looked_for(node) = "have an administrator run: kubectl reservoir doctor   # no agent of Reservoir serves node {node}";
-    have_mount_looked_at(node) =
-        "have an administrator run: kubectl reservoir doctor   # the pod waits on node {node} for a mount, or nobody reports what it \
-         waits for";
+    have_mount_looked_at(pod, namespace, node) =
+        "have an administrator run: kubectl reservoir why pod/{pod} -n {namespace}   # it waits on node {node} for a mount, or nobody \
+         reports what it waits for";
     fit_node(node, volume) =
         "kubectl describe node {node}   # volume {volume} is on it, so the pod has to fit there: selectors, \
          requests, tolerations";
+    have_pod_fitted(pod, namespace, volume, node) =
+        "have an administrator run: kubectl reservoir why pod/{pod} -n {namespace}   # volume {volume} is on node {node}, so the pod has to \
+         fit there: selectors, requests, tolerations";
+    tolerate_taint(pod, namespace, node, taint) =
+        "kubectl delete pod {pod} -n {namespace}   # make it again with a toleration for {taint}, or have that taint of node {node} removed: \
+         all pods of a volume run on its node";
+    take_startup_taint(node, taint) =
+        "kubectl taint node {node} {taint}-   # its agent serves; with removeStartupTaint: true in the chart's values the controller does \
+         that for each node";
     start_pod(pvc) = "start a pod that uses PersistentVolumeClaim {pvc}: its StorageClass waits for the first one";
     see_finalizers(pvc, namespace, finalizer) =
         "kubectl describe pvc {pvc} -n {namespace}   # it goes when finalizer {finalizer} is removed, by the program that has set it";
@@ -347,13 +369,18 @@ advice! {
         "kubectl get pv {pv} -o jsonpath='{{.spec.persistentVolumeReclaimPolicy}}'   # with Delete the data goes when the pods end; to keep \
          it, before that: kubectl patch pv {pv} -p '{{\"spec\":{{\"persistentVolumeReclaimPolicy\":\"Retain\"}}}}'; then end the pods: kubectl \
          reservoir tree -n {namespace}";
+    have_data_kept(pv) =
+        "have an administrator run, before the last pod that uses it ends: kubectl patch pv {pv} -p \
+         '{{\"spec\":{{\"persistentVolumeReclaimPolicy\":\"Retain\"}}}}'   # with the policy Delete the data goes with that pod";
     end_pods_of_pvc(namespace) = "kubectl reservoir tree -n {namespace}   # end the pods that use it";
-    free_name(claim, namespace) =
-        "kubectl reservoir unclaim {claim} -n {namespace}   # the VolumeClaim of this name is another's, and its data stays; or make the \
-         PersistentVolumeClaim and its pods anew under another name";
     have_pod_scheduled(pod, namespace) =
         "kubectl describe pod {pod} -n {namespace}   # its volume is made on the node that it is placed on, and no node was chosen: \
          nodeSelector, requests, tolerations, schedulerName";
+    pin_by_selector(pod, namespace, node) =
+        "kubectl delete pod {pod} -n {namespace}   # make it again with nodeSelector kubernetes.io/hostname: {node} in place of nodeName: no \
+         scheduler sees a pod with nodeName, so none chooses the node of its volume";
+    find_scheduler(pod, namespace, scheduler) =
+        "kubectl describe pod {pod} -n {namespace}   # no scheduler has looked at it: its spec.schedulerName is {scheduler}";
     reserve_for_pod(name, role, size, node) =
         "kubectl reservoir reserve {name} --role {role} --size {size} --node {node}   # role {role} has too little free space on the nodes \
          that the pod may run on; or let the pod run where it has";
@@ -394,12 +421,15 @@ advice! {
         "kubectl delete pod {pod} -n {namespace} --force --grace-period=0   # disk {disk} was declared gone, so its node unmounts nothing \
          of it any more, and its data is given up";
     await_end(pod, namespace) =
-        "kubectl describe pod {pod} -n {namespace}   # it is ending; its events name what it waits for";
+        "kubectl describe pod {pod} -n {namespace}   # it is ending: its grace period, its finalizers or its events say what it waits for";
+    have_node_brought_back(pod, namespace) =
+        "have an administrator run: kubectl reservoir why pod/{pod} -n {namespace}   # its node is not ready, so nothing of the pod changes \
+         before the node is back";
     leave_to_writer(pod, namespace, claim) =
         "kubectl describe pod {pod} -n {namespace}   # claim {claim} is read-only, so nothing can be made in it: have a writer make the \
          directory, or leave subPath and mounts inside of it out";
-    read_own_crash_log(pod, namespace, container) =
-        "kubectl logs {pod} -n {namespace} -c {container} --previous --tail=50   # its volumes are mounted: the container ends by \
+    read_own_crash_log(pod, namespace, container, run) =
+        "kubectl logs {pod} -n {namespace} -c {container}{run} --tail=50   # its volumes are mounted: the container ends by \
          itself";
     read_workload(kind, name, namespace) =
         "kubectl describe {kind} {name} -n {namespace}   # its events and its template say why pods are missing";
@@ -411,6 +441,12 @@ advice! {
         "there is nothing to do; the volume is that of PersistentVolumeClaim {pvc}, and the reclaim policy of its \
          PersistentVolume decides about the data";
     see_reservation(role) = "a reservation with content cannot be deleted: kubectl reservoir tree --role {role}";
+    leave_reservation_to_template(template, vrole) =
+        "there is nothing to do; template {template} of VolumeRole {vrole} makes the reservation anew if it is deleted: kubectl edit vrole \
+         {vrole}";
+    leave_static_reservation(disk) =
+        "there is nothing to do; the agent makes the reservation anew if it is deleted, for as long as reservations of disk {disk} in \
+         agent.disks of the chart's values have it";
     see_disk() = "a disk with reservations cannot be deleted: kubectl reservoir tree";
     unclaim(claim, namespace) =
         "there is nothing to do; to end the claim after its pods, with the data kept: kubectl reservoir unclaim \
@@ -449,6 +485,7 @@ advice! {
     have_administrator_look() = "have an administrator run: kubectl reservoir doctor";
     upgrade_kubernetes() = "upgrade the cluster: an older API server does not check rights on roles";
     install_plugin() = "install the plug-in of the installed release";
+    see_older_kinds() = "kubectl reservoir doctor   # compares them with this plug-in";
     align_versions() = "install the plug-in of that version, or upgrade the chart";
     install_chart(release, namespace, owning) =
         "helm upgrade --install {release} charts/reservoir --namespace {namespace} --create-namespace \
@@ -456,8 +493,9 @@ advice! {
     scale_up(workload, namespace) =
         "kubectl scale {workload} -n {namespace} --replicas=2   # somebody scaled it to 0";
     install_chart_anew(release, namespace, owning) =
-        "helm upgrade --install {release} charts/reservoir --namespace {namespace} --create-namespace{owning}   # with -f and the \
-         values of your installation: no release is there whose values could be used again";
+        "helm upgrade --install {release} charts/reservoir --namespace {namespace} --create-namespace \
+         --reset-then-reuse-values{owning}   # keeps the values of a release that is there, which this shows: helm list -n {namespace}; a new \
+         one gets those of your installation by -f";
     read_program_log(workload, namespace) =
         "kubectl describe {workload} -n {namespace}; kubectl logs {workload} -n {namespace}";
     label_namespace(namespace) =
@@ -468,6 +506,9 @@ advice! {
          upgrade";
     correct_image(release, namespace) =
         "helm get values {release} -n {namespace} --all   # correct image.repository, image.tag or imagePullSecrets, with helm upgrade";
+    raise_memory(release, namespace) =
+        "helm get values {release} -n {namespace} --all   # raise agent.resources.limits.memory or controller.resources.limits.memory, with \
+         helm upgrade";
     find_refuser(object, namespace) =
         "kubectl describe {object} -n {namespace}   # its events say what keeps its pods from being there";
     fit_pod(pod, namespace) =
@@ -488,6 +529,10 @@ advice! {
     read_about_older_pods() = "docs/operations.md has more, under \"Pods that came before their ReadOnly claim\"";
     see_orphans() =
         "kubectl reservoir orphans   # lists it; kubectl reservoir recover prints the manifests that bring it back";
+    recover_orphan(word) =
+        "kubectl reservoir recover {word}   # prints the manifest that brings its data back, which no volume has";
+    recover_as_it_is(object, uid) =
+        "kubectl delete {object}   # deletes no data; then apply what this prints, as it is: kubectl reservoir recover {uid}";
     recover_listed() = "kubectl reservoir recover   # what is listed; then the others are listed";
     configure_disks() = "give the agents some: agent.disks in the chart's values";
     have_rights_granted(role, verbs, receiver) =

@@ -191,11 +191,14 @@ pub fn choose<'a>(
             Some(own) => format!("make DiskReservation {own} larger"),
             None => format!("reserve more for role {}", wanted.role),
         };
-        let why = format!(
-            "{} asked for, {}; {more} or destroy a volume in it",
-            volume.spec.size,
-            names(&left, left.len())
-        );
+        let asked = format!("{} asked for, {}", volume.spec.size, names(&left, left.len()));
+        // No reservation of a whole disk can be larger (D2).
+        let why = match holders.iter().all(|r| is_whole(r)) {
+            true => format!(
+                "{asked}: a whole disk has one volume and no other size; reserve another disk, or destroy the volume that has it"
+            ),
+            false => format!("{asked}; {more} or destroy a volume in it"),
+        };
         Verdict::no(reason::RESERVATION_FULL, why)
     })
 }

@@ -388,7 +388,7 @@ fn waits_for_pods(pods: &[PodRef]) -> String {
 fn orphan(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus) -> String {
     format!(
         "the kind SharedPersistentVolume was deleted, and nothing is erased because of that: the data of volume {} stays on \
-         NodeDisk {}; install the kind again and run `reservoir recover`",
+         NodeDisk {}; install the kind again, and apply what this prints: kubectl reservoir recover",
         volume.name_any(),
         status.node_disk.as_deref().unwrap_or("?")
     )

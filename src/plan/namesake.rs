@@ -31,7 +31,8 @@ pub fn kept_beside(volume: &SharedPersistentVolume, reservations: &[&DiskReserva
 /// Kept data of a namesake, with the commands that end this state.
 pub fn stays(reservation: &DiskReservation, entry: &LedgerEntry, kept: &Kept) -> String {
     format!(
-        "DiskReservation {} keeps the data of an earlier one of its name until {}, and does not erase it for this one: to have it, delete          this one, if nobody has written to it, and kubectl reservoir undelete {uid}; if it is not needed: kubectl reservoir erase {uid}",
+        "DiskReservation {} keeps the data of an earlier one of its name until {}, and does not erase it for this one: to have it, delete \
+         this one, if nobody has written to it, and run kubectl reservoir undelete {uid}; if it is not needed: kubectl reservoir erase {uid}",
         reservation.name_any(),
         kept.until.0,
         uid = entry.uid

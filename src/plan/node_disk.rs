@@ -206,8 +206,13 @@ fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) ->
             status.system_reserved = Some(Size::from_bytes(seen.system_reserved));
             status.allocatable = Some(Size::from_bytes(allocatable));
             let reserved = ledger::total(&status.reservations);
+            let most = match undivided::is_undivided(disk.spec.kind) {
+                true => seen.allocatable,
+                false => allocatable::at_most(seen.capacity, seen.system_reserved),
+            };
             // The published number may be larger for a while than the configuration gives.
             match reserved.saturating_sub(allocatable.min(seen.allocatable)) {
+                0 if most == 0 => Verdict::no(reason::SPACE_TAKEN, all_held_back(disk, &status)),
                 0 => Verdict::yes(reason::DISK_HEALTHY, health),
                 _ if is_overbooked(&status) => Verdict::no(reason::SPACE_TAKEN, overbooked(disk, &status)),
                 missing => Verdict::no(
@@ -232,9 +237,20 @@ fn configured(status: &NodeDiskStatus) -> Option<u64> {
     Some(allocatable::at_most(bytes(&status.capacity)?, bytes(&status.system_reserved).unwrap_or(0)))
 }
 
-/// True if more is reserved than reservations can have by the disk's configuration.
+/// True if more is reserved than reservations can have by the disk's configuration, or they can have nothing.
 pub fn is_overbooked(status: &NodeDiskStatus) -> bool {
-    configured(status).is_some_and(|bytes| ledger::total(&status.reservations) > bytes)
+    configured(status).is_some_and(|bytes| bytes == 0 || ledger::total(&status.reservations) > bytes)
+}
+
+fn all_held_back(disk: &NodeDisk, status: &NodeDiskStatus) -> String {
+    let size = |size: &Option<Size>| size.clone().unwrap_or_else(|| Size::from_bytes(0));
+    format!(
+        "nothing of it can be reserved: the disk has {}, of which {} are held back; raise capacity or lower systemReserved of disk {} in \
+         agent.disks of the chart, or make its file system larger",
+        size(&status.capacity),
+        size(&status.system_reserved),
+        disk.spec.disk_name
+    )
 }
 
 fn overbooked(disk: &NodeDisk, status: &NodeDiskStatus) -> String {
@@ -415,6 +431,22 @@ mod tests {
         let (status, reason, message) = health(&disk, Seen { capacity, allocatable: capacity, ..seen() });
         assert_eq!((reason.as_str(), is_overbooked(&status)), ("SpaceTaken", true));
         assert!(message.starts_with("8182Mi are reserved, and 8128Mi can be"), "{message}");
+    }
+
+    /// T4: a disk of which nothing can be reserved is not ready for anybody, and its configuration is why.
+    #[test]
+    fn d1_a_disk_that_is_held_back_whole_says_so() {
+        let disk = testing::disk("n1.a", "n1", 0, &[]);
+        let none = Seen { capacity: GI, system_reserved: 2 * GI, allocatable: 0, free: GI, ..seen() };
+        let (status, reason, message) = health(&disk, none);
+        assert_eq!((reason.as_str(), is_overbooked(&status)), ("SpaceTaken", true));
+        assert!(
+            message.starts_with("nothing of it can be reserved: the disk has 1Gi, of which 2Gi are held back; raise capacity or lower"),
+            "{message}"
+        );
+        // Other files may go.
+        let (_, reason, _) = health(&disk, Seen { free: 0, ..seen() });
+        assert_eq!(reason, "DiskHealthy");
     }
 
     #[test]

@@ -333,8 +333,8 @@ pub fn report(
             let (reason, message) = match failed {
                 Outcome::Failed(why) => (reason::BACKING_FAILED, why),
                 Outcome::NoData => (reason::NO_ORPHAN, no_data(volume)),
-                Outcome::Lost(why) => (reason::BACKING_LOST, why),
-                _ => (reason::BACKING_LOST, lost(volume, task)),
+                Outcome::Lost(why) => (reason::BACKING_LOST, why + rescue(volume)),
+                _ => (reason::BACKING_LOST, lost(volume, task) + rescue(volume)),
             };
             status.node = before;
             backed = Some(Verdict::no(reason, message));
@@ -375,6 +375,26 @@ fn fence(node: &mut NodePart, mut pods: Vec<PodRef>, in_use: bool) {
 
 fn erase(node: &mut NodePart, bytes: Option<Size>) {
     (node.backing, node.erased) = (BackingState::Erased, bytes);
+}
+
+/// The message of a volume that has just lost its bytes, for an event of the volume and of its pods.
+pub fn newly_lost<'a>(
+    before: &SharedPersistentVolume,
+    now: &'a SharedPersistentVolumeStatus,
+) -> Option<&'a str> {
+    let lost = condition::get(&now.conditions, BACKED).filter(|c| c.reason == reason::BACKING_LOST)?;
+    let told = before.status.as_ref().and_then(|status| condition::get(&status.conditions, BACKED));
+    told.is_none_or(|told| told.reason != lost.reason).then_some(&lost.message)
+}
+
+/// The kernel keeps a removed file for a pod that has it mounted.
+fn rescue(volume: &SharedPersistentVolume) -> &'static str {
+    match volume.status.as_ref().is_some_and(|status| status.user_count > 0) {
+        true => {
+            "; a pod that has it mounted may be able to read it until the pod ends: copy what is needed first"
+        }
+        false => "",
+    }
 }
 
 /// The reason for missing data of a made volume.

@@ -270,9 +270,7 @@ pub fn report(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen)
             };
             let of = volume.name_any();
             let differs = volume.status.as_ref().and_then(verify::differs);
-            let differs = differs.map(|differs| {
-                format!("; files of volume {of} are not what was sealed: {}", differs.message)
-            });
+            let differs = differs.map(|differs| format!("; {}", verify::on_pod(&of, &differs.message)));
             let ends = volume.spec.retire || volume.metadata.deletion_timestamp.is_some();
             let ends = ends.then(|| {
                 format!("; volume {of} is destroyed after its last use, and its data with it: copy first what is needed")

@@ -109,6 +109,14 @@ pub fn next(volume: &SharedPersistentVolume, ledger: Option<Ledger>) -> Step {
 fn full(volume: &SharedPersistentVolume, ledger: Ledger) -> Verdict {
     let reservation = volume.status.as_ref().and_then(|s| s.reservation.as_ref()).map_or("?", |r| &r.name);
     let (wished, now) = (volume.spec.size.bytes_or_zero(), size_now(volume));
+    if volume.status.as_ref().and_then(|s| s.disk_kind).is_some_and(undivided::is_undivided) {
+        let why = format!(
+            "{} wished, and it has its whole disk, {now}: ask for that or less, or create a volume on a larger disk and copy its files; the \
+             volume stays usable",
+            volume.spec.size
+        );
+        return Verdict::no(reason::RESERVATION_FULL, why);
+    }
     let less = match volume.labels().contains_key(LABEL_PVC_UID) {
         true => format!("request less, of which Kubernetes takes only what is more than {now}"),
         false => "ask for less".to_owned(),
@@ -299,6 +307,19 @@ mod tests {
             "{message}"
         );
         assert_eq!(on_node(&v, false), None);
+    }
+
+    /// D2: no reservation of a whole disk is larger.
+    #[test]
+    fn v7_a_volume_with_a_whole_disk_has_all_of_it() {
+        let mut v = sized(9, 1, 1);
+        v.status.as_mut().unwrap().disk_kind = Some(crate::api::DiskKind::Mount);
+        let (reason, message) = said(step(&v, 1, 0));
+        assert_eq!(reason, "ReservationFull");
+        assert!(
+            message.starts_with("9Gi wished, and it has its whole disk, 1Gi: ask for that or less"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::api::{
     AccessMode, PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, Size, UidRef, VolumeClaimSpec,
 };
 
-use super::names;
+use super::{names, verify};
 
 /// The seal in the volume's record on its disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -203,9 +203,12 @@ pub fn event<'a>(
 /// The addition to the condition of a bound claim that could write to the volume before; `None`: nothing changed for it.
 pub fn bound(volume: &SharedPersistentVolume, mode: AccessMode) -> Option<String> {
     let (name, word) = (volume.name_any(), closed(volume).filter(|_| mode == AccessMode::ReadWrite)?);
-    Some(format!(
-        ", and no new pod writes: volume {name} is {word}, so its files stay as they are; to change them, copy them into another volume"
-    ))
+    // Files that differ did not stay as they were (E4).
+    let stay = match volume.status.as_ref().and_then(verify::differs) {
+        Some(_) => "",
+        None => ", so its files stay as they are; to change them, copy them into another volume",
+    };
+    Some(format!(", and no new pod writes: volume {name} is {word}{stay}"))
 }
 
 /// The event of a pod that could write through its claim before the seal and did not ask to read; `None`: it gets what it asks for.

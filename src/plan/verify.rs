@@ -116,6 +116,11 @@ pub fn event<'a>(
     (is_new || is_answer).then_some((&intact.reason, &intact.message))
 }
 
+/// The message for the people whose pods read a volume with files that differ. They may not see the volume.
+pub fn on_pod(volume: &str, message: &str) -> String {
+    format!("volume {volume} is not intact: {message}")
+}
+
 /// Why a volume is not Ready, for the files that differ; `None`: none is known to. A later reading that failed says nothing
 /// about them.
 pub fn differs(status: &SharedPersistentVolumeStatus) -> Option<Verdict> {

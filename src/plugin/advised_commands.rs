@@ -17,6 +17,8 @@ const VERBS: &[(&str, &str)] = &[
     ("label", "--overwrite"),
     ("logs", "-n= -c= --tail= --previous"),
     ("uncordon", ""),
+    ("taint", ""),
+    ("exec", "-it -n= --"),
     ("apply", "--server-side -f="),
     ("scale", "-n= --replicas="),
     ("create", "-n= --clusterrole= --user= --edit -f="),
@@ -75,7 +77,7 @@ fn check_theirs(verb: &str, words: &[&str], text: &str) {
         }
     }
     // Files, nodes and pods are no kinds.
-    if ["apply", "uncordon", "logs"].contains(&verb) || verb == "create" && objects.is_empty() {
+    if ["apply", "uncordon", "logs", "exec"].contains(&verb) || verb == "create" && objects.is_empty() {
         return;
     }
     let kinds = objects.first().unwrap_or_else(|| panic!("kubectl {verb} of nothing: {text}"));

@@ -56,9 +56,13 @@ impl<'a> Item<'a> {
         condition::get(self.conditions, READY)
     }
 
-    /// The conditions that the object has trouble with beside `Ready`.
+    /// The conditions that the object has trouble with beside `Ready`, which may be the very same trouble.
     pub fn beside(&self) -> impl Iterator<Item = &'a Condition> + use<'a> {
-        self.conditions.iter().filter(|c| match c.type_.as_str() {
+        let told = self.ready().filter(|ready| ready.status != "True");
+        let others = self.conditions.iter().filter(move |c| {
+            told.is_none_or(|told| (&told.reason, &told.message) != (&c.reason, &c.message))
+        });
+        others.filter(|c| match c.type_.as_str() {
             RESIZED | TEMPLATED | SEALED | INTACT => c.status != "True",
             RETIRING | NEARLY_FULL => c.status == "True",
             _ => false,

@@ -13,8 +13,8 @@ use super::output::confirm;
 use super::paint::{human, table};
 use super::snapshot::Snapshot;
 use super::write;
-use crate::api::{DiskReservation, Kept, LedgerEntry, SharedPersistentVolume};
-use crate::plan::{advice, kept, kept_on_disk, names};
+use crate::api::{DiskReservation, Kept, LedgerEntry, Orphan, SharedPersistentVolume};
+use crate::plan::{advice, kept, kept_on_disk, names, orphans};
 
 /// Kept data, with its place.
 #[derive(Serialize)]
@@ -122,7 +122,13 @@ fn find<'a>(snapshot: &'a Snapshot, word: &str) -> Result<KeptData<'a>, String> 
         1 => Ok(found.remove(0)),
         0 => {
             let nearest = did_you_mean(word, all.iter().map(String::as_str));
-            Err(format!("no data of a volume {word} is kept{nearest}: {}", advice::see_kept()))
+            let orphans = snapshot.disks.iter().flat_map(|disk| &disk.status).flat_map(orphans::lost);
+            let is_it = |orphan: &&Orphan| [&orphan.name, &orphan.uid].iter().any(|name| *name == word);
+            let next = match orphans.into_iter().any(|orphan| is_it(&orphan)) {
+                true => advice::recover_orphan(word),
+                false => advice::see_kept(),
+            };
+            Err(format!("no data of a volume {word} is kept{nearest}: {next}"))
         }
         _ => {
             let each = |data: &KeptData| format!("{} of {}", data.entry.uid, data.since());
@@ -242,6 +248,22 @@ mod tests {
         sealed.spec.sealed = true;
         let claim = claimed_again(&snapshot, "ns/data", &sealed, "default");
         assert!(claim.contains(" --volume a --read-only -n ns "), "{claim}");
+    }
+
+    /// X6: data that no object has is not kept, and one command away.
+    #[test]
+    fn x8_undelete_of_lost_data_leads_to_recover() {
+        let mut snapshot = snapshot();
+        let none = of(&snapshot, "c", None).unwrap_err();
+        assert!(none.ends_with(&advice::see_kept()), "{none}");
+        let mut disk = disk("n1.a", "n1", 10, &[]);
+        disk.status.as_mut().unwrap().orphans =
+            vec![Orphan { uid: "uid-c".into(), name: "c".into(), size: gi(2), ..Default::default() }];
+        snapshot.disks = vec![disk];
+        for word in ["c", "uid-c"] {
+            let told = of(&snapshot, word, None).unwrap_err();
+            assert!(told.ends_with(&advice::recover_orphan(word)), "{told}");
+        }
     }
 
     /// X8: the objects of the reservation were lost and recovered, and its list has the kept data no more.

@@ -23,6 +23,7 @@ mod run;
 mod snapshot;
 mod status;
 mod subscribe;
+mod taints;
 mod tree;
 mod unclaim;
 mod uninstall;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::bail;
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{Event, Namespace, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Event, Namespace, Node, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
@@ -44,6 +44,8 @@ pub(super) struct Snapshot {
     pub classes_unseen: bool,
     /// Events of one namespace, for `why`.
     pub events: Vec<Event>,
+    /// The nodes, for `why` of what runs on them.
+    pub nodes: Vec<Node>,
     /// Workloads of one kind in one namespace, for `why`.
     pub workloads: Vec<DynamicObject>,
     /// The kinds that the caller may not list, or not in all namespaces.
@@ -114,7 +116,7 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// Reads the events of a namespace, and the workloads of a kind. Kinds that the caller may not list are left out.
+    /// Reads the events of a namespace, the nodes, and the workloads of a kind. Kinds that the caller may not list are left out.
     pub async fn read_namespace(
         &mut self,
         client: &Client,
@@ -123,6 +125,7 @@ impl Snapshot {
     ) -> anyhow::Result<()> {
         let denied = &mut vec![];
         self.events = list_namespaced(client, Some(namespace), namespace, denied).await?;
+        self.nodes = list_cluster_wide(client, denied).await?;
         if kind.workload {
             let group = if kind.name == "Job" { "batch" } else { "apps" };
             let gvk = GroupVersionKind::gvk(group, "v1", kind.name);

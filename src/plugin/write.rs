@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use futures::StreamExt;
 use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
+    ValidationDirective,
 };
 use kube::core::GroupVersionKind;
 use kube::runtime::WatchStreamExt;
@@ -17,8 +18,8 @@ use super::cli::{Claim, Create, DryRun, Reserve, Write};
 use super::errors::explain_api_error;
 use super::kind::{self, Kind, did_you_mean};
 use super::output::print;
-use crate::api::condition::RESIZED;
 use crate::api::condition::reason::*;
+use crate::api::condition::{INTACT, RESIZED, SEALED};
 use crate::api::{GROUP, Size};
 use crate::cluster;
 use crate::plan::advice;
@@ -34,6 +35,8 @@ const FINAL: &[&str] = &[
     NOT_A_SUB_ROLE,
     CANNOT_SHRINK,
     SHRINK_IN_USE,
+    HAS_WRITERS,
+    REFUSED,
     ROLE_NOT_ALLOWED,
     ALWAYS_WRITABLE,
     NO_SUBSCRIPTION,
@@ -171,14 +174,33 @@ pub(super) async fn create_object(
     }
     let api = api_of(client, kind, object.metadata.namespace.as_deref());
     let created = match write.dry_run {
-        Some(DryRun::Client) => object,
+        Some(DryRun::Client) => object.clone(),
         _ => api
             .create(&post_params(write.dry_run), &object)
             .await
             .map_err(|error| already_there(&error, kind, &object))?,
     };
+    if let Some(field) = dropped(&object.data["spec"], &created.data["spec"]) {
+        let (name, doctor) = (created.name_any(), advice::see_older_kinds());
+        bail!(
+            "{} {name} was made without spec.{field}, which the kinds in the cluster do not have: {doctor}",
+            kind.name
+        );
+    }
     print_result(kind, &created, "created", write)?;
     wait_until(&api, kind, &created, write, &Until::Condition("Ready")).await
+}
+
+/// The first field that the API server dropped: kinds of an earlier release have not every field.
+fn dropped<'a>(asked: &'a Value, made: &Value) -> Option<&'a str> {
+    let mut fields = asked.as_object()?.keys();
+    fields.find(|field| made.get(field.as_str()).is_none()).map(String::as_str)
+}
+
+/// The refusal of a field that the cluster does not have.
+fn unknown_field(field: &str) -> anyhow::Error {
+    let doctor = advice::see_older_kinds();
+    anyhow::anyhow!("the kinds in the cluster have no spec.{field}, and nothing was changed: {doctor}")
 }
 
 /// The refusal of a creation. For an object of that name, which may be ending, `why` has what to do.
@@ -232,6 +254,8 @@ pub(super) async fn change_field(
     let params = PatchParams {
         dry_run: write.dry_run.is_some(),
         field_manager: Some(MANAGER.into()),
+        // Kinds of an earlier release have not every field, and would drop it in silence.
+        field_validation: Some(ValidationDirective::Strict),
         ..Default::default()
     };
     let changed = match write.dry_run {
@@ -241,9 +265,10 @@ pub(super) async fn change_field(
         }
         _ => {
             let patch = json!({"spec": {field: value}});
-            api.patch(name, &params, &Patch::Merge(&patch))
-                .await
-                .map_err(|error| explain_api_error(&error))?
+            api.patch(name, &params, &Patch::Merge(&patch)).await.map_err(|error| match &error {
+                kube::Error::Api(status) if status.message.contains("unknown field") => unknown_field(field),
+                error => explain_api_error(error),
+            })?
         }
     };
     // The deletion may have come in between.
@@ -384,8 +409,13 @@ fn progress(object: &DynamicObject, until: &Until, generation: Option<i64>) -> O
         Until::Deleted => "Retiring",
     };
     let conditions = object.data["status"]["conditions"].as_array()?;
-    // What was never served has no condition Resized: its first size is that of the spec.
-    let first = conditions.iter().find(|c| type_ == RESIZED && c["type"] == "Ready");
+    // What was never served has no condition Resized: its first size is that of the spec. Files are read again after the seal.
+    let is_before = |c: &&Value| match type_ {
+        RESIZED => c["type"] == "Ready",
+        INTACT => c["type"] == SEALED && c["status"] == "False",
+        _ => false,
+    };
+    let first = conditions.iter().find(is_before);
     let condition = conditions.iter().find(|c| c["type"] == type_).or(first)?;
     if condition["observedGeneration"].as_i64() < generation {
         return None;
@@ -530,12 +560,39 @@ mod tests {
             ("VolumeSealed: said", Some(STUCK)),
             ("SealedSize: said", Some(STUCK)),
             ("ShrinkInUse: said", Some(STUCK)),
+            ("HasWriters: said", Some(STUCK)),
+            ("Refused: PersistentVolumeClaim q1 cannot be made: exceeded quota", Some(STUCK)),
             ("ResizeFailed: said", Some(FAILED_AGAIN)),
             ("VolumeNotReady: said", None),
             ("VolumeHeld: said", None),
         ] {
             assert_eq!(lasting_after(text), wanted, "{text}");
         }
+    }
+
+    /// T4: kinds of an earlier release drop what they do not know.
+    #[test]
+    fn t4_a_field_that_was_dropped_is_named() {
+        let asked = json!({"role": "eng", "shared": {}, "keepFor": "72h"});
+        assert_eq!(dropped(&asked, &asked), None);
+        assert_eq!(dropped(&asked, &json!({"role": "eng", "shared": {}, "fsType": "ext4"})), Some("keepFor"));
+    }
+
+    /// T4, E4: files are read again once the volume is sealed, so the seal is what the wait shows before.
+    #[test]
+    fn t4_e4_a_wait_for_files_shows_the_seal_before() {
+        let object = |conditions: Value| {
+            let object = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "SharedPersistentVolume",
+                "metadata": {"name": "v"}, "status": {"conditions": conditions}});
+            serde_json::from_value::<DynamicObject>(object).unwrap()
+        };
+        let condition = |type_: &str, status: &str, reason: &str| json!({"type": type_, "status": status, "reason": reason, "message": "said", "observedGeneration": 2});
+        let seen = |conditions| progress(&object(conditions), &Until::Condition(INTACT), Some(2));
+        let waits = json!([condition("Ready", "True", "Ready"), condition(SEALED, "False", "HasWriters")]);
+        assert_eq!(seen(waits), Some((false, "HasWriters: said".into())));
+        assert_eq!(seen(json!([condition(SEALED, "True", "Sealed")])), None);
+        let read = json!([condition(SEALED, "True", "Sealed"), condition(INTACT, "True", "Verified")]);
+        assert_eq!(seen(read), Some((true, "Verified: said".into())));
     }
 
     #[test]

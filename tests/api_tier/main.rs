@@ -23,6 +23,7 @@ mod guards;
 mod kept;
 mod leaving;
 mod lifecycle;
+mod lost_data;
 mod lost_events;
 mod metrics;
 mod nearly_full;

@@ -125,7 +125,7 @@ fn x5_e4_a_bound_claim_says_what_becomes_of_its_data() {
         let at = some_time().unwrap();
         volume.status.as_mut().unwrap().verified = Some(Verified { request: None, at, differ: 1 });
     };
-    assert!(says(&differs).contains("; files of volume v are not what was sealed: 1 of its names"));
+    assert!(says(&differs).contains("; volume v is not intact: 1 of its names were not what was sealed"));
 }
 
 /// C4.
@@ -149,6 +149,12 @@ fn e1_a_claim_of_before_says_that_its_volume_is_sealed() {
     let mut reader = claim.clone();
     reader.spec.mode = AccessMode::ReadOnly;
     assert_eq!(says(&reader), "pods may use PersistentVolumeClaim c");
+    // Files that differ did not stay as they were (E4).
+    let mut differs = volume.clone();
+    differs.status.as_mut().unwrap().verified =
+        Some(Verified { request: None, at: some_time().unwrap(), differ: 1 });
+    let why = crate::plan::seal::bound(&differs, AccessMode::ReadWrite).unwrap();
+    assert_eq!(why, ", and no new pod writes: volume v is being sealed");
 }
 
 #[test]

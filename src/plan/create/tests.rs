@@ -159,7 +159,9 @@ fn d2_a_whole_disks_reservation_holds_one_volume() {
     assert_eq!(pick(&volume("v", "eng", 5), &[whole.clone(), divided.clone()]), Ok("divided".into()));
     assert_eq!(pick(&volume("v", "eng", 5), std::slice::from_ref(&whole)), Ok("whole".into()));
     let taken = on(DiskKind::Mount, reserved("whole", "eng", 20, &[("w", 20)]));
-    assert_eq!(pick(&volume("v", "eng", 5), &[taken]).unwrap_err().0, "ReservationFull");
+    let (reason, message) = pick(&volume("v", "eng", 5), &[taken]).unwrap_err();
+    assert_eq!(reason, "ReservationFull");
+    assert!(message.starts_with("5Gi asked for, whole has 0 left: a whole disk has one volume"), "{message}");
     let mut raw = volume("v", "eng", 5);
     raw.spec.volume_mode = VolumeMode::Block;
     assert_eq!(pick(&raw, &[whole.clone(), divided.clone()]).unwrap_err().0, "WrongDisk");

@@ -38,6 +38,27 @@ fn v7_a_finished_growth_is_reported_before_a_new_size() {
     assert_eq!(next(&v, sized(1 << 30)), Task::Size(OnNode::Withdraw), "it was not begun");
 }
 
+/// V10: a pod that has lost bytes mounted is the last place where they can be read. They are told once.
+#[test]
+fn v10_lost_bytes_are_told_while_a_pod_can_read_them() {
+    let lost = |v: &SharedPersistentVolume| {
+        let mut v = v.clone();
+        let lost = Outcome::Lost("its file is missing".into());
+        let (status, _) = report(&v, Task::Make, lost, Timestamp::UNIX_EPOCH);
+        let told = newly_lost(&v, &status).map(str::to_owned);
+        v.status = Some(status);
+        (v, told)
+    };
+    let mut v = ready_volume("v", "eng", true);
+    assert_eq!(lost(&v).1.as_deref(), Some("its file is missing"));
+    v.status.as_mut().unwrap().user_count = 1;
+    let (v, told) = lost(&v);
+    assert!(
+        told.unwrap().starts_with("its file is missing; a pod that has it mounted may be able to read it")
+    );
+    assert_eq!(lost(&v).1, None, "once");
+}
+
 /// L1. Whatever is at rest gets no task but to confirm that it is complete.
 #[test]
 fn l1_a_volume_with_work_left_is_not_at_rest() {

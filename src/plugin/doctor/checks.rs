@@ -2,20 +2,27 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Resource, ResourceExt};
 use serde_json::Value;
 
 use super::facts::Facts;
 use super::finding::{Finding, Level};
-use super::pods::{Cause, Workload, keeps_away, last_warning};
+use super::pods::{Cause, Workload, is_ready, keeps_away, last_warning};
+use crate::api::condition::reason::{
+    BACKING_FAILED, BACKING_LOST, COPY_DIFFERS, NO_ORPHAN, VERIFY_FAILED, VOLUME_GONE,
+};
+use crate::api::condition::{INTACT, READY};
 use crate::api::{self, DRIVER};
+use crate::plan::startup_taint::TAINT;
 use crate::plan::{advice, kept_on_disk, names, node_disk, orphans};
 use crate::plugin::kind;
 use crate::plugin::paint::human;
 use crate::plugin::rights::{VERBS, receiver};
 use crate::plugin::snapshot::Snapshot;
+use crate::plugin::taints;
 
 /// The chart's admission policies. Each has a binding of the same name.
 const POLICIES: &[(&str, &str)] = &[
@@ -70,11 +77,23 @@ pub(in crate::plugin) fn findings(facts: &Facts, version: &str) -> Vec<Finding> 
     checks.check_nodes(facts);
     checks.check_policies(facts);
     checks.check_disks(&facts.snapshot);
+    checks.check_volumes(&facts.snapshot);
     checks.check_rights(facts);
     checks.0
 }
 
+/// Reasons of a volume that is not Ready for its data.
+const DATA_TROUBLE: &[&str] = &[BACKING_LOST, BACKING_FAILED, COPY_DIFFERS, VOLUME_GONE, NO_ORPHAN];
+
 struct Checks(Vec<Finding>);
+
+/// Numbers of the pods of a workload.
+struct Counts {
+    ready: i32,
+    /// Those of the last rollout.
+    updated: i32,
+    of: i32,
+}
 
 /// The workload of controllers or agents with its pods, by the owners of these.
 fn workload<'a>(
@@ -191,10 +210,13 @@ impl Checks {
                         conditions.into_iter().find(|c| c.type_ == "ReplicaFailure" && c.status == "True");
                     let refusal = refused.and_then(|c| c.message.clone());
                     let workload = workload(facts, controller, &name, of, refusal);
+                    let is_seen = status
+                        .observed_generation
+                        .is_none_or(|seen| Some(seen) >= controller.metadata.generation);
+                    let updated = status.updated_replicas.filter(|_| is_seen).unwrap_or(0);
                     self.check_replicas(
                         &format!("controllers ({namespace}/{})", controller.name_any()),
-                        ready,
-                        of,
+                        Counts { ready, updated, of },
                         || match replicas {
                             Some(0) => (None, advice::scale_up(&name, &namespace)),
                             _ => told(workload.cause(), advice::read_program_log(&name, &namespace)),
@@ -213,12 +235,15 @@ impl Checks {
                     let namespace = agents.namespace().unwrap_or_default();
                     let name = format!("daemonset/{}", agents.name_any());
                     let (ready, of) = (status.number_ready, status.desired_number_scheduled);
+                    let is_seen = status
+                        .observed_generation
+                        .is_none_or(|seen| Some(seen) >= agents.metadata.generation);
+                    let updated = status.updated_number_scheduled.filter(|_| is_seen).unwrap_or(0);
                     let refusal = last_warning(&facts.warnings, "DaemonSet", &agents.name_any());
                     let workload = workload(facts, agents, &name, of, refusal);
                     self.check_replicas(
                         &format!("agents ({namespace}/{})", agents.name_any()),
-                        ready,
-                        of,
+                        Counts { ready, updated, of },
                         || match of {
                             0 => (Some("no node is to have one".to_owned()), advice::run_on_node()),
                             _ => told(workload.cause(), advice::read_program_log(&name, &namespace)),
@@ -250,16 +275,20 @@ impl Checks {
     fn check_replicas(
         &mut self,
         pods: &str,
-        ready: i32,
-        of: i32,
+        Counts { ready, updated, of }: Counts,
         cause: impl Fn() -> (Option<String>, String),
     ) {
-        if ready == of && of > 0 {
+        if ready == of && updated >= of && of > 0 {
             return self.good(format!("{ready} of {of} {pods} are ready"));
         }
         let (why, next) = cause();
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-        self.problem(format!("{ready} of {of} {pods} are ready{why}"), next);
+        // What was upgraded is not in force while the pods of before are the ready ones.
+        let rollout = match ready == of && of > 0 {
+            true => format!(", but the last rollout has made {updated} of {of} pods"),
+            false => String::new(),
+        };
+        self.problem(format!("{ready} of {of} {pods} are ready{rollout}{why}"), next);
     }
 
     fn check_version(&mut self, object: &impl Resource, version: &str) {
@@ -280,6 +309,17 @@ impl Checks {
         let on = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
         let served: BTreeSet<String> = pods.iter().filter_map(on).collect();
         let Some(agents) = facts.agents.as_deref().filter(|agents| !agents.is_empty()) else { return };
+        let is_served = |node: &Node| pods.iter().any(|pod| on(pod) == node.metadata.name && is_ready(pod));
+        let tainted = nodes.iter().filter(|node| taints::of(node).any(|taint| taint.key == TAINT));
+        for node in tainted.filter(|node| is_served(node)) {
+            let name = node.name_any();
+            self.problem(
+                format!(
+                    "node {name} has the taint {TAINT}, although its agent is ready: no pod without a toleration is placed there"
+                ),
+                advice::take_startup_taint(&name, TAINT),
+            );
+        }
         let without = nodes.iter().filter(|node| !served.contains(&node.name_any()));
         // Nodes without an agent for one cause are one finding.
         let mut causes: Vec<(Option<Cause>, Vec<String>)> = Vec::new();
@@ -457,6 +497,39 @@ impl Checks {
             0 if !snapshot.sees(&kind::DISK) => {}
             0 => self.problem("there are no disks", advice::configure_disks()),
             all => self.good(format!("{all} disks were checked")),
+        }
+    }
+
+    /// Volumes whose data is lost, fails or is not what it was. Most other waits are of those who use the cluster.
+    fn check_volumes(&mut self, snapshot: &Snapshot) {
+        let is_bad = |condition: &&Condition| {
+            let of_type = |type_, reasons: &[&str]| {
+                condition.type_ == type_ && reasons.contains(&condition.reason.as_str())
+            };
+            condition.status != "True" && (of_type(READY, DATA_TROUBLE) || of_type(INTACT, &[VERIFY_FAILED]))
+        };
+        // A disk that fails has many volumes, and the first one of a kind of trouble is enough.
+        let mut found: Vec<(&Condition, Vec<String>)> = Vec::new();
+        let items = snapshot.items();
+        let volumes = items.iter().filter(|item| item.kind == &kind::VOLUME && !item.deleting);
+        for (volume, bad) in
+            volumes.flat_map(|v| v.conditions.iter().filter(is_bad).map(|bad| (v.path(), bad)))
+        {
+            match found.iter_mut().find(|(first, _)| first.reason == bad.reason) {
+                Some((_, names)) => names.push(volume),
+                None => found.push((bad, vec![volume])),
+            }
+        }
+        for (first, of) in found {
+            let (name, others) = (&of[0], &of[1..]);
+            let more = match others {
+                [] => String::new(),
+                others => format!("; the same of {}", names(others, others.len())),
+            };
+            self.problem(
+                format!("SharedPersistentVolume {name} is {}: {}{more}", first.reason, first.message),
+                advice::ask_why(kind::VOLUME.argument(name, None)),
+            );
         }
     }
 

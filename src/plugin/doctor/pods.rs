@@ -1,11 +1,11 @@
 //! Why pods of the installation are missing or not ready, and why a node has no agent.
 
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{ContainerStatus, Event, Node, Pod, PodSpec, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Event, Node, Pod, PodSpec, Taint};
 use kube::ResourceExt;
 
 use crate::plan::advice;
-use crate::plugin::why;
+use crate::plugin::{taints, why};
 
 /// A DaemonSet or Deployment of the installation.
 pub(super) struct Workload<'a> {
@@ -63,36 +63,34 @@ impl Workload<'_> {
         if let Some(unplaced) = why::unscheduled(pod) {
             return of(unplaced.message.clone().unwrap_or_default(), advice::fit_pod(&name, namespace));
         }
-        let containers: Vec<&ContainerStatus> = status
-            .init_container_statuses
-            .iter()
-            .flatten()
-            .chain(status.container_statuses.iter().flatten())
-            .collect();
-        for container in &containers {
-            let state = container.state.as_ref();
-            let Some(waiting) = state.and_then(|state| state.waiting.as_ref()) else { continue };
-            let reason = waiting.reason.as_deref().unwrap_or_default();
-            let message = waiting.message.clone().unwrap_or_else(|| reason.to_owned());
-            return match reason {
-                "ContainerCreating" | "PodInitializing" => continue,
-                "CrashLoopBackOff" => {
-                    let ended = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
-                    let code = ended.map(|ended| format!(", last with exit code {}", ended.exit_code));
+        if let Some((container, reason)) = why::stopped_container(pod) {
+            let ended = why::container_ended(container);
+            let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+            let said = ended.filter(|ended| ended.reason.as_deref() == Some(reason));
+            let said = said.and_then(|ended| ended.message.clone());
+            let said = said.or(waiting.and_then(|waiting| waiting.message.clone()));
+            let message = said.unwrap_or_else(|| reason.to_owned());
+            return match (reason, ended) {
+                (why::CRASHES, ended) => {
+                    let end = ended.map(|ended| format!(": it {}", why::container_end(ended)));
+                    let end = end.unwrap_or_default();
+                    let is_oom = ended.and_then(|ended| ended.reason.as_deref()) == Some("OOMKilled");
                     of(
-                        format!(
-                            "its container {} ends again and again{}",
-                            container.name,
-                            code.unwrap_or_default()
-                        ),
-                        advice::read_crash_log(namespace, &name),
+                        format!("its container {} ends again and again{end}", container.name),
+                        match is_oom {
+                            true => advice::raise_memory(&self.release, namespace),
+                            false => advice::read_crash_log(namespace, &name),
+                        },
                     )
                 }
                 _ if reason.contains("Image") || reason.contains("Registry") => of(
                     format!("its image {} cannot be had: {message}", container.image),
                     advice::correct_image(&self.release, namespace),
                 ),
-                _ => of(message, advice::describe_pod(&name, namespace)),
+                _ => of(
+                    format!("its container {} is not started: {message}", container.name),
+                    advice::describe_pod(&name, namespace),
+                ),
             };
         }
         let event = last_warning(self.events, "Pod", &name);
@@ -104,7 +102,7 @@ impl Workload<'_> {
     }
 }
 
-fn is_ready(pod: &Pod) -> bool {
+pub(super) fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
@@ -142,12 +140,12 @@ pub(super) fn keeps_away(node: &Node, agents: &[DaemonSet]) -> Option<Cause> {
         return Some((format!("the agents' nodes have the label {key}={value}, and {why}"), step));
     }
     let untolerated = |spec: &&PodSpec| {
-        let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
-        taints.into_iter().find(|taint| !is_tolerated(taint, spec.tolerations.iter().flatten()))
+        taints::of(node).find(|taint| {
+            !is_for_each_daemon_set(taint) && !taints::is_tolerated(taint, spec.tolerations.as_ref())
+        })
     };
     let taint = fitting.iter().map(untolerated).collect::<Option<Vec<_>>>()?.first().copied()?;
-    let value = taint.value.as_ref().map(|value| format!("={value}")).unwrap_or_default();
-    let why = format!("its taint {}{value}:{} is not tolerated", taint.key, taint.effect);
+    let why = format!("its taint {} is not tolerated", taints::text(taint));
     // Kubernetes and cloud providers take their own off.
     let step = match taint.key.contains("kubernetes.io/") {
         true => advice::ready_node(node.name_any()),
@@ -173,17 +171,8 @@ const FOR_EACH_DAEMON_SET: &[(&str, &str)] = &[
     ("node.kubernetes.io/unschedulable", "NoSchedule"),
 ];
 
-fn is_tolerated<'a>(taint: &Taint, mut tolerations: impl Iterator<Item = &'a Toleration>) -> bool {
-    let tolerates = |t: &Toleration| {
-        let key = t.key.as_deref().unwrap_or_default();
-        let any = t.operator.as_deref() == Some("Exists");
-        (key == taint.key || key.is_empty() && any)
-            && t.effect.as_ref().is_none_or(|effect| effect.is_empty() || *effect == taint.effect)
-            && (any || t.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default())
-    };
-    taint.effect == "PreferNoSchedule"
-        || FOR_EACH_DAEMON_SET.contains(&(&taint.key, &taint.effect))
-        || tolerations.any(tolerates)
+fn is_for_each_daemon_set(taint: &Taint) -> bool {
+    FOR_EACH_DAEMON_SET.contains(&(&taint.key, &taint.effect))
 }
 
 #[cfg(test)]
@@ -270,12 +259,29 @@ mod tests {
             ),
             (
                 waiting("CrashLoopBackOff", "back-off"),
-                "pod a-1: its container agent ends again and again, last with exit code 7",
+                "pod a-1: its container agent ends again and again: it ended with exit code 7",
+                "kubectl logs -n sys a-1 --previous --tail=50",
+            ),
+            // Kubernetes 1.36 has a container between two starts as ended.
+            (
+                container(json!({"terminated": {"exitCode": 1, "reason": "Error"}})),
+                "pod a-1: its container agent ends again and again: it ended with exit code 1",
                 "kubectl logs -n sys a-1 --previous --tail=50",
             ),
             (
+                container(json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}})),
+                "pod a-1: its container agent ends again and again: it ended with exit code 137 (OOMKilled)",
+                "helm get values r -n sys --all   # raise agent.resources.limits.memory",
+            ),
+            (
+                container(json!({"terminated": {"exitCode": 128, "reason": "StartError",
+                    "message": "container init was OOM-killed (memory limit too low?)"}})),
+                "pod a-1: its container agent is not started: container init was OOM-killed (memory limit too low?)",
+                "kubectl describe pod a-1 -n sys",
+            ),
+            (
                 waiting("CreateContainerConfigError", "configmap \"c\" not found"),
-                "pod a-1: configmap \"c\" not found",
+                "pod a-1: its container agent is not started: configmap \"c\" not found",
                 "kubectl describe pod a-1 -n sys",
             ),
             (

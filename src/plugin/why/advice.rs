@@ -41,11 +41,8 @@ impl<'a> About<'a> {
         let claim = snapshot.claims.iter().filter(|_| target.kind == &CLAIM);
         let claim =
             claim.into_iter().find(|c| c.name_any() == name && c.namespace().as_deref() == Some(namespace));
-        // A claim that selects has the volume in its status.
-        let noted =
-            |claim: &'a VolumeClaim| claim.status.as_ref()?.volume.as_ref().map(|of| of.name.as_str());
         let volume = match claim {
-            Some(claim) => claim.spec.volume.as_deref().or_else(|| noted(claim)),
+            Some(claim) => volume_of(claim),
             None => Some(name).filter(|_| target.kind == &VOLUME),
         };
         let volume = volume.and_then(|volume| snapshot.volumes.iter().find(|v| v.name_any() == volume));
@@ -97,6 +94,9 @@ impl<'a> About<'a> {
             }
             DISK_REFUSED => self.mend_disk(),
             BACKING_FAILED if self.volume.is_some_and(|volume| volume.spec.adopt.is_some()) => self.adopt(),
+            BACKING_FAILED if let Some(uid) = self.recovers_otherwise() => {
+                advice::recover_as_it_is(self.to_delete(), uid)
+            }
             SEALED_SIZE => advice::take_size_back(name, self.present_size()),
             HAS_WRITERS => advice::let_writers_go_on(name),
             SEAL_REFUSED => advice::take_seal_back(name),
@@ -152,16 +152,19 @@ impl<'a> About<'a> {
             TOO_MANY_RESERVATIONS => advice::use_fewer_reservations(),
             TOO_MANY_VOLUMES => advice::use_fewer_volumes(role),
             TOO_MANY_CLAIMS => {
-                let volume = self.claim.and_then(|c| c.spec.volume.as_deref());
-                advice::ask_about_claims(volume.map(word).unwrap_or_default())
+                let volume = word(self.claim.and_then(volume_of).unwrap_or_default());
+                match self.snapshot.sees(&VOLUME) {
+                    true => advice::ask_about_claims(volume),
+                    false => advice::have_administrator_ask(format!("spv/{volume}")),
+                }
             }
             SHARE_TAKEN if self.claim.is_some() => advice::use_fewer_claims(namespace),
             SHARE_TAKEN => advice::use_less_of_role(role),
             REFUSED if self.is_quota() => advice::change_quota(namespace),
             REFUSED => advice::have_allowed(argument),
-            NO_ORPHAN => advice::list_orphans(self.to_delete()),
+            NO_ORPHAN => self.no_orphan(),
             WRONG_DISK => self.wrong_disk(),
-            BACKING_LOST => advice::find_lost_data(self.node(), self.to_delete()),
+            BACKING_LOST => self.lost_data(),
             CANNOT_SHRINK => advice::keep_file_system(name, self.present_size()),
             SHRINK_IN_USE => advice::keep_size(name, self.present_size()),
             RETIRING => self.retiring(),
@@ -184,7 +187,7 @@ impl<'a> About<'a> {
             DIGEST_DIFFERS => advice::see_digests(),
             NO_MATCH => self.no_match(),
             VOLUME_RETIRING | VOLUME_DESTROYING => advice::see_offers(namespace),
-            VOLUME_NOT_READY => match (self.volume, self.claim.and_then(|c| c.spec.volume.as_ref())) {
+            VOLUME_NOT_READY => match (self.volume, self.claim.and_then(volume_of)) {
                 (Some(volume), _) => advice::ask_why(format!("spv/{}", volume.name_any())),
                 (None, Some(volume)) if !self.snapshot.sees(&VOLUME) => {
                     advice::have_administrator_ask(format!("spv/{}", word(volume)))
@@ -236,6 +239,12 @@ impl<'a> About<'a> {
             None => self.argument.clone(),
         }
     }
+}
+
+/// The volume that a claim names. A claim that selects has it in its status.
+fn volume_of(claim: &VolumeClaim) -> Option<&str> {
+    let chosen = || claim.status.as_ref()?.volume.as_ref().map(|of| of.name.as_str());
+    claim.spec.volume.as_deref().or_else(chosen)
 }
 
 /// A size of at most `bytes`, in whole Mi if it is that large.

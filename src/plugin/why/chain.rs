@@ -163,6 +163,8 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
             .into_iter()
             .map(|pod| Some(Target::new(&POD, pod.namespace(), pod.name_any())))
             .collect()
+    } else if pods::is_node_lost(snapshot, target) {
+        vec![]
     } else if target.kind == &POD {
         let claims = target.find_pod(snapshot).map(cluster::claims_of).unwrap_or_default();
         let of = |(namespace, name): (String, String)| {

@@ -1,13 +1,16 @@
 //! Containers of a pod that do not run, although its volumes are mounted.
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 
 use super::report::Report;
 use super::target::Target;
 use crate::cluster;
 
 /// The reason of a pod with a container that ends by itself, again and again.
-pub(super) const CRASHES: &str = "CrashLoopBackOff";
+pub(in crate::plugin) const CRASHES: &str = "CrashLoopBackOff";
+
+/// Reasons of containers that never ran: they have no log, and the message of their end has the cause.
+const NEVER_RAN: [&str; 2] = ["StartError", "ContainerCannotRun"];
 
 /// Reasons of containers that are about to start.
 const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
@@ -19,12 +22,13 @@ pub(super) fn report(target: &Target, pod: &Pod) -> Option<Report> {
     if reason != CRASHES && status.phase.as_deref() != Some("Running") {
         return None;
     }
-    let state = container.state.as_ref();
-    let ended = state.and_then(|s| s.terminated.as_ref());
-    let ended = ended.or_else(|| container.last_state.as_ref().and_then(|last| last.terminated.as_ref()));
-    let message = match ended.filter(|_| reason == CRASHES) {
-        Some(ended) => format!("container {} ended with exit code {}", container.name, ended.exit_code),
-        None => {
+    let message = match ended(container) {
+        Some(ended) if reason == CRASHES => format!("container {} {}", container.name, end(ended)),
+        Some(ended) if NEVER_RAN.contains(&reason) => {
+            format!("container {}: {}", container.name, ended.message.as_deref().unwrap_or_default())
+        }
+        _ => {
+            let state = container.state.as_ref();
             let said = state.and_then(|s| s.waiting.as_ref()?.message.clone()).unwrap_or_default();
             format!("container {}: {said}", container.name)
         }
@@ -32,14 +36,29 @@ pub(super) fn report(target: &Target, pod: &Pod) -> Option<Report> {
     Some(Report::of(target.title(), reason, message, true))
 }
 
-/// The container that ends again and again.
-pub(super) fn crashed(pod: &Pod) -> Option<&str> {
-    stopped(pod).filter(|(_, reason)| *reason == CRASHES).map(|(container, _)| container.name.as_str())
+/// The last end of a container.
+pub(in crate::plugin) fn ended(container: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+    let states = container.state.iter().chain(&container.last_state);
+    states.into_iter().find_map(|state| state.terminated.as_ref())
+}
+
+/// `ended with exit code 137 (OOMKilled)`: Kubernetes has a reason of its own for some ends.
+pub(in crate::plugin) fn end(ended: &ContainerStateTerminated) -> String {
+    let own = ended.reason.as_deref().filter(|reason| !["Error", "Completed", ""].contains(reason));
+    let own = own.map(|reason| format!(" ({reason})")).unwrap_or_default();
+    format!("ended with exit code {}{own}", ended.exit_code)
+}
+
+/// The container that ends again and again, and the option for the log of its last run.
+pub(super) fn crashed(pod: &Pod) -> Option<(&str, &'static str)> {
+    let (container, _) = stopped(pod).filter(|(_, reason)| *reason == CRASHES)?;
+    let is_between = container.state.as_ref().is_some_and(|state| state.terminated.is_some());
+    Some((&container.name, if is_between { "" } else { " --previous" }))
 }
 
 /// The first container that does not run and is about to be started again, or waits for something else than its start, and the
 /// reason. Between two starts a container is `terminated` or waits, by the version of Kubernetes.
-fn stopped(pod: &Pod) -> Option<(&ContainerStatus, &str)> {
+pub(in crate::plugin) fn stopped(pod: &Pod) -> Option<(&ContainerStatus, &str)> {
     let status = pod.status.as_ref()?;
     let ends = pod.metadata.deletion_timestamp.is_some() || cluster::has_ended(status.phase.as_deref());
     let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always");
@@ -50,11 +69,17 @@ fn stopped(pod: &Pod) -> Option<(&ContainerStatus, &str)> {
         if let Some(ended) = &state.terminated {
             let failed = ended.exit_code != 0;
             let starts_again = policy == "Always" && !is_init || policy != "Never" && failed;
-            return (starts_again && !ends).then_some((container, CRASHES));
+            return (starts_again && !ends).then_some((container, never_ran(container).unwrap_or(CRASHES)));
         }
         let reason = state.waiting.as_ref()?.reason.as_deref()?;
-        (!STARTING.contains(&reason)).then_some((container, reason))
+        let never_ran = never_ran(container).filter(|_| reason == CRASHES);
+        (!STARTING.contains(&reason)).then_some((container, never_ran.unwrap_or(reason)))
     })
+}
+
+/// The reason of a container that could not be started.
+fn never_ran(container: &ContainerStatus) -> Option<&str> {
+    ended(container)?.reason.as_deref().filter(|reason| NEVER_RAN.contains(reason))
 }
 
 /// True if each container of the pod has a log: it runs, or has run.
@@ -63,7 +88,8 @@ pub(super) fn have_logs(pod: &Pod) -> bool {
     let mut containers = containers.peekable();
     let has_log = |container: &ContainerStatus| {
         let now = container.state.as_ref().is_some_and(|s| s.running.is_some() || s.terminated.is_some());
-        now || container.last_state.as_ref().is_some_and(|last| last.terminated.is_some())
+        let before = container.last_state.as_ref().is_some_and(|last| last.terminated.is_some());
+        (now || before) && never_ran(container).is_none()
     };
     containers.peek().is_some() && containers.all(has_log)
 }

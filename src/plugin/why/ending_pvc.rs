@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use super::target::Target;
 use crate::cluster;
 use crate::plan::{advice, unclaim};
-use crate::plugin::kind::PVC;
+use crate::plugin::kind::{PVC, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
 /// Why a PersistentVolumeClaim that is being deleted is there yet, and the next step.
@@ -33,7 +33,10 @@ pub(in crate::plugin) fn explain(snapshot: &Snapshot, pvc: &PersistentVolumeClai
                 format!(
                     "{message}; when its pods have ended, its volume ends as the reclaim policy of PersistentVolume {pv} says"
                 ),
-                advice::keep_data_of_ending_pvc(pv, &namespace),
+                match snapshot.sees(&VOLUME) {
+                    true => advice::keep_data_of_ending_pvc(pv, &namespace),
+                    false => advice::have_data_kept(pv),
+                },
             ),
         };
     }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
 
 use super::target::Target;
-use crate::api::condition::reason::NEARLY_FULL;
+use crate::api::condition::reason::{COPY_DIFFERS, NEARLY_FULL};
 use crate::plugin::kind::{Kind, POD};
 use crate::plugin::snapshot::Snapshot;
 
@@ -29,7 +29,7 @@ pub(super) fn last_event<'a>(
             && !is_of_another
             && (!is_placed || kind != &POD || event.reason.as_deref() != Some("FailedScheduling"))
             // No pod waits for that.
-            && event.reason.as_deref() != Some(NEARLY_FULL)
+            && ![Some(NEARLY_FULL), Some(COPY_DIFFERS)].contains(&event.reason.as_deref())
     };
     snapshot.events.iter().filter(of).max_by_key(|event| time_of(event))
 }

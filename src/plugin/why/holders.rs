@@ -8,10 +8,11 @@ use kube::ResourceExt;
 
 use super::events::{message_of, time_of};
 use super::target::Target;
-use crate::api::condition::reason::{NEARLY_FULL, SEAL_WITHDRAWN, VOLUME_SEALED};
+use crate::api::condition::reason::{BACKING_LOST, COPY_DIFFERS, NEARLY_FULL, SEAL_WITHDRAWN, VOLUME_SEALED};
 use crate::api::condition::{self, TEMPLATED};
 use crate::api::{
-    AccessMode, DiskReservation, LedgerEntry, NodeDisk, PodRef, SharedPersistentVolume, VolumeRole,
+    AccessMode, DiskReservation, LedgerEntry, NodeDisk, PodRef, SharedPersistentVolume,
+    SharedPersistentVolumeStatus, VolumeRole,
 };
 use crate::cluster;
 use crate::plan::candidate::{self, Candidate};
@@ -57,7 +58,10 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
         add("used by pod", all_names(&users));
     } else if target.kind == &CLAIM {
         let claim = snapshot.claim(target.namespace.as_deref(), &target.name);
+        // The pods of another one's PersistentVolumeClaim have that one's volume.
+        let is_taken = snapshot.is_name_taken(target.namespace.as_deref(), &target.name);
         let users = snapshot.pods_of(target.namespace.as_deref().unwrap_or_default(), &target.name);
+        let users = users.filter(|_| !is_taken);
         let users: Vec<String> = users.map(|p| cluster::pod_ref(p).to_string()).collect();
         add("used by pod", all_names(&users));
         let bound = snapshot.volume_of(target.namespace.as_deref().unwrap_or_default(), &target.name);
@@ -88,27 +92,18 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
         if let Some(status) = status {
             let claims: Vec<String> = status.claims.iter().map(|c| format!("{c} ({:?})", c.mode)).collect();
             add("claimed by", all_names(&claims));
-            let users: Vec<String> = status.users.iter().map(ToString::to_string).collect();
+            let listed = status.users.iter().filter(|user| !has_anothers(snapshot, status, user));
+            let users: Vec<String> = listed.map(ToString::to_string).collect();
             if !users.is_empty() {
-                add("used by pod", plan::names(&users, status.user_count as usize));
+                let others = status.users.len() - users.len();
+                add("used by pod", plan::names(&users, status.user_count as usize - others));
             }
         }
     } else if target.kind == &RESERVATION {
         let reservation = snapshot.reservations.iter().find(|r| r.name_any() == target.name);
         let status = reservation.and_then(|r| r.status.clone()).unwrap_or_default();
-        if let Some(of) = reservation.and_then(|r| r.spec.template.as_ref()) {
-            let has = |role: &&VolumeRole| role.spec.reservation_templates.iter().any(|t| t.name == of.name);
-            let role = snapshot.roles.iter().find(|role| role.name_any() == of.volume_role).filter(has);
-            let templated =
-                role.and_then(|role| condition::get(&role.status.as_ref()?.conditions, TEMPLATED));
-            let is_unselected = templated.is_some_and(|templated| {
-                templated.message.contains(UNSELECTED) && templated.message.contains(&target.name)
-            });
-            let end = match (role, is_unselected) {
-                (None, _) => ", which is gone: it ends with its last volume",
-                (_, true) => ", which does not select its node any more: it ends with its last volume",
-                _ => "",
-            };
+        if let Some((reservation, of)) = reservation.and_then(|r| Some((r, r.spec.template.as_ref()?))) {
+            let end = left_by_template(snapshot, reservation).unwrap_or_default();
             add("it is of template", format!("{} of VolumeRole {}{end}", of.name, of.volume_role));
         }
         if let Some(reservation) = reservation.filter(|r| r.spec.is_static) {
@@ -166,11 +161,39 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
     lines
 }
 
+/// Why the template of a reservation does not make it anew.
+pub(super) fn left_by_template(snapshot: &Snapshot, reservation: &DiskReservation) -> Option<&'static str> {
+    let of = reservation.spec.template.as_ref()?;
+    let has = |role: &&VolumeRole| role.spec.reservation_templates.iter().any(|t| t.name == of.name);
+    let role = snapshot.roles.iter().find(|role| role.name_any() == of.volume_role).filter(has);
+    let templated = role.and_then(|role| condition::get(&role.status.as_ref()?.conditions, TEMPLATED));
+    let is_unselected = templated.is_some_and(|templated| {
+        templated.message.contains(UNSELECTED) && templated.message.contains(&reservation.name_any())
+    });
+    match (role, is_unselected) {
+        (None, _) => Some(", which is gone: it ends with its last volume"),
+        (_, true) => Some(", which does not select its node any more: it ends with its last volume"),
+        _ => None,
+    }
+}
+
 /// True for a static reservation that was taken out of the agent's configuration, and is in use.
 pub(super) fn is_unconfigured(snapshot: &Snapshot, reservation: &DiskReservation) -> bool {
     let on = snapshot.disks.iter().find(|disk| disk.metadata.name == reservation.spec.node_disk);
     let names = on.and_then(node_disk::not_configured).map(|(_, names)| names).unwrap_or_default();
     reservation.spec.is_static && names.contains(&reservation.name_any().as_str())
+}
+
+/// True if another one's PersistentVolumeClaim has the name of each claim by which the pod would use the volume.
+fn has_anothers(snapshot: &Snapshot, status: &SharedPersistentVolumeStatus, user: &PodRef) -> bool {
+    let Some(pod) = snapshot.pods.iter().find(|pod| pod.metadata.uid.as_ref() == Some(&user.uid)) else {
+        return false;
+    };
+    let is_listed = |(namespace, name): &(String, String)| {
+        status.claims.iter().any(|claim| claim.namespace == *namespace && claim.name == *name)
+    };
+    let mut claims = cluster::claims_of(pod).into_iter().filter(is_listed).peekable();
+    claims.peek().is_some() && claims.all(|(namespace, name)| snapshot.is_name_taken(Some(&namespace), &name))
 }
 
 /// The claims of a pod, or the claim that is asked about.
@@ -198,7 +221,7 @@ fn closed_volumes(snapshot: &Snapshot, target: &Target) -> Vec<(String, &'static
 }
 
 /// The agent's events about the pods of the target, as far as no object that the caller may see shows the same: the fill of a
-/// volume, its seal, or that a pod reads on after the seal was taken back. One event for each pod and matter, the last.
+/// volume, its seal, bytes that differ or are lost, or that a pod reads on after the seal was taken back. One event for each pod and matter, the last.
 fn told<'a>(snapshot: &'a Snapshot, target: &Target) -> Vec<&'a Event> {
     let pods: Vec<&Pod> = match target.find_pod(snapshot).filter(|_| target.kind == &POD) {
         Some(pod) => vec![pod],
@@ -207,7 +230,8 @@ fn told<'a>(snapshot: &'a Snapshot, target: &Target) -> Vec<&'a Event> {
             .flat_map(|(namespace, name)| snapshot.pods_of(namespace, name))
             .collect(),
     };
-    let matters: [&[&str]; 2] = [&[NEARLY_FULL], &[VOLUME_SEALED, SEAL_WITHDRAWN]];
+    let matters: [&[&str]; 4] =
+        [&[NEARLY_FULL], &[VOLUME_SEALED, SEAL_WITHDRAWN], &[COPY_DIFFERS], &[BACKING_LOST]];
     let last = |pod: &&'a Pod, matter: &&[&str]| {
         let of = |event: &&Event| {
             event.involved_object.uid.is_some()

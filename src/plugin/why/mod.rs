@@ -8,9 +8,11 @@ mod events;
 mod growth;
 mod holders;
 mod old_data;
+mod placing;
 mod pods;
 mod pvcs;
 mod report;
+mod space;
 mod steps;
 mod target;
 mod workloads;
@@ -18,9 +20,12 @@ mod workloads;
 use serde::Serialize;
 
 pub(super) use chain::NOT_LOOKED_AT;
+pub(super) use containers::{
+    CRASHES, end as container_end, ended as container_ended, stopped as stopped_container,
+};
 pub(super) use ending_pvc::{explain as explain_ending, find as find_ending};
 pub(super) use growth::growth;
-pub(super) use pods::unscheduled;
+pub(super) use placing::unscheduled;
 pub(super) use pvcs::PROVISIONING_FAILED;
 pub(super) use report::TERMINATING;
 pub(super) use steps::resize_instead;
@@ -29,6 +34,7 @@ pub(super) use target::Target;
 use super::kind::{CLAIM, POD, PVC, RESERVATION, VOLUME};
 use super::paint::Paint;
 use super::snapshot::Snapshot;
+use crate::api::condition::reason::COPY_DIFFERS;
 use crate::api::volume_for_pvc;
 use chain::{chain, may_cause, reports};
 use holders::holders;
@@ -159,6 +165,8 @@ fn explain(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
         };
         let end = match target.kind == &RESERVATION {
             true => "nothing can be made in it now",
+            // Its pods go on, and new ones start.
+            false if because.iter().all(|cause| cause.reason == COPY_DIFFERS) => "its files are not intact",
             false => "not of use now",
         };
         summary = format!("{}, but {end}{cause}", own.reason);

@@ -1,20 +1,19 @@
 //! Reports about pods, and their next steps.
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Event, PersistentVolumeClaim, Pod, PodCondition, Volume};
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod, Volume};
 use kube::ResourceExt;
 
-use super::containers;
 use super::events::{last_event, message_of};
 use super::report::{Report, TERMINATING};
 use super::target::Target;
+use super::{containers, placing};
 use crate::api::condition::reason::{NODE_UNREACHABLE, VOLUME_HELD};
 use crate::api::condition::{self, READY};
-use crate::api::{AccessMode, DRIVER, DiskReservation, NodeDisk, Role, Size};
+use crate::api::{AccessMode, DRIVER, NodeDisk};
 use crate::cluster;
-use crate::plan::candidate::{is_cordoned, is_ready};
-use crate::plan::enlarge::new_name;
+use crate::plan::candidate::is_ready;
 use crate::plan::persistent_volume::ONE_POD;
-use crate::plan::{advice, holder, publish::is_for_one_pod};
+use crate::plan::{advice, publish::is_for_one_pod};
 use crate::plugin::kind::{CLAIM, DISK, POD, PVC, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
@@ -24,17 +23,24 @@ pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Ve
     let report = |reason: &str, message: String| vec![Report::of(target.title(), reason, message, true)];
     let off = lost_disk(snapshot, target).and(pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()));
     if let Some(since) = pod.metadata.deletion_timestamp.as_ref() {
-        let off = off.map(|node| format!(", and node {node} is not Ready")).unwrap_or_default();
+        let off = match off {
+            Some(node) => format!(", and node {node} is not Ready"),
+            None if is_node_lost(snapshot, target) => ", and its node is not Ready".to_owned(),
+            None => String::new(),
+        };
         return report(TERMINATING, format!("it is being deleted since {}{off}", since.0));
     }
     let status = pod.status.clone().unwrap_or_default();
     let phase = status.phase.unwrap_or_else(|| "Pending".into());
-    let unscheduled = unscheduled(pod);
+    let unscheduled = placing::unscheduled(pod);
     if phase == FAILED {
         return report(FAILED, status.message.or(status.reason).unwrap_or_else(|| exit(pod)));
     }
     if let Some(node) = off.filter(|_| phase == "Running") {
         return report(&phase, format!("but node {node} is not Ready, so nothing is known of it now"));
+    }
+    if phase == "Running" && is_node_lost(snapshot, target) {
+        return report(&phase, "but its node is not Ready, so nothing is known of it now".into());
     }
     if let Some(report) = containers::report(target, pod) {
         return vec![report];
@@ -54,22 +60,7 @@ pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Ve
         let why = format!("its volume {name} is an inline CSI volume, which Reservoir does not make");
         Report::of(target.title(), INLINE_VOLUME, why, true)
     });
-    let elsewhere = other_node(snapshot, pod).filter(|_| trouble).map(|place| {
-        let on = format!("its volume {} is on node {}", place.volume, place.node);
-        let why = match (&place.other, &place.asked) {
-            (Some((volume, node)), _) => {
-                format!("{on}, and its volume {volume} on node {node}: no node has both")
-            }
-            (None, None) if place.is_cordoned => format!("{on}, which is cordoned"),
-            (None, Some(asked)) => match daemon_set_of(pod) {
-                Some(of) => format!("{on}, and the pod is that of DaemonSet {of} for node {asked}"),
-                None => format!("{on}, and the pod asks for node {asked}"),
-            },
-            (None, None) => format!("{on}: {message}"),
-        };
-        let elsewhere = place.other.is_some() || place.asked.is_some();
-        Report::of(target.title(), if elsewhere { OTHER_NODE } else { VOLUME_NODE }, why, true)
-    });
+    let elsewhere = placing::report(snapshot, target, pod, &message).filter(|_| trouble);
     let cause = held.or(inline).or(elsewhere);
     // The cause has the scheduler's words already.
     let message =
@@ -96,7 +87,15 @@ fn exit(pod: &Pod) -> String {
 
 /// True for a cause that lies in the pod itself: no other object's trouble leads to it.
 pub(super) fn is_own_cause(reason: &str) -> bool {
-    [VOLUME_HELD, INLINE_VOLUME, OTHER_NODE, VOLUME_NODE, FAILED].contains(&reason)
+    [VOLUME_HELD, INLINE_VOLUME, placing::OTHER_NODE, placing::VOLUME_NODE, FAILED].contains(&reason)
+}
+
+/// True if Kubernetes has told the pod that its node is not Ready, for a caller who may not see disks.
+pub(super) fn is_node_lost(snapshot: &Snapshot, target: &Target) -> bool {
+    let last = last_event(snapshot, &POD, target, true).and_then(|event| event.reason.as_deref());
+    let is_there = |pod: &Pod| !containers::is_ready(pod) && !cluster::is_terminal(pod);
+    let is_off = target.find_pod(snapshot).is_some_and(is_there) && last == Some("NodeNotReady");
+    is_off && target.kind == &POD && !snapshot.sees(&DISK)
 }
 
 /// A disk of the pod's node, if that node is unreachable.
@@ -148,12 +147,6 @@ pub(super) fn read_only_claim(snapshot: &Snapshot, pod: &Pod) -> Option<String> 
     cluster::claims_of(pod).into_iter().find(reads).map(|(_, name)| name)
 }
 
-/// The reason of a pod that asks for another node than its volume's, or has volumes on several nodes.
-pub(super) const OTHER_NODE: &str = "OtherNode";
-
-/// The reason of a pod that the scheduler cannot place on the node of its volume.
-pub(super) const VOLUME_NODE: &str = "VolumeNode";
-
 /// True if a pod is on its node, and waits for the mount of a volume of Reservoir, or nobody reports what it waits for.
 pub(super) fn is_silent(snapshot: &Snapshot, target: &Target) -> bool {
     let pod = target.find_pod(snapshot);
@@ -171,7 +164,10 @@ pub(super) fn mount_step(snapshot: &Snapshot, target: &Target) -> String {
     match (snapshot.sees(&DISK), lacks_driver(snapshot, target)) {
         (true, _) => advice::look_at_installation(),
         (false, true) => advice::have_agent_looked_for(node),
-        (false, false) => advice::have_mount_looked_at(node),
+        (false, false) => {
+            let namespace = target.namespace.as_deref().unwrap_or("default");
+            advice::have_mount_looked_at(&target.name, namespace, node)
+        }
     }
 }
 
@@ -202,156 +198,6 @@ fn inline_volume(pod: &Pod) -> Option<&str> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     let inline = |volume: &&Volume| volume.csi.as_ref().is_some_and(|csi| csi.driver == DRIVER);
     volumes.into_iter().find(inline).map(|volume| volume.name.as_str())
-}
-
-/// A volume of a pod, and its node.
-struct Place {
-    volume: String,
-    node: String,
-    /// Another volume of the pod on another node, and that node.
-    other: Option<(String, String)>,
-    /// The other node that the pod's spec asks for.
-    asked: Option<String>,
-    /// True if the node is cordoned.
-    is_cordoned: bool,
-}
-
-/// The first volume of the pod on another node than the pod asks for, or one that the scheduler cannot place the pod at, for
-/// example a cordoned one.
-fn other_node(snapshot: &Snapshot, pod: &Pod) -> Option<Place> {
-    let spec = pod.spec.as_ref()?;
-    let selected = spec.node_selector.as_ref().and_then(|labels| labels.get("kubernetes.io/hostname"));
-    let bound = asked_by_affinity(pod);
-    let asked = spec.node_name.as_ref().or(selected).or(bound.as_ref());
-    let unscheduled = unscheduled(pod);
-    let says = |part: &str| {
-        unscheduled.and_then(|c| c.message.as_ref()).is_some_and(|message| message.contains(part))
-    };
-    let by_volume = says("PersistentVolume's node affinity");
-    let claims = cluster::claims_of(pod);
-    let volumes: Vec<_> =
-        claims.iter().filter_map(|(namespace, name)| placed(snapshot, namespace, name)).collect();
-    volumes.iter().find_map(|Placed { volume, node, disk }| {
-        let asked = asked.filter(|asked| *asked != node).cloned();
-        let other = volumes.iter().find(|other| other.node != *node);
-        let other = other.map(|other| (other.volume.clone(), other.node.clone()));
-        let is_on_it = |of: &&NodeDisk| disk.is_some() && of.metadata.name == *disk;
-        // A caller without the right to see disks has the scheduler's words.
-        let is_cordoned = match snapshot.disks.iter().find(is_on_it) {
-            Some(disk) => unscheduled.is_some() && is_cordoned(disk),
-            None => by_volume && says("were unschedulable"),
-        };
-        let place = || Place {
-            volume: volume.clone(),
-            node: node.clone(),
-            other: other.clone(),
-            asked: asked.clone(),
-            is_cordoned,
-        };
-        (asked.is_some() || other.is_some() || by_volume || is_cordoned).then(place)
-    })
-}
-
-/// A volume with its place, as the caller may see it.
-struct Placed {
-    volume: String,
-    node: String,
-    disk: Option<String>,
-}
-
-/// The place of a claim's volume. Its claim shows volume and node to callers without the right to see volumes.
-fn placed(snapshot: &Snapshot, namespace: &str, name: &str) -> Option<Placed> {
-    if let Some(volume) = snapshot.volume_of(namespace, name) {
-        let status = volume.status.as_ref()?;
-        let (node, disk) = (status.node_name.clone()?, status.node_disk.clone());
-        return Some(Placed { volume: volume.name_any(), node, disk });
-    }
-    let status =
-        snapshot.claim(Some(namespace), name).filter(|_| !snapshot.sees(&VOLUME))?.status.as_ref()?;
-    let (volume, node) = (status.volume.as_ref()?.name.clone(), status.node_name.clone()?);
-    Some(Placed { volume, node, disk: None })
-}
-
-/// The step for a pod that no node takes for want of free space of its role: on a disk with free space, where the role has none.
-/// Who may not see that asks somebody who may. `None`: its scheduler says otherwise, or no disk has it.
-pub(super) fn space_elsewhere(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
-    unscheduled(pod).filter(|condition| cluster::lacks_storage(condition))?;
-    let is_empty = |pvc: &&PersistentVolumeClaim| {
-        pvc.spec.as_ref().is_some_and(|spec| spec.volume_name.is_none()) && snapshot.made_for(pvc).is_none()
-    };
-    let claims = cluster::claims_of(pod);
-    let unplaced =
-        claims.iter().filter_map(|(namespace, name)| snapshot.pvc(Some(namespace), name)).filter(is_empty);
-    if !snapshot.sees_space() {
-        let may_be_ours = |pvc: &PersistentVolumeClaim| snapshot.classes_unseen || snapshot.is_ours(pvc);
-        let namespace = pod.namespace().unwrap_or_default();
-        return unplaced
-            .into_iter()
-            .any(may_be_ours)
-            .then(|| advice::have_space_found(pod.name_any(), namespace));
-    }
-    let wanted = unplaced.into_iter().find_map(|pvc| snapshot.wanted(pvc))?;
-    let (role, size) = (&wanted.spec.role, &wanted.spec.size);
-    let bytes = size.bytes_or_zero();
-    let is_served = |node: &str| {
-        let serves = |r: &&DiskReservation| {
-            let status = r.status.as_ref();
-            Role::name_covers(&r.spec.role, role)
-                && status.and_then(|s| s.node_name.as_deref()) == Some(node)
-                && status.map_or(0, holder::free) >= bytes
-        };
-        snapshot.reservations.iter().any(|r| serves(&r))
-    };
-    let has = |disk: &&NodeDisk| {
-        let free =
-            disk.status.as_ref().and_then(|status| status.free.as_ref()).map_or(0, Size::bytes_or_zero);
-        is_ready(disk) && !is_cordoned(disk) && free >= bytes && !is_served(&disk.spec.node_name)
-    };
-    let node = &snapshot.disks.iter().find(has)?.spec.node_name;
-    let name = new_name(role, &snapshot.reservations);
-    Some(advice::reserve_for_pod(name, role, size, node))
-}
-
-/// The scheduler's condition of a pod that it has placed nowhere.
-pub(in crate::plugin) fn unscheduled(pod: &Pod) -> Option<&PodCondition> {
-    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.find(|c| c.type_ == "PodScheduled" && c.status == "False")
-}
-
-/// The one node that the affinity of a pod asks for, as that of a pod of a DaemonSet does.
-fn asked_by_affinity(pod: &Pod) -> Option<String> {
-    let affinity = pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()?;
-    let required = affinity.required_during_scheduling_ignored_during_execution.as_ref()?;
-    let [term] = required.node_selector_terms.as_slice() else { return None };
-    let by_field = term.match_fields.iter().flatten().filter(|field| field.key == "metadata.name");
-    let by_label =
-        term.match_expressions.iter().flatten().filter(|label| label.key == "kubernetes.io/hostname");
-    by_field.chain(by_label).filter(|of| of.operator == "In").find_map(|of| match of.values.as_deref() {
-        Some([node]) => Some(node.clone()),
-        _ => None,
-    })
-}
-
-/// The DaemonSet that made the pod.
-fn daemon_set_of(pod: &Pod) -> Option<&str> {
-    let owners = pod.metadata.owner_references.iter().flatten();
-    owners.into_iter().find(|owner| owner.kind == "DaemonSet").map(|owner| owner.name.as_str())
-}
-
-/// The next step for a pod that cannot run on the node of its volume.
-pub(super) fn other_node_step(snapshot: &Snapshot, target: &Target) -> String {
-    let namespace = target.namespace.as_deref().unwrap_or("default");
-    let pod = target.find_pod(snapshot);
-    match pod.and_then(|pod| other_node(snapshot, pod)) {
-        Some(Place { node, other: Some(_), .. }) => advice::gather_volumes(namespace, node),
-        Some(Place { node, asked: Some(_), .. }) => match pod.and_then(daemon_set_of) {
-            Some(of) => advice::pin_daemon_set(of, namespace, node),
-            None => advice::leave_other_node(&target.name, namespace, node),
-        },
-        Some(Place { volume, node, is_cordoned: true, .. }) => advice::uncordon(node, volume),
-        Some(Place { volume, node, .. }) => advice::fit_node(node, volume),
-        None => advice::look_again(),
-    }
 }
 
 /// Claim, volume and pod, if the pod has an exclusive volume that `pod` waits for. At most one pod at a time mounts

@@ -3,16 +3,16 @@
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
-use super::advice::{About, is_quota, pod_of};
+use super::advice::{is_quota, pod_of};
 use super::events::{last_event, message_of};
 use super::report::{Report, TERMINATING};
+use super::space::space_step;
 use super::target::Target;
-use super::{ending_pvc, growth, pods};
+use super::{ending_pvc, growth, placing};
 use crate::api::condition::{self, READY};
-use crate::api::{DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size};
+use crate::api::{DiskReservation, SharedPersistentVolume};
 use crate::cluster;
 use crate::plan::candidate::{is_cordoned, is_ready};
-use crate::plan::enlarge::{self, Way};
 use crate::plan::pvc_provisioner::class;
 use crate::plan::{advice, create, holder};
 use crate::plugin::kind::{CLAIM, DISK, POD, PVC, RESERVATION, VOLUME, did_you_mean, nearest};
@@ -214,8 +214,7 @@ pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> St
             None => advice::look_again(),
         },
         FIRST_POD | "WaitForPodScheduled" => match unscheduled_pod(snapshot, target) {
-            Some(pod) => pods::space_elsewhere(snapshot, pod)
-                .unwrap_or_else(|| advice::have_pod_scheduled(pod.name_any(), namespace)),
+            Some(pod) => placing::schedule_step(snapshot, pod),
             None => advice::start_pod(name),
         },
         NAMES_VOLUME => {
@@ -286,15 +285,12 @@ fn class_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str)
         None => {}
     }
     let said = pvc_report(snapshot, target).map(|report| report.message).unwrap_or_default();
-    if said.contains("is in the way") && snapshot.is_name_taken(target.namespace.as_deref(), name) {
-        return advice::free_name(name, namespace);
-    }
     let ended = || Some(advice::end_finished_pod(finished_pod(snapshot, pvc?)?, namespace));
     let step = refusal_step(&said, namespace);
     let step = step.or_else(|| space_step(snapshot, target).and_then(|step| ended().or(Some(step))));
     let elsewhere = || {
         let mut pods = snapshot.pods_of(namespace, name);
-        pods.find_map(|pod| pods::space_elsewhere(snapshot, pod))
+        pods.find_map(|pod| placing::to_space(snapshot, pod))
     };
     if let Some(step) = step.or_else(|| place_step(snapshot, pvc?)).or_else(elsewhere) {
         return step;
@@ -353,42 +349,6 @@ fn place_step(snapshot: &Snapshot, pvc: &PersistentVolumeClaim) -> Option<String
     let unready = could_hold.iter().filter_map(|r| disk_of(r)).find(|disk| !is_ready(disk))?;
     let any_ready = could_hold.iter().filter_map(|r| disk_of(r)).any(is_ready);
     (!any_ready).then(|| advice::ask_why(format!("nd/{}", unready.name_any())))
-}
-
-/// The step for a PersistentVolumeClaim for which nothing, or too little, is reserved: on the node of the pod's other volumes,
-/// if it has some.
-fn space_step(snapshot: &Snapshot, target: &Target) -> Option<String> {
-    let wanted = snapshot.wanted(target.find_pvc(snapshot)?)?;
-    let namespace = target.namespace.as_deref().unwrap_or("default");
-    let claims = snapshot.pods_of(namespace, &target.name).flat_map(cluster::claims_of);
-    let node = claims
-        .filter_map(|(namespace, name)| {
-            snapshot.volume_of(&namespace, &name)?.status.as_ref()?.node_name.clone()
-        })
-        .next();
-    let may_use = |r: &&DiskReservation| {
-        let on = r.status.as_ref().and_then(|status| status.node_name.as_ref());
-        Role::name_covers(&r.spec.role, &wanted.spec.role)
-            && holder::serves(r)
-            && wanted.spec.reservation.as_ref().is_none_or(|name| *name == r.name_any())
-            && node.as_ref().is_none_or(|node| on == Some(node))
-    };
-    let reservations: Vec<&DiskReservation> = snapshot.reservations.iter().filter(may_use).collect();
-    let disks =
-        snapshot.disks.iter().filter(|disk| node.as_ref().is_none_or(|node| disk.spec.node_name == *node));
-    let disks: Vec<&NodeDisk> = disks.collect();
-    let (role, size) = (&wanted.spec.role, &wanted.spec.size);
-    let asked = size.bytes_or_zero();
-    let free = |r: &&DiskReservation| r.status.as_ref().map_or(0, holder::free);
-    let is_named = wanted.spec.reservation.is_some();
-    if reservations.is_empty() && is_named || reservations.iter().map(free).any(|free| free >= asked) {
-        return None;
-    }
-    let about = About::new(snapshot, target);
-    Some(match enlarge::way(asked, 0, &reservations, &disks, !is_named) {
-        Way::AskFor(most, _) => about.ask_anew(&target.name, namespace, Size::from_bytes(most)),
-        found => about.way_to_space(found, role, size),
-    })
 }
 
 fn all_classes(snapshot: &Snapshot) -> impl Iterator<Item = &str> {

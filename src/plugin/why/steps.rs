@@ -4,10 +4,10 @@ use kube::ResourceExt;
 
 use super::advice::About;
 use super::chain::{DELETING, NOT_AS_CONFIGURED};
-use super::holders::{full_volumes, is_unconfigured};
+use super::holders::{full_volumes, is_unconfigured, left_by_template};
 use super::report::TERMINATING;
 use super::target::Target;
-use super::{containers, ending_pvc, pods, pvcs, workloads};
+use super::{containers, ending_pvc, placing, pods, pvcs, workloads};
 use crate::api::condition::reason::{NEARLY_FULL, VOLUME_HELD};
 use crate::api::{Capability, DiskReservation, Role, RoleSubscription};
 use crate::cluster;
@@ -27,14 +27,17 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
     if target.kind == &POD && reason == VOLUME_HELD {
         return pods::holder_step(snapshot, target);
     }
+    if target.kind == &POD && pods::is_node_lost(snapshot, target) {
+        return advice::have_node_brought_back(name, namespace);
+    }
     if target.kind == &POD && reason == TERMINATING {
         return advice::await_end(name, namespace);
     }
     if target.kind == &POD && reason == pods::INLINE_VOLUME {
         return advice::leave_inline_volume(name, namespace);
     }
-    if target.kind == &POD && [pods::OTHER_NODE, pods::VOLUME_NODE].contains(&reason) {
-        return pods::other_node_step(snapshot, target);
+    if target.kind == &POD && [placing::OTHER_NODE, placing::VOLUME_NODE].contains(&reason) {
+        return placing::other_node_step(snapshot, target);
     }
     if target.kind == &POD && reason == pods::FAILED {
         return advice::look_at_failed(name, namespace);
@@ -44,8 +47,11 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
         return advice::leave_to_writer(name, namespace, claim);
     }
     let crashed = target.find_pod(snapshot).filter(|_| reason == containers::CRASHES);
-    if let Some(container) = crashed.and_then(containers::crashed) {
-        return advice::read_own_crash_log(name, namespace, container);
+    if let Some((container, run)) = crashed.and_then(containers::crashed) {
+        return advice::read_own_crash_log(name, namespace, container, run);
+    }
+    if let Some(step) = reader.and_then(|pod| placing::by_node_name(snapshot, pod)) {
+        return step;
     }
     if target.kind == &POD && pods::is_silent(snapshot, target) {
         return pods::mount_step(snapshot, target);
@@ -54,9 +60,12 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
         pvcs::unscheduled_pod(snapshot, &Target::new(&PVC, Some(namespace), name)).is_some()
     };
     let claims = target.find_pod(snapshot).filter(|_| target.kind == &POD).map(cluster::claims_of);
-    if claims.unwrap_or_default().into_iter().any(waits) {
-        let elsewhere = target.find_pod(snapshot).and_then(|pod| pods::space_elsewhere(snapshot, pod));
-        return elsewhere.unwrap_or_else(|| advice::have_pod_scheduled(name, namespace));
+    if let Some(pod) = target.find_pod(snapshot).filter(|_| claims.unwrap_or_default().into_iter().any(waits))
+    {
+        return placing::schedule_step(snapshot, pod);
+    }
+    if let Some(step) = reader.and_then(placing::scheduler_step) {
+        return step;
     }
     if target.kind == &POD {
         return match (snapshot.sees(&CLAIM) && snapshot.sees(&PVC), snapshot.sees(&VOLUME)) {
@@ -126,7 +135,6 @@ pub(super) fn full_step(snapshot: &Snapshot, target: &Target) -> Option<String> 
 /// The step to end a healthy object that is in use.
 pub(super) fn deletion_step(snapshot: &Snapshot, target: &Target) -> Option<String> {
     let name = &target.name;
-    let role = snapshot.find(target.kind, None, name).and_then(|item| item.role);
     let volume = snapshot.volumes.iter().find(|volume| target.kind == &VOLUME && volume.name_any() == *name);
     let of_pvc = volume.and_then(|v| pvc_of(v).and(v.status.as_ref()?.claims.first()));
     Some(match target.kind.short {
@@ -139,14 +147,12 @@ pub(super) fn deletion_step(snapshot: &Snapshot, target: &Target) -> Option<Stri
                 _ => advice::leave_volume_to_class(of),
             },
         },
-        "dr" => {
-            let is_it = |r: &&DiskReservation| r.name_any() == *name && is_unconfigured(snapshot, r);
-            match snapshot.reservations.iter().find(is_it) {
-                Some(r) => advice::await_unconfigured(&r.spec.role),
-                None => advice::see_reservation(role.unwrap_or_default()),
-            }
+        "dr" => return reservation_end(snapshot, name),
+        "nd" => {
+            let disk = snapshot.disks.iter().find(|disk| disk.name_any() == *name)?;
+            disk.status.as_ref().filter(|status| !status.reservations.is_empty())?;
+            advice::see_disk()
         }
-        "nd" => advice::see_disk(),
         "vclaim" => {
             let namespace = target.namespace.as_deref().unwrap_or("default");
             match snapshot.volume_of(namespace, name) {
@@ -163,4 +169,24 @@ pub(super) fn deletion_step(snapshot: &Snapshot, target: &Target) -> Option<Stri
         "pvc" if target.is_made_of_class(snapshot) => advice::leave_volume_to_class(name),
         _ => return None,
     })
+}
+
+/// The step to end a healthy reservation. One without content goes at once, unless somebody makes it anew.
+fn reservation_end(snapshot: &Snapshot, name: &str) -> Option<String> {
+    let reservation = snapshot.reservations.iter().find(|r| r.name_any() == name)?;
+    let spec = &reservation.spec;
+    let status = reservation.status.as_ref();
+    if is_unconfigured(snapshot, reservation) {
+        return Some(advice::await_unconfigured(&spec.role));
+    }
+    if status.is_some_and(|status| !status.volumes.is_empty() || !status.refinements.is_empty()) {
+        return Some(advice::see_reservation(&spec.role));
+    }
+    if let Some(of) = &spec.template {
+        return left_by_template(snapshot, reservation)
+            .is_none()
+            .then(|| advice::leave_reservation_to_template(&of.name, &of.volume_role));
+    }
+    let disk = snapshot.disks.iter().find(|disk| disk.metadata.name == spec.node_disk);
+    disk.filter(|_| spec.is_static).map(|disk| advice::leave_static_reservation(&disk.spec.disk_name))
 }

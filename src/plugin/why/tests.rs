@@ -90,6 +90,12 @@ fn t4_the_size_of_a_template_or_static_reservation_is_changed_where_it_is_said()
     assert!(answer.contains(r#"kubectl patch vrole scratch --type=json -p '[{"op":"replace","path":"/spec/reservationTemplates/1/size","value":"4Gi"}]'"#), "{answer}");
     let held = ask(&snapshot, &RESERVATION, None, "scratch.t.n1.a").unwrap();
     assert!(held.contains("it is of template t of VolumeRole scratch\n"), "{held}");
+    assert!(held.contains("next: a reservation with content cannot be deleted"), "{held}");
+    // An empty one can be deleted, and comes back.
+    let content = std::mem::take(&mut snapshot.reservations[0].status.as_mut().unwrap().volumes);
+    let held = ask(&snapshot, &RESERVATION, None, "scratch.t.n1.a").unwrap();
+    assert!(held.contains("next: there is nothing to do; template t of VolumeRole scratch makes"), "{held}");
+    snapshot.reservations[0].status.as_mut().unwrap().volumes = content;
     snapshot.roles.clear();
     assert!(of(&snapshot).contains("make VolumeRole scratch with template t again"), "{}", of(&snapshot));
     let held = ask(&snapshot, &RESERVATION, None, "scratch.t.n1.a").unwrap();
@@ -97,6 +103,23 @@ fn t4_the_size_of_a_template_or_static_reservation_is_changed_where_it_is_said()
     let spec = &mut snapshot.reservations[0].spec;
     (spec.template, spec.is_static) = (None, true);
     assert!(of(&snapshot).contains("have an administrator set size 4Gi for role eng"), "{}", of(&snapshot));
+}
+
+/// T4, E4: a volume whose files differ is told once, and its claim is of use all the same.
+#[test]
+fn t4_e4_why_tells_of_files_that_differ_once() {
+    let mut volume = ready_volume("v", "eng", true);
+    let conditions = &mut volume.status.as_mut().unwrap().conditions;
+    for type_ in [READY, crate::api::condition::INTACT] {
+        let differs = Verdict::no(reason::COPY_DIFFERS, "its files are not what was sealed: f");
+        set(conditions, type_, differs, None, jiff::Timestamp::UNIX_EPOCH);
+    }
+    let snapshot =
+        Snapshot { volumes: vec![volume], claims: vec![bound("data", "v")], ..Snapshot::default() };
+    let said = ask(&snapshot, &VOLUME, None, "v").unwrap();
+    assert_eq!(said.matches("CopyDiffers").count(), 1, "{said}");
+    let said = ask(&snapshot, &CLAIM, Some("team"), "data").unwrap();
+    assert!(said.contains("but its files are not intact: SharedPersistentVolume v is CopyDiffers"), "{said}");
 }
 
 /// T4: a condition about a wish of a volume delays no claim, and Bound does not follow from a node that is off.

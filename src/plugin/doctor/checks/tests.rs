@@ -16,14 +16,14 @@ fn healthy() -> Facts {
         crds: Some(api::crds()),
         controllers: Some(vec![
             serde_json::from_value(
-                json!({"metadata": meta("controller"), "status": {"replicas": 2, "readyReplicas": 2}}),
+                json!({"metadata": meta("controller"), "status": {"replicas": 2, "readyReplicas": 2, "updatedReplicas": 2}}),
             )
             .unwrap(),
         ]),
         agents: Some(vec![
             serde_json::from_value(
                 json!({"metadata": meta("agent"), "status": {"desiredNumberScheduled": 1, "numberReady": 1,
-                    "currentNumberScheduled": 1, "numberMisscheduled": 0}}),
+                    "currentNumberScheduled": 1, "numberMisscheduled": 0, "updatedNumberScheduled": 1}}),
             )
             .unwrap(),
         ]),
@@ -49,6 +49,88 @@ fn faults(facts: &Facts) -> Vec<(Level, String)> {
     faults.map(|f| (f.level, f.message)).collect()
 }
 
+/// T4, V10, E4: data that is lost, fails or differs is a problem of the installation, whoever waits for it.
+#[test]
+fn t4_v10_the_doctor_looks_at_the_data_of_volumes() {
+    use crate::api::condition::Verdict;
+    let mut facts = healthy();
+    let with = |name: &str, type_, verdict| {
+        let mut volume = ready_volume(name, "eng", true);
+        let conditions = &mut volume.status.as_mut().unwrap().conditions;
+        api::condition::set(conditions, type_, verdict, None, jiff::Timestamp::UNIX_EPOCH);
+        volume
+    };
+    facts.snapshot.volumes = vec![with("fine", READY, Verdict::yes("Ready", "1Gi on node n1"))];
+    assert_eq!(faults(&facts), []);
+    facts.snapshot.volumes.extend([
+        with("waits", READY, Verdict::no("ReservationFull", "1Gi asked for")),
+        with("a", READY, Verdict::no(BACKING_LOST, "the data of volume a is lost")),
+        with("b", READY, Verdict::no(BACKING_LOST, "the data of volume b is lost")),
+        with("c", READY, Verdict::no(COPY_DIFFERS, "its files are not what was sealed")),
+        with("d", INTACT, Verdict::no(VERIFY_FAILED, "f: input/output error")),
+    ]);
+    let problem = |said: &str| (Level::Problem, format!("SharedPersistentVolume {said}"));
+    assert_eq!(
+        faults(&facts),
+        [
+            problem("a is BackingLost: the data of volume a is lost; the same of b"),
+            problem("c is CopyDiffers: its files are not what was sealed"),
+            problem("d is VerifyFailed: f: input/output error"),
+        ]
+    );
+    let steps = findings(&facts, "1.0.0").into_iter().filter_map(|found| found.next);
+    assert!(steps.into_iter().any(|step| step == "kubectl reservoir why spv/a"));
+}
+
+/// T4: ready pods of before an upgrade are no sign that it is in force.
+#[test]
+fn t4_the_doctor_waits_for_a_rollout() {
+    let mut facts = healthy();
+    let pod = |name: &str, conditions: Value| -> Pod {
+        let meta = json!({"name": name, "namespace": "sys"});
+        serde_json::from_value(json!({"metadata": meta, "status": {"conditions": conditions}})).unwrap()
+    };
+    let ready = json!([{"type": "Ready", "status": "True"}]);
+    let unplaced = json!([{"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available"}]);
+    facts.controller_pods =
+        Some(vec![pod("c-1", ready.clone()), pod("c-2", ready.clone()), pod("c-3", unplaced)]);
+    let status = json!({"replicas": 3, "readyReplicas": 2, "updatedReplicas": 1, "observedGeneration": 2});
+    let controllers = facts.controllers.as_mut().unwrap();
+    controllers[0].spec =
+        Some(serde_json::from_value(json!({"replicas": 2, "selector": {}, "template": {}})).unwrap());
+    controllers[0].status = Some(serde_json::from_value(status).unwrap());
+    let said = "2 of 2 controllers (sys/controller) are ready, but the last rollout has made 1 of 2 pods: pod c-3: 0/2 nodes are available";
+    assert_eq!(faults(&facts), [(Level::Problem, said.to_owned())]);
+    let status = facts.controllers.as_mut().unwrap()[0].status.as_mut().unwrap();
+    (status.replicas, status.updated_replicas) = (Some(2), Some(2));
+    facts.controller_pods.as_mut().unwrap().pop();
+    assert_eq!(faults(&facts), []);
+    let agents = facts.agents.as_mut().unwrap()[0].status.as_mut().unwrap();
+    agents.updated_number_scheduled = Some(0);
+    facts.agent_pods = Some(vec![pod("a", ready)]);
+    let found = faults(&facts);
+    assert!(
+        found[0]
+            .1
+            .starts_with("1 of 1 agents (sys/agent) are ready, but the last rollout has made 0 of 1 pods"),
+        "{found:?}"
+    );
+}
+
+/// T4, F7: Reservoir's own taint stays where the chart does not have it taken off.
+#[test]
+fn t4_f7_the_doctor_names_a_startup_taint_that_stays() {
+    let mut facts = healthy();
+    let taint = json!({"metadata": {"name": "n1"}, "spec": {"taints": [
+        {"key": "reservoir.dev/agent-not-ready", "effect": "NoSchedule"}]}});
+    facts.nodes = Some(vec![serde_json::from_value(taint).unwrap()]);
+    assert_eq!(faults(&facts), [], "its agent is not ready");
+    facts.agent_pods.as_mut().unwrap()[0].status =
+        serde_json::from_value(json!({"conditions": [{"type": "Ready", "status": "True"}]})).unwrap();
+    let said = "node n1 has the taint reservoir.dev/agent-not-ready, although its agent is ready: no pod without a toleration is placed there";
+    assert_eq!(faults(&facts), [(Level::Problem, said.to_owned())]);
+}
+
 /// T4: what the release of before left is taken over by the same command, and without any release there is none to reuse.
 #[test]
 fn t4_the_doctor_installs_what_helm_accepts() {
@@ -58,7 +140,8 @@ fn t4_the_doctor_installs_what_helm_accepts() {
     let next = |facts: &Facts| facts.install_chart();
     assert!(
         next(&facts).starts_with(
-            "helm upgrade --install reservoir charts/reservoir --namespace reservoir-system --create-namespace --take-ownership   #"
+            "helm upgrade --install reservoir charts/reservoir --namespace reservoir-system --create-namespace \
+             --reset-then-reuse-values --take-ownership   #"
         ),
         "kinds that no release has: {}",
         next(&facts)
@@ -71,14 +154,14 @@ fn t4_the_doctor_installs_what_helm_accepts() {
                 .into(),
         );
     }
-    let of_release =
-        "helm upgrade --install storage charts/reservoir --namespace infra --create-namespace   # with -f";
+    let of_release = "helm upgrade --install storage charts/reservoir --namespace infra --create-namespace --reset-then-reuse-values   \
+                      # keeps the values of a release that is there, which this shows: helm list -n infra; a new one gets those of";
     assert!(next(&facts).starts_with(of_release), "{}", next(&facts));
     // Without kinds, the chart brings them.
     facts.crds = Some(vec![]);
     let missing = findings(&facts, "1.0.0");
     let missing = missing.iter().find(|found| found.message.contains("is not installed")).unwrap();
-    let chart = "helm upgrade --install reservoir charts/reservoir --namespace reservoir-system --create-namespace   #";
+    let chart = "helm upgrade --install reservoir charts/reservoir --namespace reservoir-system --create-namespace --reset";
     assert!(missing.next.as_deref().unwrap_or_default().starts_with(chart), "{:?}", missing.next);
 }
 

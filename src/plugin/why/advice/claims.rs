@@ -9,7 +9,7 @@ use crate::api::{AccessMode, Role, SharedPersistentVolume, Size, VolumeOffer};
 use crate::cluster;
 use crate::plan::own_pvc::pvc_of;
 use crate::plan::{advice, foreign_finalizer, pv_binding};
-use crate::plugin::kind::{CLAIM, SUBSCRIPTION, VOLUME, nearest};
+use crate::plugin::kind::{CLAIM, Kind, SUBSCRIPTION, VOLUME, nearest};
 
 impl<'a> About<'a> {
     /// Kubernetes keeps a PersistentVolumeClaim for finished pods, too.
@@ -19,6 +19,10 @@ impl<'a> About<'a> {
         match self.snapshot.pods.iter().find(finished) {
             Some(pod) if self.snapshot.pods_of(self.namespace, self.name).next().is_none() => {
                 advice::delete_finished_pod(pod.name_any(), self.namespace)
+            }
+            // Somebody ends them already.
+            _ if let Some(pod) = self.last_ending_pod() => {
+                advice::ask_why(format!("pod/{pod} -n {}", self.namespace))
             }
             _ => advice::end_pods(self.namespace),
         }
@@ -44,6 +48,18 @@ impl<'a> About<'a> {
     pub(super) fn ending_pod(&self) -> Option<String> {
         let pods = self.snapshot.pods_of(self.namespace, self.name);
         pods.into_iter().find(|pod| pod.metadata.deletion_timestamp.is_some()).map(ResourceExt::name_any)
+    }
+
+    /// A pod that uses the claim, if each pod that does is ending.
+    fn last_ending_pod(&self) -> Option<String> {
+        let mut pods = self.snapshot.pods_of(self.namespace, self.name);
+        let all = pods.all(|pod| pod.metadata.deletion_timestamp.is_some());
+        self.ending_pod().filter(|_| all)
+    }
+
+    /// The step, which needs the right to make a kind. Who may not see its objects asks somebody who may.
+    fn by(&self, kind: &Kind, step: String) -> String {
+        if self.snapshot.sees(kind) { step } else { advice::have_run(step) }
     }
 
     /// The finalizer of others that keeps a claim which is being deleted.
@@ -81,7 +97,7 @@ impl<'a> About<'a> {
         let labels: String =
             labels.map(|(key, value)| format!(" --label {}", word(&format!("{key}={value}")))).collect();
         let size = selector.min_size.as_ref().map_or("1Gi", Size::as_str);
-        advice::create_fitting(name, self.role, size, labels, self.namespace)
+        self.by(&VOLUME, advice::create_fitting(name, self.role, size, labels, self.namespace))
     }
 
     pub(super) fn no_subscription(&self) -> String {
@@ -126,7 +142,7 @@ impl<'a> About<'a> {
                     advice::claim_for_role_of_volume(self.claim_anew(&volume.spec.role, None, self.mode()))
                 }
                 Some(_) => advice::see_offers(self.namespace),
-                None => advice::create_volume(word(asked), self.role, self.namespace),
+                None => self.by(&VOLUME, advice::create_volume(word(asked), self.role, self.namespace)),
             },
         }
     }

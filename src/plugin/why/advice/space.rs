@@ -5,9 +5,10 @@ use kube::ResourceExt;
 
 use super::About;
 use crate::api::{ANNOTATION_MADE_FOR, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size};
+use crate::plan::candidate::is_ready;
 use crate::plan::enlarge::{Way, new_name, way};
 use crate::plan::own_pvc::pvc_of;
-use crate::plan::{advice, holder, resize};
+use crate::plan::{advice, holder, resize, undivided};
 
 impl<'a> About<'a> {
     /// The step for a volume that its reservation cannot hold, or let grow.
@@ -22,6 +23,15 @@ impl<'a> About<'a> {
             return advice::look_again();
         }
         let placed = volume.status.as_ref().is_some_and(|s| s.reservation.is_some());
+        let is_whole = |r: &&DiskReservation| {
+            r.status.as_ref().and_then(|status| status.disk_kind).is_some_and(undivided::is_undivided)
+        };
+        if reservations.iter().all(is_whole) && self.made_for(volume).is_none() {
+            return match placed {
+                true => advice::take_size_back(self.name, self.present_size()),
+                false => self.reserve_another_disk(volume, reservations[0]),
+            };
+        }
         let has = if placed { resize::size_now(volume).bytes_or_zero() } else { 0 };
         let disks: Vec<&NodeDisk> = self.snapshot.disks.iter().collect();
         let found =
@@ -33,6 +43,31 @@ impl<'a> About<'a> {
             (Way::AskFor(most, within), made_for) => self.ask_for(most, within, made_for),
             (Way::Nothing, _) if placed => self.free_own_disk(),
             (found, _) => self.way_to_space(found, self.role, &volume.spec.size),
+        }
+    }
+
+    /// The step for a volume in a reservation of a whole disk, which another volume has (D2).
+    fn reserve_another_disk(&self, volume: &SharedPersistentVolume, full: &DiskReservation) -> String {
+        let size = volume.spec.size.bytes_or_zero();
+        let is_free = |disk: &&NodeDisk| {
+            let free = disk.status.as_ref().and_then(|status| status.free.as_ref());
+            is_ready(disk) && free.is_some_and(|free| free.bytes_or_zero() >= size)
+        };
+        let name = new_name(self.role, &self.snapshot.reservations);
+        match (self.snapshot.disks.iter().any(|disk| is_free(&disk)), &volume.spec.reservation) {
+            (true, Some(asked)) => {
+                let anew = self.create_anew(self.role, Some(&name));
+                advice::create_in_new_reservation(
+                    name,
+                    self.role,
+                    &volume.spec.size,
+                    anew,
+                    asked,
+                    "a whole disk, with one volume and no other size",
+                )
+            }
+            (true, None) => advice::reserve_for_role(name, self.role, &volume.spec.size),
+            (false, _) => advice::retire_for_whole_disk(self.role, full.name_any()),
         }
     }
 

@@ -713,6 +713,118 @@ fn t4_d4_a_claim_of_a_disk_that_is_gone_ends() {
     assert!(told.starts_with("kubectl reservoir unclaim c -n team   # its data is given up;"), "{told}");
 }
 
+/// T4, V10: the pod that may still read lost bytes comes first, and what is claimed goes with its last claim.
+#[test]
+fn t4_v10_lost_bytes_are_saved_before_their_volume_ends() {
+    let mut snapshot = Snapshot { volumes: vec![ready_volume("v", "eng", true)], ..Snapshot::default() };
+    let of = |snapshot: &Snapshot| step(snapshot, &VOLUME, "v", BACKING_LOST);
+    assert_eq!(of(&snapshot), advice::find_lost_data("node n1", "spv/v"));
+    snapshot.volumes[0].status.as_mut().unwrap().claims = vec![bound_by("team", "c", "uid-c")];
+    assert_eq!(of(&snapshot), advice::retire_lost("node n1", "v"));
+    let user = pod("team", "p");
+    snapshot.pods = vec![
+        serde_json::from_value(json!({"metadata": {"namespace": "team", "name": "p", "uid": user.uid},
+            "spec": {"nodeName": "n1", "containers": []}}))
+        .unwrap(),
+    ];
+    let status = snapshot.volumes[0].status.as_mut().unwrap();
+    (status.users, status.user_count) = (vec![user], 1);
+    let told = of(&snapshot);
+    assert!(
+        told.starts_with("kubectl exec -it p -n team -- sh   # copy what is needed out of the pod"),
+        "{told}"
+    );
+    snapshot.pods[0].spec.as_mut().unwrap().node_name = None;
+    assert_eq!(of(&snapshot), advice::retire_lost("node n1", "v"), "it has nothing mounted");
+}
+
+/// T4: who may not see volumes asks somebody who may make or explain them.
+#[test]
+fn t4_a_tenant_is_sent_to_nothing_that_only_others_may() {
+    let mut selects = claim("team", "s", "v");
+    (selects.spec.volume, selects.spec.selector) = (None, Some(crate::api::ClaimSelector::default()));
+    selects.status.get_or_insert_default().volume =
+        Some(crate::api::UidRef { name: "chosen".into(), uid: "u".into() });
+    let snapshot = Snapshot {
+        claims: vec![claim("team", "c", "v"), selects],
+        denied: vec![Denied::unseen(&VOLUME)],
+        ..Snapshot::default()
+    };
+    for (name, reason, wanted) in [
+        ("c", NO_SUCH_VOLUME, "have an administrator run: kubectl reservoir create v --role eng"),
+        ("s", NO_MATCH, "have an administrator run: kubectl reservoir create s --role eng"),
+        ("c", TOO_MANY_CLAIMS, "have an administrator run: kubectl reservoir why spv/v"),
+        ("c", VOLUME_NOT_READY, "have an administrator run: kubectl reservoir why spv/v"),
+        ("s", VOLUME_NOT_READY, "have an administrator run: kubectl reservoir why spv/chosen"),
+    ] {
+        let told = step(&snapshot, &CLAIM, name, reason);
+        assert!(told.starts_with(wanted), "{name} {reason}: {told}");
+    }
+}
+
+/// T4, D2: no reservation of a whole disk is larger, and its one volume is the only thing on it.
+#[test]
+fn t4_d2_a_whole_disk_is_no_reservation_to_enlarge() {
+    let mut whole = reserved("wh", "eng", 10, &[("v", 10)]);
+    whole.status.as_mut().unwrap().disk_kind = Some(DiskKind::Mount);
+    let mut large = ready_volume("v", "eng", true);
+    large.spec.size = Size::written("20Gi");
+    let status = large.status.as_mut().unwrap();
+    status.reservation = Some(crate::api::UidRef { name: "wh".into(), uid: "uid-wh".into() });
+    status.disk_kind = Some(DiskKind::Mount);
+    let mut waits = volume("w", "eng", 1);
+    waits.spec.reservation = Some("wh".into());
+    let mut snapshot =
+        Snapshot { reservations: vec![whole], volumes: vec![large, waits], ..Snapshot::default() };
+    let told = step(&snapshot, &VOLUME, "v", RESERVATION_FULL);
+    assert!(
+        told.starts_with("kubectl reservoir resize spv/v ") && told.contains("takes the wish back"),
+        "{told}"
+    );
+    let of = |snapshot: &Snapshot| step(snapshot, &VOLUME, "w", RESERVATION_FULL);
+    assert!(
+        of(&snapshot).contains("DiskReservation wh is a whole disk, with one volume and no other size"),
+        "{}",
+        of(&snapshot)
+    );
+    let mut other = disk("n1.b", "n1", 10, &[]);
+    other.status.as_mut().unwrap().free = Some(Size::written("10Gi"));
+    snapshot.disks = vec![other];
+    let anew = "kubectl reservoir reserve eng --role eng --size 1Gi && kubectl delete spv/w && kubectl reservoir create w";
+    assert!(of(&snapshot).starts_with(anew), "{}", of(&snapshot));
+    snapshot.volumes[1].spec.reservation = None;
+    assert_eq!(of(&snapshot), "kubectl reservoir reserve eng --role eng --size 1Gi");
+}
+
+/// T4, X6: a manifest that differs from its data, or is of data that nobody has, is not tried again and again.
+#[test]
+fn t4_x6_a_volume_that_cannot_recover_is_made_otherwise() {
+    let orphan = |size: &str| {
+        let spec = json!({"role": "eng", "size": size, "shared": {}, "recover": {"uid": "u"}});
+        serde_json::from_value(json!({"uid": "u", "size": size, "name": "v", "spec": spec})).unwrap()
+    };
+    let mut wrong = volume("v", "eng", 1);
+    wrong.spec.shared = Some(Default::default());
+    wrong.spec.recover = Some(crate::api::Recover { uid: "u".into() });
+    wrong.spec.reservation = Some("eng".into());
+    let mut with_orphan = disk("n1.a", "n1", 10, &[]);
+    with_orphan.status.as_mut().unwrap().orphans = vec![orphan("2Gi")];
+    let mut snapshot = Snapshot { disks: vec![with_orphan], volumes: vec![wrong], ..Snapshot::default() };
+    let told = step(&snapshot, &VOLUME, "v", BACKING_FAILED);
+    assert!(
+        told.starts_with("kubectl delete spv/v   # deletes no data;")
+            && told.ends_with("kubectl reservoir recover u"),
+        "{told}"
+    );
+    assert_eq!(step(&snapshot, &VOLUME, "v", NO_ORPHAN), advice::list_orphans("spv/v"));
+    snapshot.disks[0].status.as_mut().unwrap().orphans = vec![orphan("1Gi")];
+    assert!(!step(&snapshot, &VOLUME, "v", BACKING_FAILED).contains("recover"), "the node has the cause");
+    snapshot.disks[0].status.as_mut().unwrap().orphans.clear();
+    let told = step(&snapshot, &VOLUME, "v", NO_ORPHAN);
+    let anew = "kubectl delete spv/v && kubectl reservoir create v --role eng --size 1Gi --reservation eng   # a new, empty volume";
+    assert!(told.starts_with(anew), "{told}");
+}
+
 /// T4, F3: a quota is changed in the namespace; of a policy of others nothing more is known.
 #[test]
 fn t4_f3_advice_about_a_refusal_names_who_refuses() {

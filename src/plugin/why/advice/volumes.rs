@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use super::{About, whole_mebibytes, word};
 use crate::api::{
     BackingState, ClaimBinding, DeletionPolicy, DiskKind, DiskReservation, ErasePolicy, NodeDisk, PodRef,
-    Role, SharedPersistentVolume, Size, SubRoles, VolumeMode, condition,
+    Role, SharedPersistentVolume, SharedPersistentVolumeSpec, Size, SubRoles, VolumeMode, condition,
 };
 use crate::plan::candidate::is_ready;
 use crate::plan::enlarge::new_name;
@@ -104,6 +104,49 @@ impl<'a> About<'a> {
         disks.into_iter().find(|disk| !is_ready(disk)).map(ResourceExt::name_any)
     }
 
+    /// The data that a volume is to recover, if the volume is described otherwise than the data is.
+    pub(super) fn recovers_otherwise(&self) -> Option<&'a str> {
+        let spec = &self.volume?.spec;
+        let recover = spec.recover.as_ref()?;
+        let orphans = self.snapshot.disks.iter().flat_map(|disk| &disk.status).flat_map(|s| &s.orphans);
+        let orphan = orphans.into_iter().find(|orphan| orphan.uid == recover.uid)?;
+        let data: SharedPersistentVolumeSpec = serde_json::from_value(orphan.spec.clone()).ok()?;
+        let is_alike = (&data.role, data.fs_type, data.volume_mode, data.shared.is_some())
+            == (&spec.role, spec.fs_type, spec.volume_mode, spec.shared.is_some())
+            && orphan.size.bytes_or_zero() == spec.size.bytes_or_zero();
+        (!is_alike).then_some(recover.uid.as_str())
+    }
+
+    /// The step for a volume whose data no disk reports. One that recovers data is another volume without that.
+    pub(super) fn no_orphan(&self) -> String {
+        let own = self.volume.filter(|volume| pvc_of(*volume).is_none());
+        let Some((volume, recover)) = own.and_then(|volume| Some((volume, volume.spec.recover.as_ref()?)))
+        else {
+            return advice::list_orphans(self.to_delete());
+        };
+        let orphans = self.snapshot.disks.iter().flat_map(|disk| &disk.status).flat_map(|s| &s.orphans);
+        match orphans.into_iter().any(|orphan| orphan.uid == recover.uid) {
+            true => advice::list_orphans(self.to_delete()),
+            false => {
+                let reservation = volume.spec.reservation.as_deref();
+                advice::create_without_data(self.create(self.role, reservation, false))
+            }
+        }
+    }
+
+    /// The step for a volume without its bytes. A pod that has it mounted may be the last that can read them.
+    pub(super) fn lost_data(&self) -> String {
+        let claimed =
+            self.volume.and_then(|volume| volume.status.as_ref()).map(|status| !status.claims.is_empty());
+        match (self.placed_user(), self.volume) {
+            (Some(pod), _) => advice::save_lost_data(&pod.name, &pod.namespace, self.name),
+            (None, Some(volume)) if claimed == Some(true) && pvc_of(volume).is_none() => {
+                advice::retire_lost(self.node(), self.name)
+            }
+            _ => advice::find_lost_data(self.node(), self.to_delete()),
+        }
+    }
+
     /// True if the volume cannot grow while pods have it mounted, and some have.
     pub(super) fn is_mounted_meanwhile(&self) -> bool {
         let status = self.volume.and_then(|volume| volume.status.as_ref());
@@ -111,14 +154,18 @@ impl<'a> About<'a> {
         failed.is_some_and(|why| why.contains(resize::BUSY)) && status.is_some_and(|s| !s.users.is_empty())
     }
 
-    /// The first pod that uses the volume: one on a node, which others have not mounted it on.
-    fn first_user(&self) -> Option<&PodRef> {
-        let users = &self.volume?.status.as_ref()?.users;
+    /// The first pod on a node that uses the volume.
+    fn placed_user(&self) -> Option<&PodRef> {
         let is_placed = |user: &&PodRef| {
             let pod = self.snapshot.pods.iter().find(|pod| pod.metadata.uid.as_ref() == Some(&user.uid));
             pod.is_some_and(|pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()))
         };
-        users.iter().find(is_placed).or(users.first())
+        self.volume?.status.as_ref()?.users.iter().find(is_placed)
+    }
+
+    /// The first pod that uses the volume: one on a node, which others have not mounted it on.
+    fn first_user(&self) -> Option<&PodRef> {
+        self.placed_user().or(self.volume?.status.as_ref()?.users.first())
     }
 
     /// The step for such a volume, with its first pod.
@@ -217,6 +264,11 @@ impl<'a> About<'a> {
 
     /// The command that deletes a volume without data, and makes it anew.
     pub(super) fn create_anew(&self, role: &str, reservation: Option<&str>) -> String {
+        self.create(role, reservation, true)
+    }
+
+    /// The same, with what it is to recover, or without.
+    fn create(&self, role: &str, reservation: Option<&str>, recovers: bool) -> String {
         let Some(spec) = self.volume.map(|volume| &volume.spec) else { return self.delete() };
         let (argument, name, size) = (&self.argument, self.name, &spec.size);
         // The options have not all fields, and most of these cannot be changed afterwards.
@@ -224,7 +276,7 @@ impl<'a> About<'a> {
             || spec.sub_roles != SubRoles::Allow
             || spec.deletion_policy != DeletionPolicy::Refuse
             || spec.permissions.is_some()
-            || spec.recover.is_some()
+            || recovers && spec.recover.is_some()
             || spec.sealed
             || !spec.mount_options.is_empty();
         if has_more {

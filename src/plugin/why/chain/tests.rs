@@ -151,6 +151,10 @@ fn t4_r2_why_of_a_reservation_says_that_it_is_configured_no_more() {
     };
     let said = |snapshot: &Snapshot| ask(snapshot, &RESERVATION, None, "n1.a.eng").unwrap();
     assert!(said(&snapshot).contains("it is static, from the agents' configuration"), "{}", said(&snapshot));
+    let content = std::mem::take(&mut snapshot.reservations[0].status.as_mut().unwrap().volumes);
+    let empty = "next: there is nothing to do; the agent makes the reservation anew if it is deleted, for as long as reservations of disk a";
+    assert!(said(&snapshot).contains(empty), "{}", said(&snapshot));
+    snapshot.reservations[0].status.as_mut().unwrap().volumes = content;
     let told = "the disk is there; reservation n1.a.eng and n1.a.ops is not in the agent's configuration any more, and stays until \
                 nothing uses it; static reservation n1.a.lab is not as configured: no";
     let conditions = &mut snapshot.disks[0].status.as_mut().unwrap().conditions;

@@ -34,8 +34,11 @@ fn t4_why_names_a_container_between_two_starts() {
         }
         ask(&on_volume(pod), &POD, Some("team"), "web").unwrap()
     };
-    let crashes =
-        |said: &str| said.contains("container c ended with exit code") && said.contains("kubectl logs web");
+    // The last run is the present one of the log.
+    let crashes = |said: &str| {
+        said.contains("container c ended with exit code")
+            && said.contains("kubectl logs web -n team -c c --tail=50")
+    };
     for (policy, code, init, expected) in [
         ("Always", 1, false, true),
         ("Always", 0, false, true),
@@ -85,6 +88,28 @@ fn t4_why_names_the_container_that_crashes() {
     snapshot.pods[0].status.as_mut().unwrap().container_statuses = from(init);
     let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
     assert!(said.starts_with("Pod team/web: Running"), "it starts: {said}");
+}
+
+/// T4: a container that never ran has no log, and the words of its end are the cause.
+#[test]
+fn t4_why_quotes_why_a_container_cannot_be_started() {
+    let mut pod = pod_of("data", "Running");
+    let ended =
+        json!({"terminated": {"exitCode": 128, "reason": "StartError", "message": "exec: no such file"}});
+    let container = |state: serde_json::Value| {
+        json!([{"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 4, "state": state,
+            "lastState": ended}])
+    };
+    for state in [ended.clone(), json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}})] {
+        pod.status.as_mut().unwrap().container_statuses = from(container(state));
+        let said = ask(&on_volume(pod.clone()), &POD, Some("team"), "web").unwrap();
+        assert!(said.starts_with("Pod team/web: StartError: container c: exec: no such file\n"), "{said}");
+        assert!(said.contains("next: kubectl describe pod web") && !said.contains("kubectl logs"), "{said}");
+    }
+    let oom = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
+    pod.status.as_mut().unwrap().container_statuses = from(container(oom));
+    let said = ask(&on_volume(pod), &POD, Some("team"), "web").unwrap();
+    assert!(said.contains("container c ended with exit code 137 (OOMKilled)\n"), "{said}");
 }
 
 /// T4: a pod that has failed waits for nothing, and starts no more.
@@ -405,6 +430,42 @@ fn t4_m3_why_pod_names_the_claim_that_is_read_only() {
     assert!(of(&snapshot).contains(read_only), "{}", of(&snapshot));
 }
 
+/// T4, V10: who sees no disks learns from the events of the pod that its node is not Ready, and what may be done about it.
+#[test]
+fn t4_v10_who_sees_no_disks_has_a_node_looked_for() {
+    let mut pod = pod_of("data", "Running");
+    pod.metadata.deletion_timestamp = some_time();
+    let mut own = bound("data", "v");
+    own.metadata.deletion_timestamp = some_time();
+    set_not_ready(
+        &mut own.status.as_mut().unwrap().conditions,
+        crate::api::condition::reason::IN_USE,
+        "the claim goes when pod team/web has ended; the data stays",
+    );
+    let mut snapshot = Snapshot {
+        denied: vec![Denied::unseen(&VOLUME), Denied::unseen(&DISK)],
+        claims: vec![own],
+        pods: vec![pod],
+        ..Snapshot::default()
+    };
+    let of = |snapshot: &Snapshot, kind, name| ask(snapshot, kind, Some("team"), name).unwrap();
+    let ends = of(&snapshot, &POD, "web");
+    assert!(ends.contains("next: kubectl describe pod web -n team   # it is ending"), "{ends}");
+    let told = of(&snapshot, &CLAIM, "data");
+    assert!(told.contains("next: kubectl reservoir why pod/web -n team\n"), "somebody has ended it: {told}");
+    snapshot.events = vec![event("Pod", "web", "Warning", "NodeNotReady", "Node is not ready")];
+    let next =
+        "next: have an administrator run: kubectl reservoir why pod/web -n team   # its node is not ready";
+    let told = of(&snapshot, &POD, "web");
+    assert!(told.contains(", and its node is not Ready\n") && told.contains(next), "{told}");
+    snapshot.pods[0].metadata.deletion_timestamp = None;
+    let told = of(&snapshot, &POD, "web");
+    assert!(told.contains("Running: but its node is not Ready") && told.contains(next), "{told}");
+    assert!(of(&snapshot, &CLAIM, "data").contains("end the pods that use the claim"));
+    snapshot.pods[0].status.as_mut().unwrap().conditions = from(json!([{"type": "Ready", "status": "True"}]));
+    assert!(!of(&snapshot, &POD, "web").contains("not Ready"), "the node is back");
+}
+
 /// T4, D4: nothing unmounts the volume of a disk that was declared gone.
 #[test]
 fn t4_d4_a_pod_on_a_disk_that_is_gone_is_given_up_by_force() {
@@ -448,12 +509,14 @@ fn t4_why_of_a_running_pod_tells_of_its_volume() {
         told
     };
     (snapshot.disks, snapshot.volumes[0].spec.sealed) = (vec![], false);
-    snapshot.events = vec![of_pod("VolumeSealed", "u1"), of_pod("NearlyFull", "u1")];
+    snapshot.events = ["VolumeSealed", "NearlyFull", "CopyDiffers", "BackingLost"]
+        .map(|reason| of_pod(reason, "u1"))
+        .into();
     assert_eq!(of(&snapshot), "Pod team/web: Running\n", "the volume says otherwise by now");
     snapshot.volumes.clear();
     snapshot.denied = vec![Denied::unseen(&VOLUME)];
     let told = of(&snapshot);
-    for reason in ["VolumeSealed", "NearlyFull"] {
+    for reason in ["VolumeSealed", "NearlyFull", "CopyDiffers", "BackingLost"] {
         assert!(told.contains(&format!("\n  event {reason} of pod web: {reason} of v\n")), "{told}");
     }
     let claim = ask(&snapshot, &CLAIM, Some("team"), "data").unwrap();
@@ -571,6 +634,26 @@ fn t4_p2_why_pod_reserves_where_the_role_has_nothing() {
     );
 }
 
+/// T4, C5: pods of another one's PersistentVolumeClaim do not use the volume of the claim that waits for the name.
+#[test]
+fn t4_c5_pods_of_a_foreign_claim_are_no_users() {
+    let mut pod = pod_of("data", "Running");
+    pod.metadata.uid = Some("uid-team-web".into());
+    let mut snapshot = on_volume(pod);
+    let status = snapshot.volumes[0].status.as_mut().unwrap();
+    let user = crate::api::PodRef { uid: "uid-team-web".into(), ..crate::plan::testing::pod("team", "web") };
+    (status.claims, status.users, status.user_count) =
+        (vec![bound_by("team", "data", "uid-data")], vec![user], 1);
+    let used = |snapshot: &Snapshot| {
+        [ask(snapshot, &CLAIM, Some("team"), "data"), ask(snapshot, &VOLUME, None, "v")]
+            .map(|said| said.unwrap().contains("used by pod team/web"))
+    };
+    assert_eq!(used(&snapshot), [true, true]);
+    let conditions = &mut snapshot.claims[0].status.as_mut().unwrap().conditions;
+    set_not_ready(conditions, crate::api::condition::reason::NAME_TAKEN, "in the way");
+    assert_eq!(used(&snapshot), [false, false]);
+}
+
 /// T4: a Job whose pods run lacks none.
 #[test]
 fn t4_why_of_a_job_that_runs_looks_for_nothing() {
@@ -622,7 +705,10 @@ fn t4_d4_who_sees_no_disks_has_an_agent_looked_for() {
     snapshot.events[0].message =
         Some("MountVolume.SetUp failed for volume \"reservoir-1\": timed out".into());
     let told = of(&snapshot, &POD, "web");
-    assert!(told.contains("kubectl reservoir doctor   # the pod waits on node n1 for a mount"), "{told}");
+    assert!(
+        told.contains("run: kubectl reservoir why pod/web -n team   # it waits on node n1 for a mount"),
+        "{told}"
+    );
     assert!(of(&snapshot, &CLAIM, "data").contains("nothing to do"));
 }
 

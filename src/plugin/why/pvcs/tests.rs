@@ -138,31 +138,15 @@ fn t4_why_pvc_has_the_step_of_a_refusal() {
     let verbs = "the service accounts of namespace team lack the verb create on volumeroles.reservoir.dev/eng: have an \
                  administrator run: kubectl reservoir grant eng --verbs create --to group system:serviceaccounts:team";
     let quota = "sharedpersistentvolumes.reservoir.dev \"a\" is forbidden: exceeded quota: q, requested: x";
-    let taken =
-        "a VolumeClaim data that is another's is in the way: give this PersistentVolumeClaim another name";
-    for (said, claim, next) in [
+    for (said, next) in [
         (
             verbs,
-            None,
             "have an administrator run: kubectl reservoir grant eng --verbs create,use,resize --to group \
              system:serviceaccounts:team\n",
         ),
-        (quota, None, "kubectl get resourcequotas,limitranges -n team "),
-        (
-            taken,
-            Some("data"),
-            "kubectl reservoir unclaim data -n team   # the VolumeClaim of this name is another's",
-        ),
+        (quota, "kubectl get resourcequotas,limitranges -n team "),
     ] {
         snapshot.events = vec![event("PersistentVolumeClaim", "data", "Warning", "ProvisioningFailed", said)];
-        let named = claim.map(|name| {
-            let mut claim = claim_of(name);
-            let why = Verdict::no(reason::NAME_TAKEN, "in the way");
-            let conditions = &mut claim.status.get_or_insert_default().conditions;
-            set(conditions, READY, why, None, jiff::Timestamp::UNIX_EPOCH);
-            claim
-        });
-        snapshot.claims = named.into_iter().collect();
         for (kind, name) in [(&PVC, "data"), (&POD, "web")] {
             snapshot.pods = vec![pod_of("data", "Pending")];
             let told = ask(&snapshot, kind, Some("team"), name).unwrap();
@@ -170,7 +154,6 @@ fn t4_why_pvc_has_the_step_of_a_refusal() {
         }
     }
     snapshot.reservations = vec![reserved("eng", "eng", 4, &[])];
-    snapshot.claims.clear();
     snapshot.events =
         vec![event("PersistentVolumeClaim", "data", "Warning", "ProvisioningFailed", "no, says a webhook")];
     let told = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
@@ -198,10 +181,6 @@ fn t4_p4_a_lost_persistent_volume_claim_leads_to_its_volume() {
     };
     let told = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
     assert!(told.contains("kubectl reservoir claim data --role eng --volume pvc-u -n team"), "{told}");
-}
-
-fn claim_of(name: &str) -> crate::api::VolumeClaim {
-    claim("team", name, "v")
 }
 
 /// T4, P3: a volume that grows while no pod has it mounted waits for its pods, and not for a log.

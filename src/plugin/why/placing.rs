@@ -1,0 +1,290 @@
+//! The nodes on which a pod can run: that of its volumes, and those with free space for what it waits for.
+
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodCondition, Taint};
+use kube::ResourceExt;
+
+use super::events::last_event;
+use super::report::Report;
+use super::space::space_step;
+use super::target::Target;
+use crate::api::{DiskReservation, NodeDisk, Role, Size};
+use crate::cluster;
+use crate::plan::candidate::{is_cordoned, is_ready};
+use crate::plan::enlarge::new_name;
+use crate::plan::pvc_provisioner::class;
+use crate::plan::{advice, holder, startup_taint};
+use crate::plugin::kind::{DISK, PVC, VOLUME};
+use crate::plugin::snapshot::Snapshot;
+use crate::plugin::taints;
+
+/// The reason of a pod that asks for another node than its volume's, or has volumes on several nodes.
+pub(super) const OTHER_NODE: &str = "OtherNode";
+
+/// The reason of a pod that the scheduler cannot place on the node of its volume.
+pub(super) const VOLUME_NODE: &str = "VolumeNode";
+
+/// The report of a pod that cannot run on the node of its volume. `message` is that of the scheduler.
+pub(super) fn report(snapshot: &Snapshot, target: &Target, pod: &Pod, message: &str) -> Option<Report> {
+    let place = other_node(snapshot, pod)?;
+    let on = format!("its volume {} is on node {}", place.volume, place.node);
+    let taint = place
+        .taint
+        .as_ref()
+        .map(|taint| format!(", whose taint {} it does not tolerate", taints::text(taint)));
+    let lacks = space_beside(snapshot, pod).and_then(|(pvc, _)| {
+        let role = snapshot.wanted(pvc)?.spec.role;
+        let pvc = pvc.name_any();
+        Some(format!(", where role {role} has too little free space for its PersistentVolumeClaim {pvc}"))
+    });
+    let why = match (&place.other, &place.asked) {
+        (Some((volume, node)), _) => {
+            format!("{on}, and its volume {volume} on node {node}: no node has both")
+        }
+        (None, None) if place.is_cordoned => format!("{on}, which is cordoned"),
+        (None, Some(asked)) => match daemon_set_of(pod) {
+            Some(of) => format!("{on}, and the pod is that of DaemonSet {of} for node {asked}"),
+            None => format!("{on}, and the pod asks for node {asked}"),
+        },
+        (None, None) => format!("{on}{}: {message}", taint.or(lacks).unwrap_or_default()),
+    };
+    let elsewhere = place.other.is_some() || place.asked.is_some();
+    Some(Report::of(target.title(), if elsewhere { OTHER_NODE } else { VOLUME_NODE }, why, true))
+}
+
+/// A volume of a pod, and its node.
+struct Place<'a> {
+    volume: String,
+    node: String,
+    /// Another volume of the pod on another node, and that node.
+    other: Option<(String, String)>,
+    /// The other node that the pod's spec asks for.
+    asked: Option<String>,
+    /// True if the node is cordoned.
+    is_cordoned: bool,
+    /// The first taint of the node that the pod does not tolerate.
+    taint: Option<&'a Taint>,
+}
+
+/// The first volume of the pod on another node than the pod asks for, or one that the scheduler cannot place the pod at, for
+/// example a cordoned one.
+fn other_node<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<Place<'a>> {
+    let spec = pod.spec.as_ref()?;
+    let selected = spec.node_selector.as_ref().and_then(|labels| labels.get("kubernetes.io/hostname"));
+    let bound = asked_by_affinity(pod);
+    let asked = spec.node_name.as_ref().or(selected).or(bound.as_ref());
+    let unscheduled = unscheduled(pod);
+    let says = |part: &str| {
+        unscheduled.and_then(|c| c.message.as_ref()).is_some_and(|message| message.contains(part))
+    };
+    let by_volume = says("PersistentVolume's node affinity");
+    let claims = cluster::claims_of(pod);
+    let volumes: Vec<_> =
+        claims.iter().filter_map(|(namespace, name)| placed(snapshot, namespace, name)).collect();
+    volumes.iter().find_map(|Placed { volume, node, disk }| {
+        let asked = asked.filter(|asked| *asked != node).cloned();
+        let other = volumes.iter().find(|other| other.node != *node);
+        let other = other.map(|other| (other.volume.clone(), other.node.clone()));
+        let is_on_it = |of: &&NodeDisk| disk.is_some() && of.metadata.name == *disk;
+        // A caller without the right to see disks has the scheduler's words.
+        let is_cordoned = match snapshot.disks.iter().find(is_on_it) {
+            Some(disk) => unscheduled.is_some() && is_cordoned(disk),
+            None => by_volume && says("were unschedulable"),
+        };
+        let found = snapshot.nodes.iter().find(|of| of.metadata.name.as_ref() == Some(node));
+        let taint = found.filter(|_| unscheduled.is_some()).and_then(|node| {
+            taints::of(node).find(|taint| !taints::is_tolerated(taint, spec.tolerations.as_ref()))
+        });
+        let place = || Place {
+            volume: volume.clone(),
+            node: node.clone(),
+            other: other.clone(),
+            asked: asked.clone(),
+            is_cordoned,
+            taint,
+        };
+        (asked.is_some() || other.is_some() || by_volume || is_cordoned || taint.is_some()).then(place)
+    })
+}
+
+/// A volume with its place, as the caller may see it.
+struct Placed {
+    volume: String,
+    node: String,
+    disk: Option<String>,
+}
+
+/// The place of a claim's volume. Its claim shows volume and node to callers without the right to see volumes.
+fn placed(snapshot: &Snapshot, namespace: &str, name: &str) -> Option<Placed> {
+    if let Some(volume) = snapshot.volume_of(namespace, name) {
+        let status = volume.status.as_ref()?;
+        let (node, disk) = (status.node_name.clone()?, status.node_disk.clone());
+        return Some(Placed { volume: volume.name_any(), node, disk });
+    }
+    let status =
+        snapshot.claim(Some(namespace), name).filter(|_| !snapshot.sees(&VOLUME))?.status.as_ref()?;
+    let (volume, node) = (status.volume.as_ref()?.name.clone(), status.node_name.clone()?);
+    Some(Placed { volume, node, disk: None })
+}
+
+/// The PersistentVolumeClaims of the pod without a volume that may be Reservoir's.
+fn unplaced<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Vec<&'a PersistentVolumeClaim> {
+    let is_it = |pvc: &&PersistentVolumeClaim| {
+        let is_empty = pvc.spec.as_ref().is_some_and(|spec| spec.volume_name.is_none());
+        is_empty && snapshot.made_for(pvc).is_none() && (snapshot.classes_unseen || snapshot.is_ours(pvc))
+    };
+    let claims = cluster::claims_of(pod);
+    claims.iter().filter_map(|(namespace, name)| snapshot.pvc(Some(namespace), name)).filter(is_it).collect()
+}
+
+/// The step for a pod with a PersistentVolumeClaim whose volume is made on the node that the pod is placed on, and that no
+/// scheduler has placed.
+pub(super) fn schedule_step(snapshot: &Snapshot, pod: &Pod) -> String {
+    let (name, namespace) = (pod.name_any(), pod.namespace().unwrap_or_default());
+    by_node_name(snapshot, pod)
+        .or_else(|| to_space(snapshot, pod))
+        .unwrap_or_else(|| advice::have_pod_scheduled(name, namespace))
+}
+
+/// The step for a pod whose spec names its node, so that no scheduler chooses the node of its volume.
+pub(super) fn by_node_name(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
+    let node = pod.spec.as_ref()?.node_name.as_ref()?;
+    let is_chosen =
+        |pvc: &&PersistentVolumeClaim| pvc.annotations().contains_key("volume.kubernetes.io/selected-node");
+    let is_delayed = |pvc: &&PersistentVolumeClaim| match snapshot.classes_unseen {
+        // Who may not see the class has Kubernetes' words.
+        true => {
+            let target = Target::new(&PVC, pvc.namespace(), pvc.name_any());
+            let last = last_event(snapshot, &PVC, &target, false).and_then(|event| event.reason.as_deref());
+            ["WaitForFirstConsumer", "WaitForPodScheduled"].iter().any(|waits| last == Some(waits))
+        }
+        false => snapshot.our_class(pvc).is_some_and(class::is_delayed),
+    };
+    let mut waiting = unplaced(snapshot, pod).into_iter().filter(|pvc| is_delayed(pvc) && !is_chosen(pvc));
+    waiting.next()?;
+    Some(advice::pin_by_selector(pod.name_any(), pod.namespace().unwrap_or_default(), node))
+}
+
+/// The step for a pod that no scheduler has looked at, if its spec names one that may not be there.
+pub(super) fn scheduler_step(pod: &Pod) -> Option<String> {
+    let spec = pod.spec.as_ref().filter(|spec| spec.node_name.is_none())?;
+    let scheduler = spec.scheduler_name.as_deref().filter(|name| *name != "default-scheduler")?;
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let is_unseen = conditions.all(|condition| condition.type_ != "PodScheduled");
+    let (name, namespace) = (pod.name_any(), pod.namespace().unwrap_or_default());
+    is_unseen.then(|| advice::find_scheduler(name, namespace, scheduler))
+}
+
+/// The step for a pod that no node takes for want of free space of its role. `None`: its scheduler says otherwise, or no step
+/// helps.
+pub(super) fn to_space(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
+    let claims = cluster::claims_of(pod);
+    let is_placed = |(namespace, name): &(String, String)| placed(snapshot, namespace, name).is_some();
+    match claims.iter().any(is_placed) {
+        true => space_beside(snapshot, pod).map(|(_, step)| step),
+        false => space_elsewhere(snapshot, pod),
+    }
+}
+
+/// The PersistentVolumeClaim of a pod for which the node of its other volume has too little free space of the role, and the step.
+/// Who may not see that asks somebody who may.
+fn space_beside<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<(&'a PersistentVolumeClaim, String)> {
+    unscheduled(pod).filter(|condition| cluster::lacks_storage(condition))?;
+    let namespace = pod.namespace().unwrap_or_default();
+    let step = |pvc: &PersistentVolumeClaim| match snapshot.sees_space() {
+        true => space_step(snapshot, &Target::new(&PVC, pvc.namespace(), pvc.name_any())),
+        false => Some(advice::have_space_found(pod.name_any(), &namespace)),
+    };
+    unplaced(snapshot, pod).into_iter().find_map(|pvc| Some((pvc, step(pvc)?)))
+}
+
+/// The step for a pod without a placed volume that no node takes for want of free space of its role: on a disk with free space,
+/// where the role has none.
+fn space_elsewhere(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
+    unscheduled(pod).filter(|condition| cluster::lacks_storage(condition))?;
+    let unplaced = unplaced(snapshot, pod);
+    if !snapshot.sees_space() {
+        let namespace = pod.namespace().unwrap_or_default();
+        return unplaced.first().map(|_| advice::have_space_found(pod.name_any(), namespace));
+    }
+    let wanted = unplaced.into_iter().find_map(|pvc| snapshot.wanted(pvc))?;
+    let (role, size) = (&wanted.spec.role, &wanted.spec.size);
+    let bytes = size.bytes_or_zero();
+    let is_served = |node: &str| {
+        let serves = |r: &&DiskReservation| {
+            let status = r.status.as_ref();
+            Role::name_covers(&r.spec.role, role)
+                && status.and_then(|s| s.node_name.as_deref()) == Some(node)
+                && status.map_or(0, holder::free) >= bytes
+        };
+        snapshot.reservations.iter().any(|r| serves(&r))
+    };
+    let has = |disk: &&NodeDisk| {
+        let free =
+            disk.status.as_ref().and_then(|status| status.free.as_ref()).map_or(0, Size::bytes_or_zero);
+        is_ready(disk) && !is_cordoned(disk) && free >= bytes && !is_served(&disk.spec.node_name)
+    };
+    let node = &snapshot.disks.iter().find(has)?.spec.node_name;
+    let name = new_name(role, &snapshot.reservations);
+    Some(advice::reserve_for_pod(name, role, size, node))
+}
+
+/// The scheduler's condition of a pod that it has placed nowhere.
+pub(in crate::plugin) fn unscheduled(pod: &Pod) -> Option<&PodCondition> {
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.find(|c| c.type_ == "PodScheduled" && c.status == "False")
+}
+
+/// The one node that the affinity of a pod asks for, as that of a pod of a DaemonSet does.
+fn asked_by_affinity(pod: &Pod) -> Option<String> {
+    let affinity = pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()?;
+    let required = affinity.required_during_scheduling_ignored_during_execution.as_ref()?;
+    let [term] = required.node_selector_terms.as_slice() else { return None };
+    let by_field = term.match_fields.iter().flatten().filter(|field| field.key == "metadata.name");
+    let by_label =
+        term.match_expressions.iter().flatten().filter(|label| label.key == "kubernetes.io/hostname");
+    by_field.chain(by_label).filter(|of| of.operator == "In").find_map(|of| match of.values.as_deref() {
+        Some([node]) => Some(node.clone()),
+        _ => None,
+    })
+}
+
+/// The DaemonSet that made the pod.
+fn daemon_set_of(pod: &Pod) -> Option<&str> {
+    let owners = pod.metadata.owner_references.iter().flatten();
+    owners.into_iter().find(|owner| owner.kind == "DaemonSet").map(|owner| owner.name.as_str())
+}
+
+/// The next step for a pod that cannot run on the node of its volume.
+pub(super) fn other_node_step(snapshot: &Snapshot, target: &Target) -> String {
+    let namespace = target.namespace.as_deref().unwrap_or("default");
+    let pod = target.find_pod(snapshot);
+    match pod.and_then(|pod| other_node(snapshot, pod)) {
+        Some(Place { node, other: Some(_), .. }) => advice::gather_volumes(namespace, node),
+        Some(Place { node, asked: Some(_), .. }) => match pod.and_then(daemon_set_of) {
+            Some(of) => advice::pin_daemon_set(of, namespace, node),
+            None => advice::leave_other_node(&target.name, namespace, node),
+        },
+        Some(Place { volume, node, is_cordoned: true, .. }) => {
+            let step = advice::uncordon(node, volume);
+            if snapshot.sees(&DISK) { step } else { advice::have_run(step) }
+        }
+        Some(Place { node, taint: Some(taint), .. }) if taint.key == startup_taint::TAINT => {
+            advice::take_startup_taint(node, &taint.key)
+        }
+        // Kubernetes and cloud providers take their own off.
+        Some(Place { node, taint: Some(taint), .. }) if !taint.key.contains("kubernetes.io/") => {
+            advice::tolerate_taint(&target.name, namespace, node, taints::text(taint))
+        }
+        Some(Place { volume, node, .. }) => {
+            let space = pod.and_then(|pod| space_beside(snapshot, pod)).map(|(_, step)| step);
+            space.unwrap_or_else(|| match snapshot.sees(&DISK) {
+                true => advice::fit_node(node, volume),
+                false => advice::have_pod_fitted(&target.name, namespace, volume, node),
+            })
+        }
+        None => advice::look_again(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! Tests of the answers about the nodes on which a pod can run.
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use serde_json::{Value, json};
+
+use crate::plan::testing::*;
+use crate::plugin::kind::{DISK, POD, PVC, RESERVATION, VOLUME};
+use crate::plugin::snapshot::{Denied, Snapshot};
+use crate::plugin::why::testing::*;
+
+/// A class of role `ops`, whose volumes are made on the nodes of their pods.
+fn class_of_ops() -> Value {
+    json!({"metadata": {"name": "ops"}, "provisioner": "csi.reservoir.dev", "parameters": {"role": "ops"},
+        "volumeBindingMode": "WaitForFirstConsumer"})
+}
+
+/// A pod that no scheduler has placed, with claim `data`.
+fn unplaced(said: &str) -> Pod {
+    let mut pod = pod_of("data", "Pending");
+    pod.status.as_mut().unwrap().conditions =
+        from(json!([{"type": "PodScheduled", "status": "False", "message": said}]));
+    pod
+}
+
+/// Claim `data` is bound to volume `v` on node n1.
+fn on_n1(pod: Pod) -> Snapshot {
+    let mut own = bound("data", "v");
+    own.status.as_mut().unwrap().node_name = Some("n1".into());
+    Snapshot {
+        claims: vec![own],
+        volumes: vec![ready_volume("v", "eng", true)],
+        disks: ["n1", "n2"].map(|node| free(&format!("{node}.a"), node)).to_vec(),
+        pods: vec![pod],
+        ..Snapshot::default()
+    }
+}
+
+fn free(name: &str, node: &str) -> crate::api::NodeDisk {
+    let mut disk = disk(name, node, 10, &[]);
+    disk.status.as_mut().unwrap().free = Some(gi(5));
+    disk
+}
+
+fn node(taint: Value) -> Node {
+    from(json!({"metadata": {"name": "n1"}, "spec": {"taints": [taint]}}))
+}
+
+fn of(snapshot: &Snapshot) -> String {
+    ask(snapshot, &POD, Some("team"), "web").unwrap()
+}
+
+/// T4, P2: the node of one volume has too little free space for the other.
+#[test]
+fn t4_p2_why_pod_reserves_on_the_node_of_its_volume() {
+    let said = "0/2 nodes are available: 1 node(s) did not have enough free storage, 1 node(s) didn't match PersistentVolume's \
+                node affinity.";
+    let mut pod = unplaced(said);
+    pod.spec.as_mut().unwrap().volumes.as_mut().unwrap().extend(from::<
+        Vec<k8s_openapi::api::core::v1::Volume>,
+    >(
+        json!([{"name": "c", "persistentVolumeClaim": {"claimName": "cp"}}]),
+    ));
+    let mut cp = wants("1Gi");
+    cp.metadata.name = Some("cp".into());
+    cp.spec.as_mut().unwrap().storage_class_name = Some("ops".into());
+    let mut there = reserved("ops", "ops", 4, &[]);
+    let status = there.status.as_mut().unwrap();
+    (status.node_disk, status.node_name) = (Some("n2.a".into()), Some("n2".into()));
+    let waiting = "waiting for pod web to be scheduled";
+    let mut snapshot = Snapshot {
+        classes: vec!["ops".into()],
+        our_classes: vec![from(class_of_ops())],
+        reservations: vec![there],
+        pvcs: vec![cp],
+        events: vec![event("PersistentVolumeClaim", "cp", "Normal", "WaitForPodScheduled", waiting)],
+        ..on_n1(pod)
+    };
+    let why = "is VolumeNode: its volume v is on node n1, where role ops has too little free space for its PersistentVolumeClaim cp";
+    assert!(of(&snapshot).contains(why), "{}", of(&snapshot));
+    let next = "next: kubectl reservoir reserve ops-2 --role ops --size 1Gi --node n1   #";
+    let pvc = |snapshot: &Snapshot| ask(snapshot, &PVC, Some("team"), "cp").unwrap();
+    for told in [of(&snapshot), pvc(&snapshot)] {
+        assert!(told.contains(next), "{told}");
+    }
+    // What the role has there can be larger.
+    snapshot.reservations.push(reserved("ops-w", "ops", 0, &[]));
+    assert!(of(&snapshot).contains("next: kubectl reservoir resize dr/ops-w 1Gi"), "{}", of(&snapshot));
+    snapshot.reservations.pop();
+    snapshot.denied = [&VOLUME, &DISK, &RESERVATION].map(Denied::unseen).into();
+    (snapshot.volumes, snapshot.disks, snapshot.reservations) = Default::default();
+    (snapshot.classes_unseen, snapshot.our_classes) = (true, vec![]);
+    let next = "next: have an administrator run: kubectl reservoir why pod/web -n team   # a node that it could run on has too";
+    for told in [of(&snapshot), pvc(&snapshot)] {
+        assert!(told.contains(next), "{told}");
+    }
+}
+
+/// T4, F1: the taint of the volume's node is named to who may see nodes, and nobody is sent to a node that may not be seen.
+#[test]
+fn t4_f1_why_pod_names_the_taint_of_its_volumes_node() {
+    let said = "0/2 nodes are available: 1 node(s) had untolerated taint(s), 1 node(s) didn't match PersistentVolume's node affinity.";
+    let mut snapshot = on_n1(unplaced(said));
+    let general = "next: kubectl describe node n1   # volume v is on it";
+    assert!(of(&snapshot).contains(general), "{}", of(&snapshot));
+    snapshot.nodes = vec![node(json!({"key": "gpu", "value": "true", "effect": "NoSchedule"}))];
+    let told = of(&snapshot);
+    assert!(told.contains("is on node n1, whose taint gpu=true:NoSchedule it does not tolerate"), "{told}");
+    assert!(
+        told.contains(
+            "next: kubectl delete pod web -n team   # make it again with a toleration for gpu=true:"
+        ),
+        "{told}"
+    );
+    let tolerations = json!([{"key": "gpu", "operator": "Exists"}]);
+    snapshot.pods[0].spec.as_mut().unwrap().tolerations = from(tolerations);
+    assert!(of(&snapshot).contains(general), "{}", of(&snapshot));
+    // Kubernetes takes its own off.
+    snapshot.nodes = vec![node(json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}))];
+    assert!(of(&snapshot).contains(general), "{}", of(&snapshot));
+    // Nobody takes Reservoir's off without the value of the chart, also where it is the only node.
+    snapshot.nodes = vec![node(json!({"key": "reservoir.dev/agent-not-ready", "effect": "NoSchedule"}))];
+    snapshot.pods = vec![unplaced("0/1 nodes are available: 1 node(s) had untolerated taint(s).")];
+    let told = of(&snapshot);
+    assert!(told.contains("next: kubectl taint node n1 reservoir.dev/agent-not-ready-   #"), "{told}");
+    assert!(told.contains("removeStartupTaint: true"), "{told}");
+
+    snapshot.pods = vec![unplaced(said)];
+    snapshot.denied = [&VOLUME, &DISK].map(Denied::unseen).into();
+    (snapshot.volumes, snapshot.disks, snapshot.nodes) = Default::default();
+    let told = of(&snapshot);
+    assert!(
+        told.contains("next: have an administrator run: kubectl reservoir why pod/web -n team   # volume v is on node n1"),
+        "{told}"
+    );
+    snapshot.pods = vec![unplaced(&said.replace("had untolerated taint(s)", "were unschedulable"))];
+    assert!(
+        of(&snapshot).contains("next: have an administrator run: kubectl uncordon n1   #"),
+        "{}",
+        of(&snapshot)
+    );
+}
+
+/// T4, P2: no scheduler sees a pod with `nodeName`, and none may be there for one with another `schedulerName`.
+#[test]
+fn t4_p2_why_pod_knows_who_places_it() {
+    let mut pod = pod_of("data", "Pending");
+    pod.spec.as_mut().unwrap().node_name = Some("n1".into());
+    let mut wanted = wants("1Gi");
+    wanted.spec.as_mut().unwrap().storage_class_name = Some("ops".into());
+    let error = "error processing PVC team/data: PVC is not bound";
+    let waiting = "waiting for pod web to be scheduled";
+    let mut snapshot = Snapshot {
+        classes: vec!["ops".into()],
+        our_classes: vec![from(class_of_ops())],
+        pvcs: vec![wanted],
+        pods: vec![pod],
+        disks: vec![free("n1.a", "n1")],
+        reservations: vec![reserved("ops", "ops", 4, &[])],
+        events: vec![
+            event("Pod", "web", "Warning", "FailedMount", error),
+            event("PersistentVolumeClaim", "data", "Normal", "WaitForPodScheduled", waiting),
+        ],
+        ..Snapshot::default()
+    };
+    let next = "next: kubectl delete pod web -n team   # make it again with nodeSelector kubernetes.io/hostname: n1 in place";
+    let pvc = |snapshot: &Snapshot| ask(snapshot, &PVC, Some("team"), "data").unwrap();
+    for told in [of(&snapshot), pvc(&snapshot)] {
+        assert!(told.contains(next), "{told}");
+    }
+    let classes = std::mem::take(&mut snapshot.our_classes);
+    snapshot.classes_unseen = true;
+    for told in [of(&snapshot), pvc(&snapshot)] {
+        assert!(told.contains(next), "{told}");
+    }
+    (snapshot.our_classes, snapshot.classes_unseen) = (classes, false);
+    // A scheduler has chosen the node.
+    snapshot.pvcs[0].metadata.annotations =
+        Some([("volume.kubernetes.io/selected-node".to_owned(), "n1".to_owned())].into());
+    assert!(!of(&snapshot).contains("nodeSelector kubernetes.io/hostname"), "{}", of(&snapshot));
+
+    let mut pod = pod_of("data", "Pending");
+    pod.spec.as_mut().unwrap().scheduler_name = Some("volcano".into());
+    let mut snapshot = on_n1(pod);
+    let next = "next: kubectl describe pod web -n team   # no scheduler has looked at it: its spec.schedulerName is volcano\n";
+    assert!(of(&snapshot).contains(next), "{}", of(&snapshot));
+    snapshot.pods[0].status.as_mut().unwrap().conditions =
+        from(json!([{"type": "PodScheduled", "status": "False", "message": "0/2 nodes"}]));
+    assert!(!of(&snapshot).contains(next), "{}", of(&snapshot));
+}
