@@ -66,6 +66,9 @@ struct ControllerArgs {
     /// Takes the taint reservoir.dev/agent-not-ready off nodes whose agent serves.
     #[arg(long)]
     untaint_nodes: bool,
+    /// Labels the nodes with a complete copy of a volume, so that pods find them.
+    #[arg(long)]
+    label_nodes: bool,
     /// Objects of one kind that are reconciled at once.
     #[arg(long, default_value_t = 32)]
     concurrency: u16,
@@ -151,6 +154,7 @@ async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
         identity,
         replace_pods: replaces_pods,
         untaint_nodes: untaints_nodes,
+        label_nodes: labels_nodes,
         concurrency,
         agents,
         metrics_bind_address,
@@ -164,6 +168,7 @@ async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
         namespace: namespace.clone(),
         replaces_pods,
         untaints_nodes,
+        labels_nodes,
         concurrency,
         agents,
         look_again: controller::LOOK_AGAIN,

@@ -515,10 +515,7 @@ fn optional_objects_are_made_when_asked_for() {
     // The right to patch Nodes comes with its bounds, too (F7).
     let with = kinds(&["removeStartupTaint=true"]);
     let brought: Vec<&String> = with.iter().filter(|object| !by_default.contains(object)).collect();
-    assert_eq!(
-        brought,
-        halves.map(|half| format!("{half}/reservoir-startup-taint")).iter().collect::<Vec<_>>()
-    );
+    assert_eq!(brought, halves.map(|half| format!("{half}/reservoir-nodes")).iter().collect::<Vec<_>>());
     let patches_nodes = |set: &[&str]| {
         let text = serde_json::to_string(&rendered(set)).unwrap();
         (text.contains(r#""resources":["nodes"],"verbs":["patch"]"#), text.contains("--untaint-nodes"))
@@ -527,6 +524,13 @@ fn optional_objects_are_made_when_asked_for() {
         (patches_nodes(&[]), patches_nodes(&["removeStartupTaint=true"])),
         ((false, false), (true, true))
     );
+    // E3: the labels of copies need it, too.
+    let with = kinds(&["agent.copies.enabled=true"]);
+    let brought: Vec<&String> = with.iter().filter(|object| !by_default.contains(object)).collect();
+    assert_eq!(brought, halves.map(|half| format!("{half}/reservoir-nodes")).iter().collect::<Vec<_>>());
+    assert_eq!(patches_nodes(&["agent.copies.enabled=true"]), (true, false));
+    let labels = |set: &[&str]| serde_json::to_string(&rendered(set)).unwrap().contains("--label-nodes");
+    assert_eq!((labels(&["removeStartupTaint=true"]), labels(&["agent.copies.enabled=true"])), (false, true));
     // The right to delete pods comes with its bounds, and neither by default (F2).
     let with = kinds(&["replacePods=true"]);
     let brought: Vec<&String> = with.iter().filter(|object| !by_default.contains(object)).collect();

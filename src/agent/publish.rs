@@ -4,15 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::Api;
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
 use tonic::Code;
 
 use crate::api::condition::reason::VOLUME_SEALED;
-use crate::api::{AccessMode, SharedPersistentVolume};
+use crate::api::{AccessMode, LABEL_COPY_OF, SharedPersistentVolume};
 use crate::cluster;
 use crate::csi::{self, Error, PublishRequest, Stats, Usage, VolumeHandle, Volumes};
 use crate::host::{self, Host, Pod, Publish, VolumeUid};
-use crate::plan::publish::{Permit, Refusal, Request, authorise, disk_not_served};
+use crate::plan::publish::{Permit, Refusal, Request, authorise, disk_not_served, local_copy};
 use crate::plan::seal;
 use crate::telemetry::Metrics;
 
@@ -26,8 +27,8 @@ const API_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Node(pub(super) Arc<Context>);
 
 impl Volumes for Node {
-    /// 1. Gather: the volume that the PersistentVolume names, read live; does the node keep mounts read-only? A mount that
-    ///    is there is kept, also while the runtime is restarted.
+    /// 1. Gather: the volume that the PersistentVolume names, and for a sealed one of another node its copies here, read live;
+    ///    does the node keep mounts read-only? A mount that is there is kept, also while the runtime is restarted.
     /// 2. Decide: `plan::publish::authorise`.
     /// 3. Apply: the mount, by the host.
     async fn publish(&self, request: PublishRequest) -> Result<(), Error> {
@@ -40,15 +41,26 @@ impl Volumes for Node {
             )
         })?;
         let under_way = ctx.publishing.begin(request.handle.claim_uid());
-        let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
         let unread =
             || format!("failed to read SharedPersistentVolume {name}, which the pod's claim is bound to");
-        let volume = tokio::time::timeout(API_TIMEOUT, cluster::get(&volumes, name))
+        let read = async {
+            let volume = cluster::get(&Api::<SharedPersistentVolume>::all(ctx.client.clone()), name).await?;
+            let copies = copies_here(volume.as_ref(), ctx).await?;
+            Ok::<_, cluster::Error>((volume, copies))
+        };
+        let (volume, copies) = tokio::time::timeout(API_TIMEOUT, read)
             .await
             .map_err(|late| Error::unavailable(unread(), late))?
             .map_err(|error| Error::unavailable(unread(), error))?;
+        let copy = volume.as_ref().and_then(|volume| local_copy(volume, &copies, &ctx.node));
+        // The volume that the pod gets to see.
+        let mounted = copy.or(volume.as_ref());
+        let mounted_uid = match copy.and_then(|copy| copy.metadata.uid.as_deref()) {
+            Some(copy) => parsed(copy)?,
+            None => uid(&request.handle)?,
+        };
 
-        let (target, looked_at) = (request.target.clone(), uid(&request.handle)?);
+        let (target, looked_at) = (request.target.clone(), mounted_uid.clone());
         let is_kept = ctx.host.locks_read_only()
             && (ctx.nri.get() || ctx.on_host(move |host| host.is_read_only(&target)).await.unwrap_or(false));
         let is_closed = volume.as_ref().is_some_and(seal::is_closed);
@@ -67,7 +79,9 @@ impl Volumes for Node {
             several_pods: request.several_pods,
             fs_type: &request.fs_type,
             mount_options: &request.mount_options,
+            has_copy: copy.is_some(),
         };
+        let name = &mounted.map_or_else(|| name.clone(), ResourceExt::name_any);
         let pod =
             Pod { uid: request.pod.uid, namespace: request.pod.namespace.clone(), name: request.pod.name };
         let Permit { mode, with_others } = authorise(volume.as_ref(), asked).map_err(|refusal| {
@@ -81,7 +95,8 @@ impl Volumes for Node {
         let by_seal =
             volume.as_ref().and_then(|v| seal::on_pod(v, request.handle.claim_uid(), request.read_only));
         let publish = Publish {
-            uid: uid(&request.handle)?,
+            uid: mounted_uid,
+            digest: copy.and_then(|copy| copy.status.as_ref()?.digest.clone()),
             target: request.target.clone(),
             read_only: mode == AccessMode::ReadOnly,
             by_seal: by_seal.is_some(),
@@ -105,11 +120,10 @@ impl Volumes for Node {
             }
         }
         if matches!(published, Err(NodeError::Host(host::Error::Busy { .. }))) {
-            let users =
-                volume.as_ref().and_then(|volume| volume.status.as_ref()).map(|status| &*status.users);
+            let users = mounted.and_then(|volume| volume.status.as_ref()).map(|status| &*status.users);
             held::report_waiting(&uid, &pod, users.unwrap_or_default(), ctx).await;
         }
-        let on = volume.as_ref().and_then(|of| Some((of, of.status.as_ref()?.node_disk.as_deref()?)));
+        let on = mounted.and_then(|of| Some((of, of.status.as_ref()?.node_disk.as_deref()?)));
         published.map_err(|error| match (&error, on) {
             (NodeError::Host(host::Error::NotFound(_)), Some((of, on)))
                 if ctx.disk_names.disk_of(on).is_none() =>
@@ -132,8 +146,8 @@ impl Volumes for Node {
     }
 
     async fn stats(&self, handle: &VolumeHandle, path: &Path) -> Result<Stats, Error> {
-        let (uid, path) = (uid(handle)?, path.to_owned());
-        let measured = self.0.on_host(move |host| host.usage_at(&uid, &path)).await;
+        let (uid, claim_uid, path) = (uid(handle)?, handle.claim_uid().to_owned(), path.to_owned());
+        let measured = self.0.on_host(move |host| host.usage_at(&uid, &claim_uid, &path)).await;
         let usage = measured.and_then(|usage| Ok(usage?)).map_err(failed_on_node)?;
         Ok(Stats {
             bytes: Usage {
@@ -157,10 +171,25 @@ impl csi::Observer for Metrics {
 }
 
 fn uid(handle: &VolumeHandle) -> Result<VolumeUid, Error> {
-    handle
-        .volume_uid()
-        .parse()
-        .map_err(|invalid: host::InvalidUid| failed_on_node(host::Error::from(invalid).into()))
+    parsed(handle.volume_uid())
+}
+
+fn parsed(uid: &str) -> Result<VolumeUid, Error> {
+    uid.parse().map_err(|invalid: host::InvalidUid| failed_on_node(host::Error::from(invalid).into()))
+}
+
+/// The copies on this node of a sealed volume that is on another one, by a live read (E3).
+async fn copies_here(
+    volume: Option<&SharedPersistentVolume>,
+    ctx: &Context,
+) -> Result<Vec<SharedPersistentVolume>, cluster::Error> {
+    let Some((of, status)) = volume.and_then(|of| Some((of, of.status.as_ref()?))) else { return Ok(vec![]) };
+    if status.digest.is_none() || status.node_name.as_deref() == Some(&ctx.node) {
+        return Ok(vec![]);
+    }
+    let of_volume = format!("{LABEL_COPY_OF}={}", of.uid().unwrap_or_default());
+    let here = ListParams::default().labels(&of_volume).fields(&format!("status.nodeName={}", ctx.node));
+    cluster::list(&Api::all(ctx.client.clone()), &here).await
 }
 
 fn refused(refusal: Refusal) -> Error {
@@ -170,6 +199,7 @@ fn refused(refusal: Refusal) -> Error {
         Refusal::OtherMode(_) | Refusal::OtherMount(_) => Error::InvalidArgument(message),
         Refusal::OtherVolume(_)
         | Refusal::OtherNode { .. }
+        | Refusal::NoCopy { .. }
         | Refusal::NotBound(_)
         | Refusal::Destroyed(_)
         | Refusal::SayReadOnly(_)

@@ -1,6 +1,8 @@
 //! Running and pending pods, and the PersistentVolumeClaims that they use. Pods are many and large, so the cache reads
 //! and keeps nothing else of a pod.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::{PersistentVolumeClaimVolumeSource, Pod, PodCondition};
 use kube::api::ObjectMeta;
 use kube::{Resource, ResourceExt};
@@ -84,6 +86,11 @@ impl UsedPod {
         self.has_ended() && self.metadata.deletion_timestamp.is_none()
     }
 
+    /// The node of the pod, if it has one.
+    pub fn node(&self) -> Option<&str> {
+        self.spec.as_ref()?.node_name.as_deref()
+    }
+
     /// True if the scheduler has placed the pod nowhere, and found too little storage capacity on some node (P2).
     fn lacks_storage(&self) -> bool {
         let conditions = self.status.iter().flat_map(|status| status.conditions.iter().flatten());
@@ -142,7 +149,7 @@ pub fn claims_of(pod: &Pod) -> Vec<(String, String)> {
 #[derive(Clone, PartialEq)]
 pub struct PodUse {
     uid: Box<str>,
-    has_node: bool,
+    node: Option<Box<str>>,
     lacks_storage: bool,
     /// PersistentVolumeClaims of the pod's own namespace.
     claims: Box<[Name]>,
@@ -165,10 +172,15 @@ impl PodUse {
         claims.sort();
         claims.dedup();
         let uses = !pod.has_ended() && !claims.is_empty();
-        let has_node = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
-        let lacks_storage = !has_node && pod.lacks_storage();
+        let node: Option<Box<str>> = pod.node().map(Into::into);
+        let lacks_storage = node.is_none() && pod.lacks_storage();
         let uid = pod.uid().unwrap_or_default().into();
-        uses.then(|| Self { uid, has_node, lacks_storage, claims: claims.into() })
+        uses.then(|| Self { uid, node, lacks_storage, claims: claims.into() })
+    }
+
+    /// The nodes of the pod before and after a change.
+    pub fn nodes<'a>(change: &Change<'a, Self>) -> Vec<&'a str> {
+        [change.before, change.now].into_iter().flatten().filter_map(|pod| pod.node.as_deref()).collect()
     }
 
     /// The PersistentVolumeClaims whose users may have changed.
@@ -203,10 +215,21 @@ impl Cache<PodUse> {
 
     /// The same pods, each with true if it has a node: for the others a scheduler still looks for one.
     pub fn users_with_node(&self, namespace: &str, name: &str) -> Vec<(PodRef, bool)> {
+        let users = self.using(namespace, name).into_iter();
+        users.map(|(pod, seen)| (pod, seen.node.is_some())).collect()
+    }
+
+    /// Those of these pods that are on a node.
+    pub fn users_on(&self, node: &str, namespace: &str, name: &str) -> Vec<PodRef> {
+        let users = self.using(namespace, name).into_iter();
+        users.filter(|(_, seen)| seen.node.as_deref() == Some(node)).map(|(pod, _)| pod).collect()
+    }
+
+    fn using(&self, namespace: &str, name: &str) -> Vec<(PodRef, Arc<PodUse>)> {
         let user = |user: &Name| {
             let (pod, (_, name)) = (self.get(user)?, user.split_once('/')?);
             let (namespace, name) = (namespace.to_owned(), name.to_owned());
-            Some((PodRef { namespace, name, uid: pod.uid.to_string() }, pod.has_node))
+            Some((PodRef { namespace, name, uid: pod.uid.to_string() }, pod))
         };
         self.names_by(CLAIM, &name_of(namespace, name)).iter().filter_map(user).collect()
     }

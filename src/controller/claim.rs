@@ -44,7 +44,7 @@ pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<
             Step::Note(status) => ctx.commit(&api, &*claim, &status).await?,
             Step::Bind(name) => {
                 let decide = |volume: &SharedPersistentVolume| {
-                    seen.offers.bind(&claim, volume).map(|status| Some(counted(status, ctx)))
+                    seen.offers.bind(&claim, volume).map(|status| Some(counted(volume, status, ctx)))
                 };
                 match ctx.batchers.volumes.update(&volumes, &name, decide).await? {
                     Some(Ok(())) => return Ok(None),

@@ -47,6 +47,8 @@ pub struct Context {
     pub replaces_pods: bool,
     /// The startup taint of a node goes when its agent serves (F7).
     pub untaints_nodes: bool,
+    /// Nodes get the labels by which pods find copies (E3).
+    pub labels_nodes: bool,
     /// The caches.
     pub stores: Stores,
     /// Events.
@@ -171,17 +173,21 @@ impl Context {
         claims.iter().flat_map(|c| self.stores.pods.users(&c.namespace, &c.name)).collect()
     }
 
-    /// The running and pending pods that use the PersistentVolumeClaims, given as (namespace, name), by live reads.
+    /// The running and pending pods that use the PersistentVolumeClaims, given as (namespace, name), by live reads; with `on`
+    /// those on that node.
     pub async fn live_users(
         &self,
         claims: &BTreeSet<(String, String)>,
+        on: Option<&str>,
     ) -> Result<Vec<PodRef>, cluster::Error> {
         let mut users = Vec::new();
         for namespace in claims.iter().map(|(namespace, _)| namespace).collect::<BTreeSet<_>>() {
             let pods: Api<UsedPod> = cluster::namespaced(&self.client, namespace);
             let list = cluster::list(&pods, &ListParams::default()).await?;
-            let uses =
-                |pod: &&UsedPod| !pod.has_ended() && pod.claims().iter().any(|claim| claims.contains(claim));
+            let is_there = |pod: &UsedPod| on.is_none() || pod.node() == on;
+            let uses = |pod: &&UsedPod| {
+                !pod.has_ended() && is_there(pod) && pod.claims().iter().any(|claim| claims.contains(claim))
+            };
             users.extend(list.iter().filter(uses).map(UsedPod::pod_ref));
         }
         Ok(users)

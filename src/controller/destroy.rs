@@ -19,6 +19,7 @@ use crate::plan::offer::is_offer_of;
 
 use super::context::Context;
 use super::ledger_entries::{end_entry, has_heir};
+use super::node_labels::is_labelled;
 use super::stores::{COPY_OF, VOLUME_UID};
 use super::volume_users::{delete_lost, live_users, lost_claims, over, users};
 use super::{Again, Error};
@@ -90,7 +91,7 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
     let others = [&over[..], &lost_claims].concat();
     Ok(Seen {
         guarded,
-        offered: is_offered(&uid, ctx),
+        offered: is_offered(&uid, ctx) || ctx.labels_nodes && is_labelled(volume, ctx),
         disk_gone: ctx.is_disk_gone(volume),
         node_gone: ctx.disk_of(volume).is_some_and(|disk| node_lifetime::has_left(&disk)),
         moved_to: ctx.node_moved(status.node_disk.as_deref(), status.node_name.as_deref()).await?,

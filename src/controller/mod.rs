@@ -12,6 +12,7 @@ mod kept;
 mod ledger_entries;
 mod left_pvs;
 mod metrics;
+mod node_labels;
 mod pvc_provisioner;
 mod replace_pods;
 mod reservation;

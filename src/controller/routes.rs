@@ -19,6 +19,7 @@ use crate::cluster::{Change, Name, WorkQueue, name_of};
 use crate::plan::candidate::is_ready;
 use crate::plan::copies;
 use crate::plan::holder::{Holder, held_by_volume};
+use crate::plan::node_labels;
 use crate::plan::offer::covers;
 use crate::plan::own_pvc::pvc_of;
 use crate::plan::postponed::COUNTING;
@@ -53,6 +54,8 @@ pub struct WorkQueues {
     pub classes: WorkQueue<StorageClass>,
     /// PersistentVolumeClaims that Reservoir provisions.
     pub pvcs: WorkQueue<PersistentVolumeClaim>,
+    /// Nodes, for their labels.
+    pub nodes: WorkQueue<Node>,
 }
 
 /// Enqueues the objects that a change concerns. The caches are created after the routes that receive their changes.
@@ -124,6 +127,7 @@ impl Router {
             queues.roles.enqueue_names(of(stores.roles.names()));
             queues.classes.enqueue_names(of(stores.classes.names()));
             queues.pvcs.enqueue_names(of(stores.pvcs.names_provisioned()));
+            queues.nodes.enqueue_names(of(stores.nodes.names()));
         });
     }
 
@@ -132,6 +136,11 @@ impl Router {
         self.sharing.notify_one();
         self.disks_of(&node.name_any());
         if change.before.map(ResourceExt::labels) != change.now.map(ResourceExt::labels) {
+            self.queues.nodes.enqueue(node);
+            // A copy that ends waits for its label to go.
+            self.with(|queues, stores| queues.volumes.enqueue_names(stores.volumes.names_by(DELETING, "")));
+        }
+        if change.before.map(labels_of_others) != change.now.map(labels_of_others) {
             let name = node.name_any();
             self.copies();
             let is_in = |disk: Arc<NodeDisk>| disk.spec.node_name == name;
@@ -167,6 +176,15 @@ impl Router {
                 of.is_none() || copy.status.as_ref().is_none_or(|status| status.digest.is_none())
             };
             copies.iter().filter(|copy| waits(copy)).for_each(|copy| queues.volumes.enqueue(copy));
+            if of.is_none() && copies.is_empty() {
+                return;
+            }
+            let original = of.and_then(|of| stores.volumes.get(&of.name));
+            let others = copies.iter().filter(|_| of.is_none()).chain(&original).map(AsRef::as_ref);
+            let nodes = others.chain(change.before).chain(change.now);
+            let nodes: BTreeSet<String> =
+                nodes.filter_map(|volume| volume.status.as_ref()?.node_name.clone()).collect();
+            nodes.into_iter().for_each(|node| queues.nodes.enqueue_name(node));
         });
     }
 
@@ -301,6 +319,12 @@ impl Router {
             if name.starts_with(PVC_PREFIX) {
                 queues.pvcs.enqueue_names(stores.pvcs.names_for(&name));
             }
+            if before != now {
+                // The readers of copies are pods of these claims (E3).
+                queues
+                    .volumes
+                    .enqueue_names(stores.volumes.names_by(COPY_OF, &volume.uid().unwrap_or_default()));
+            }
             let is_other = change.before.map(without_users) != change.now.map(without_users);
             if is_other {
                 queues.claims.enqueue_names(stores.claims.names_by(VOLUME, &name));
@@ -386,8 +410,8 @@ impl Router {
         self.queues.classes.enqueue_name(capacity.storage_class_name.as_str());
     }
 
-    /// Routes a change of the pods that use the PersistentVolumeClaim `claim`.
-    pub fn pod(&self, claim: &Name) {
+    /// Routes a change of the pods that use the PersistentVolumeClaim `claim`, on these nodes.
+    pub fn pod(&self, claim: &Name, nodes: &[&str]) {
         let Some(ctx) = self.ctx.get() else { return };
         self.with(|queues, stores| {
             queues.claims.enqueue_name(claim.clone());
@@ -395,9 +419,19 @@ impl Router {
             queues.pvcs.enqueue_after(claim.clone(), LASTING);
             // A claim whose finalizer was removed by hand may be gone while the volume still lists the claim. The end of
             // a volume waits for its pods.
-            for volume in stores.volumes.names_by(CLAIM, claim) {
+            let count = |volume: Name| {
                 ctx.recounts().note(&volume, COUNTING, (ctx.now)());
                 queues.volumes.enqueue_after(volume, GATHERING);
+            };
+            for volume in stores.volumes.by(CLAIM, claim) {
+                // Pods elsewhere read a copy (E3).
+                let is_on = |copy: &&Arc<SharedPersistentVolume>| {
+                    let node = copy.status.as_ref().and_then(|status| status.node_name.as_deref());
+                    node.is_some_and(|node| nodes.contains(&node))
+                };
+                let copies = stores.volumes.by(COPY_OF, &volume.uid().unwrap_or_default());
+                copies.iter().filter(is_on).for_each(|copy| count(copy.name_any().into()));
+                count(volume.name_any().into());
             }
         });
     }
@@ -451,16 +485,22 @@ fn without_users(volume: &SharedPersistentVolume) -> SharedPersistentVolume {
     volume
 }
 
+/// The labels of a Node that the controller does not write (E3).
+fn labels_of_others(node: &Node) -> Vec<(&String, &String)> {
+    node.labels().iter().filter(|(key, _)| !key.starts_with(node_labels::PREFIX)).collect()
+}
+
 /// The part of a volume that decides on other copies of the same content (E2).
 fn decides_on_copies(volume: &SharedPersistentVolume) -> impl PartialEq {
     let status = volume.status.clone().unwrap_or_default();
     let node = status.node.unwrap_or_default();
     let ends = volume.metadata.deletion_timestamp.is_some() || volume.spec.retire;
     let ready = condition::is_true(&status.conditions, READY);
+    let ends = (ends, status.claims.is_empty());
     (
         status.digest,
         status.source,
-        node.copy_failed_from,
+        (node.copy_failed_from, status.node_name),
         node.backing,
         ready,
         ends,

@@ -28,8 +28,8 @@ use super::stores::{
     trim_volume, volume_keys,
 };
 use super::{
-    Again, Error, claim, disk, left_pvs, pvc_provisioner, reservation, role, storage_capacity, subscription,
-    volume,
+    Again, Error, claim, disk, left_pvs, node_labels, pvc_provisioner, reservation, role, storage_capacity,
+    subscription, volume,
 };
 
 /// The controller's options.
@@ -44,6 +44,8 @@ pub struct Options {
     pub replaces_pods: bool,
     /// Takes the startup taint off nodes whose agent serves (F7).
     pub untaints_nodes: bool,
+    /// Labels the nodes with a complete copy of a volume (E3).
+    pub labels_nodes: bool,
     /// The most objects of one kind that are reconciled at once.
     pub concurrency: u16,
     /// Selects the agents' pods in that namespace by labels; `None` if agents run without pods.
@@ -72,7 +74,9 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     let (roles, roles_in) = WorkQueue::new();
     let (classes, classes_in) = WorkQueue::gathering(GATHERING);
     let (pvcs, pvcs_in) = WorkQueue::new();
-    let queues = WorkQueues { disks, reservations, volumes, claims, subscriptions, roles, classes, pvcs };
+    let (nodes, nodes_in) = WorkQueue::gathering(GATHERING);
+    let queues =
+        WorkQueues { disks, reservations, volumes, claims, subscriptions, roles, classes, pvcs, nodes };
     let (router, wake) = (Router::new(queues), options.wake);
     let mut tasks: Vec<BoxFuture<'static, ()>> = Vec::new();
     macro_rules! cached {
@@ -105,8 +109,10 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     let all = watcher::Config::default();
     let ours = all.clone().labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"));
     let to = router.clone();
-    let changed =
-        move |change: Change<_>| PodUse::concerned(change).filter(|_| wake).for_each(|claim| to.pod(claim));
+    let changed = move |change: Change<_>| {
+        let nodes = PodUse::nodes(&change);
+        PodUse::concerned(change).filter(|_| wake).for_each(|claim| to.pod(claim, &nodes));
+    };
     let (pods, task) = cache(Api::all(client.clone()), all.clone(), PodUse::config(), changed, || {});
     tasks.push(task);
     let to = router.clone();
@@ -156,6 +162,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         namespace: options.namespace,
         replaces_pods: options.replaces_pods,
         untaints_nodes: options.untaints_nodes,
+        labels_nodes: options.labels_nodes,
         stores,
         events,
         share,
@@ -214,6 +221,9 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
             ),
             running.controller(&stores.classes, classes_in, named, |o, c| async move {
                 storage_capacity::reconcile(o, &c).await
+            }),
+            running.controller(&stores.nodes, nodes_in, named, |node, c| async move {
+                node_labels::reconcile(node, &c).await
             }),
             running.named::<PersistentVolumeClaim, _, _>(
                 pvcs_in,

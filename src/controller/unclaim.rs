@@ -62,7 +62,7 @@ pub(super) async fn reconcile(
                 let after = Mutex::new(SharedPersistentVolumeStatus::default());
                 if let Some(volume) = &seen.volume {
                     let leave = |volume: &SharedPersistentVolume| {
-                        let status = counted(left(claim, volume, ctx.is_disk_gone(volume)), ctx);
+                        let status = counted(volume, left(claim, volume, ctx.is_disk_gone(volume)), ctx);
                         after.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&status);
                         Ok::<_, ()>(Some(status))
                     };

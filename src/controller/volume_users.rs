@@ -87,16 +87,31 @@ pub(super) async fn over(volume: &SharedPersistentVolume, ctx: &Context) -> Resu
     Ok(over)
 }
 
-/// The running and pending pods of the listed claims that are not lost, by the cache.
+/// The running and pending pods of the listed claims that are not lost, and the readers of a copy, by the cache.
 pub(super) fn users(volume: &SharedPersistentVolume, lost: &[ClaimBinding], ctx: &Context) -> Vec<PodRef> {
     let claims = volume.status.iter().flat_map(|s| &s.claims).filter(|claim| !lost.contains(claim));
-    ctx.users(&claims.cloned().collect::<Vec<_>>())
+    [ctx.users(&claims.cloned().collect::<Vec<_>>()), readers(volume, ctx)].concat()
 }
 
-/// The status with its users by the cache, to be committed together with a change of the list.
-pub(super) fn counted(status: SharedPersistentVolumeStatus, ctx: &Context) -> SharedPersistentVolumeStatus {
-    let users = ctx.users(&status.claims);
+/// The status of a volume with its users by the cache, to be committed together with a change of the list.
+pub(super) fn counted(
+    volume: &SharedPersistentVolume,
+    status: SharedPersistentVolumeStatus,
+    ctx: &Context,
+) -> SharedPersistentVolumeStatus {
+    let users = [ctx.users(&status.claims), readers(volume, ctx)].concat();
     volume::count_users(status, users)
+}
+
+/// The pods on the node of a copy that read it through a claim of its original (E3), by the cache.
+fn readers(copy: &SharedPersistentVolume, ctx: &Context) -> Vec<PodRef> {
+    let of =
+        copy.spec.copy_of.as_ref().zip(copy.status.as_ref().and_then(|status| status.node_name.as_ref()));
+    let Some((of, node)) = of else { return vec![] };
+    let original =
+        ctx.stores.volumes.get(&of.name).filter(|found| found.metadata.uid.as_ref() == Some(&of.uid));
+    let claims = original.iter().filter_map(|original| original.status.as_ref()).flat_map(|s| &s.claims);
+    claims.flat_map(|claim| ctx.stores.pods.users_on(node, &claim.namespace, &claim.name)).collect()
 }
 
 /// Tells the pods that no scheduler places which pod has their volume of one pod (M2).
@@ -139,10 +154,19 @@ pub(super) async fn delete_lost(
     Ok(())
 }
 
-/// The pods that use the PersistentVolume of any claim to this volume, by live reads.
+/// The pods that use the PersistentVolume of any claim to this volume, and the readers of a copy on its node, by live reads.
 pub(super) async fn live_users(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Vec<PodRef>, Error> {
+    let mut users = live_users_of(&volume.uid().unwrap_or_default(), None, ctx).await?;
+    let node = volume.status.as_ref().and_then(|status| status.node_name.as_deref());
+    if let Some((of, node)) = volume.spec.copy_of.as_ref().zip(node) {
+        users.extend(live_users_of(&of.uid, Some(node), ctx).await?);
+    }
+    Ok(users)
+}
+
+async fn live_users_of(uid: &str, on: Option<&str>, ctx: &Context) -> Result<Vec<PodRef>, Error> {
     let volumes: Api<PersistentVolume> = Api::all(ctx.client.clone());
-    let selector = format!("{LABEL_VOLUME_UID}={}", volume.uid().unwrap_or_default());
+    let selector = format!("{LABEL_VOLUME_UID}={uid}");
     let mut claims = BTreeSet::new();
     for pv in cluster::list(&volumes, &ListParams::default().labels(&selector)).await? {
         let Some(claim) = pv.spec.as_ref().and_then(|spec| spec.claim_ref.clone()) else { continue };
@@ -154,5 +178,5 @@ pub(super) async fn live_users(volume: &SharedPersistentVolume, ctx: &Context) -
             claims.insert((namespace, name));
         }
     }
-    ctx.live_users(&claims).await
+    ctx.live_users(&claims, on).await
 }

@@ -214,16 +214,24 @@ impl Host {
         disk.backing.usage(&volume, &record)
     }
 
-    /// The [usage](Self::usage) of a volume that is published at a target. For a raw device every path is accepted:
-    /// the kubelet asks for another path than the target.
+    /// The [usage](Self::usage) of a volume that is published at a target, or of the copy of it that is published there for the
+    /// claim (E3). For a raw device every path is accepted: the kubelet asks for another path than the target.
     ///
     /// # Errors
     /// [`Error::NotFound`] if the volume is not published at the target.
-    pub fn usage_at(&self, uid: &VolumeUid, target: &Path) -> Result<Usage> {
+    pub fn usage_at(&self, uid: &VolumeUid, claim_uid: &str, target: &Path) -> Result<Usage> {
         let absent = || Error::NotFound(format!("volume {uid} at {}", target.display()));
         let key = self.targets.key(target).map_err(|_| absent())?;
-        let (_, volume) = self.find(uid)?;
-        let record = volume.record()?;
+        let record = match self.find(uid) {
+            Ok((_, volume)) => volume.record()?,
+            Err(Error::NotFound(_)) => {
+                let (_, copy) = self.owner(&key, None)?.ok_or_else(absent)?;
+                let record = self.find(&copy)?.1.record()?;
+                let is_of_claim = record.publishes.get(&key).is_some_and(|at| at.claim_uid == claim_uid);
+                return if is_of_claim { self.usage(&copy) } else { Err(absent()) };
+            }
+            Err(error) => return Err(error),
+        };
         if !record.spec.raw && !record.publishes.contains_key(&key) {
             return Err(absent());
         }

@@ -23,6 +23,9 @@ const MAX_STACKED: usize = 16;
 pub struct Publish {
     /// The volume.
     pub uid: VolumeUid,
+    /// The digest of the content that the pod is to read: of a copy of the volume that its claim is bound to (E3). `None`: any
+    /// content.
+    pub digest: Option<String>,
     /// An absolute path beneath [`HostConfig::targets_root`](super::HostConfig::targets_root), whose parent exists.
     pub target: PathBuf,
     /// The pod may only read (M3).
@@ -46,7 +49,7 @@ impl Host {
     /// volume.
     ///
     /// # Errors
-    /// [`Error::Fenced`], [`Error::NotReady`], [`Error::BackingLost`]; [`Error::Sealed`] for a new writer; [`Error::Held`] for an exclusive volume that
+    /// [`Error::Fenced`], [`Error::NotReady`] (also for another content than that of the digest), [`Error::BackingLost`]; [`Error::Sealed`] for a new writer; [`Error::Held`] for an exclusive volume that
     /// another pod uses (M2), or [`Error::Busy`] if the record names no such pod and the kernel has the volume
     /// mounted or open; [`Error::Conflict`] if the target has a file, a symbolic link, another mount, or a mount of
     /// the other mode; [`Error::InvalidArgument`] if the target is not a plain path beneath the targets' root. After
@@ -198,7 +201,11 @@ impl Host {
     }
 
     /// Finds the volume of a target, and its disk: by the records, or else by the mount.
-    fn owner(&self, key: &str, likely: Option<&VolumeUid>) -> Result<Option<(Arc<Disk>, VolumeUid)>> {
+    pub(super) fn owner(
+        &self,
+        key: &str,
+        likely: Option<&VolumeUid>,
+    ) -> Result<Option<(Arc<Disk>, VolumeUid)>> {
         let wanted = key.to_owned();
         let has =
             move |volume: &Volume| volume.record().is_ok_and(|record| record.publishes.contains_key(&wanted));
@@ -255,6 +262,13 @@ fn ensure_admitted(record: &Record, request: &Publish) -> Result<()> {
     }
     if record.seal.is_some() && !request.read_only {
         return Err(Error::Sealed(uid));
+    }
+    // Nobody reads a half copy, whatever the API server was told of it.
+    let content = record.seal.as_ref().and_then(|seal| seal.content.as_ref());
+    if let Some(wanted) = &request.digest
+        && content.is_none_or(|content| content.digest != *wanted)
+    {
+        return Err(Error::NotReady(uid));
     }
     if record.spec.raw && request.read_only {
         // The kernel allows writes to a device through a read-only mount of its node.

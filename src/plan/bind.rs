@@ -195,8 +195,10 @@ fn fits(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
 /// True if the claim's selector fits the volume, whatever its mode.
 fn is_selected(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
     let Some(selector) = &claim.spec.selector else { return false };
-    // A claim names a raw device explicitly, since the pod has to use the volume as a device.
+    // A claim names a raw device explicitly, since the pod has to use the volume as a device. A claim of the original leads to
+    // its copies, too (E3), and one of a copy to this one alone.
     volume.spec.volume_mode == VolumeMode::Filesystem
+        && volume.spec.copy_of.is_none()
         && open_to(volume, &claim.spec.role)
         && selector.match_labels.as_ref().is_none_or(|wanted| selects(wanted, volume.labels()))
         && selector.min_size.as_ref().map_or(0, Size::bytes_or_zero) <= size_now(volume).bytes_or_zero()
@@ -371,6 +373,19 @@ mod tests {
         assert_eq!((said.reason, said.message.contains("volume a is being sealed")), ("VolumeSealed", true));
         named.spec.mode = crate::api::AccessMode::ReadOnly;
         assert_eq!(pick(&named, &sub, &volumes, &[]), Ok("a".into()));
+    }
+
+    #[test]
+    fn e3_a_selector_gets_the_original_and_no_copy() {
+        let sub = subscription("ns", &["eng"], true);
+        let (mut copy, of) = (ready_volume("a", "eng", true), ready_volume("b", "eng", true));
+        copy.spec.copy_of = Some(Default::default());
+        let volumes = [copy, of];
+        let mut c = claim("ns", "c", "a");
+        assert_eq!(pick(&c, &sub, &volumes, &[]), Ok("a".into()), "by its name");
+        (c.spec.volume, c.spec.selector) = (None, Some(ClaimSelector::default()));
+        assert_eq!(pick(&c, &sub, &volumes, &[]), Ok("b".into()));
+        assert_eq!(pick(&c, &sub, &volumes[..1], &[]).unwrap_err().reason, "NoMatch");
     }
 
     #[test]

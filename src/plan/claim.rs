@@ -143,6 +143,10 @@ const TOLD_AFTER: Duration = Duration::from_secs(60);
 fn outage(volume: &SharedPersistentVolume, now: Timestamp) -> Option<Outage> {
     let ready = condition::get(&volume.status.as_ref()?.conditions, READY)?;
     let name = volume.name_any();
+    // Pods begin on the nodes with a copy (E3).
+    if volume.status.as_ref()?.copies.is_some_and(|copies| copies.ready > 0) {
+        return None;
+    }
     if ready.reason == reason::VOLUME_GONE {
         let why = format!(
             "the disk of volume {name} was declared gone, and its data with it: end the pods of this claim, delete the claim, and claim \

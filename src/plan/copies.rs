@@ -19,7 +19,7 @@ use crate::api::{
     SharedPersistentVolumeStatus, Transfer, UidRef, stable_hash,
 };
 
-use super::{candidate, create, refs, selects};
+use super::{candidate, create, node_labels, refs, selects};
 
 /// The most copies that are filled from one volume at once. Twenty nodes are filled in three rounds.
 const SENT_AT_ONCE: usize = 2;
@@ -70,7 +70,7 @@ pub fn node_of(copy: &SharedPersistentVolume) -> Option<&str> {
 }
 
 /// True for a copy with the content of its original.
-fn is_complete(copy: &SharedPersistentVolume) -> bool {
+pub fn is_complete(copy: &SharedPersistentVolume) -> bool {
     let has = copy.status.as_ref().and_then(|status| status.digest.as_ref());
     has.is_some() && has == copy.spec.copy_of.as_ref().map(|of| &of.digest)
 }
@@ -140,7 +140,7 @@ pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
     let names: BTreeSet<String> = around.copies.iter().map(|copy| copy.name_any()).collect();
     let (mut missing, mut troubles) = (vec![], vec![]);
     for node in nodes {
-        let name = node.name_any();
+        let (full, name) = (node_labels::is_full(node), node.name_any());
         let copy = around.copies.iter().find(|copy| node_of(copy) == Some(&name));
         let trouble = match copy {
             Some(copy) if is_complete(copy) && is_ready(copy) => {
@@ -148,6 +148,10 @@ pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
                 None
             }
             Some(copy) => trouble_of(copy),
+            None if full => Some(format!(
+                "it has copies of {} volumes, which is the most: take the node out of the nodeSelector of others",
+                node_labels::MOST
+            )),
             None => match make(original, copies, digest, &name, around) {
                 Ok(copy) if names.contains(&copy.name_any()) => {
                     Some(format!("volume {} is on another node by now: delete it", copy.name_any()))
@@ -284,7 +288,9 @@ pub fn is_wanted(copy: &SharedPersistentVolume, family: &Family) -> Option<bool>
         // A complete copy may be all that is left of the data.
         return if is_complete(copy) { None } else { Some(false) };
     };
-    let ends = original.metadata.deletion_timestamp.is_some() || original.spec.retire;
+    // Bound claims of a retired volume go on, on all its nodes (X5).
+    let is_claimed = original.status.as_ref().is_some_and(|status| !status.claims.is_empty());
+    let ends = original.metadata.deletion_timestamp.is_some() || original.spec.retire && !is_claimed;
     let Some(copies) = original.spec.copies.as_ref().filter(|_| !ends) else { return Some(false) };
     // A copy is made anew once this one is gone.
     let differs =

@@ -31,7 +31,7 @@ use super::{birth, debounce, foreign_finalizer, held_by, kept, names, node_lifet
 pub struct Seen {
     /// Our finalizer is on the object.
     pub guarded: bool,
-    /// An offer still lists the volume.
+    /// An offer still lists the volume, or its node still has the label of a copy (E3).
     pub offered: bool,
     /// The volume's disk was declared gone for good, so no agent will answer (D4).
     pub disk_gone: bool,

@@ -29,6 +29,7 @@ pub mod ledger;
 pub mod list_share;
 pub mod namesake;
 pub mod node_disk;
+pub mod node_labels;
 pub mod node_lifetime;
 pub mod node_task;
 pub mod offer;

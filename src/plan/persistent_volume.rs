@@ -18,6 +18,7 @@ use crate::api::{
     MANAGED_BY, PV_PREFIX, SharedPersistentVolume, Size, TOPOLOGY_NODE, VolumeClaim, VolumeMode,
 };
 
+use super::node_labels;
 use super::own_pvc::pvc_of;
 use super::resize::size_now;
 
@@ -58,9 +59,12 @@ pub fn is_of_claim(pvc: &PersistentVolumeClaim, claim: &VolumeClaim) -> bool {
     }
 }
 
-/// True if the PersistentVolume sends pods to the volume's node.
+/// True if the PersistentVolume sends pods to the volume's node. That of an earlier version says nothing of copies.
 pub fn is_on_node_of(pv: &PersistentVolume, volume: &SharedPersistentVolume) -> bool {
-    pv.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref()) == Some(&affinity(volume))
+    let required = pv.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref()?.required.as_ref());
+    let terms = required.into_iter().flat_map(|required| &required.node_selector_terms);
+    let mut expressions = terms.flat_map(|term| term.match_expressions.iter().flatten());
+    expressions.any(|expression| *expression == on_node_of(volume))
 }
 
 /// The UID of the claim that the PersistentVolume is of; `None`: Reservoir did not make it.
@@ -194,15 +198,47 @@ pub fn persistent_volume_claim(
     }
 }
 
+/// The nodes on which pods can use the volume: its own, and those with a complete copy. Nobody can change the affinity later
+/// (`MutablePVNodeAffinity` is alpha since Kubernetes 1.35), so the PersistentVolume of each volume that may ever have copies
+/// names their label (E3).
 fn affinity(volume: &SharedPersistentVolume) -> VolumeNodeAffinity {
-    let node = volume.status.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
-    let here = NodeSelectorRequirement {
-        key: TOPOLOGY_NODE.to_owned(),
-        operator: "In".to_owned(),
-        values: Some(vec![node]),
+    let term =
+        |expressions: Vec<_>| NodeSelectorTerm { match_expressions: Some(expressions), match_fields: None };
+    let here = on_node_of(volume);
+    let terms = match may_have_copies(volume) {
+        false => vec![term(vec![here])],
+        true => {
+            let label = node_labels::key(&volume.uid().unwrap_or_default());
+            let copies = |operator, value: &str| requirement(&label, operator, value);
+            vec![
+                term(vec![here, copies("NotIn", node_labels::AWAY)]),
+                term(vec![copies("In", node_labels::READY)]),
+            ]
+        }
     };
-    let term = NodeSelectorTerm { match_expressions: Some(vec![here]), match_fields: None };
-    VolumeNodeAffinity { required: Some(NodeSelector { node_selector_terms: vec![term] }) }
+    VolumeNodeAffinity { required: Some(NodeSelector { node_selector_terms: terms }) }
+}
+
+fn on_node_of(volume: &SharedPersistentVolume) -> NodeSelectorRequirement {
+    let node = volume.status.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
+    requirement(TOPOLOGY_NODE, "In", node)
+}
+
+fn requirement(key: &str, operator: &str, value: &str) -> NodeSelectorRequirement {
+    NodeSelectorRequirement {
+        key: key.to_owned(),
+        operator: operator.to_owned(),
+        values: Some(vec![value.to_owned()]),
+    }
+}
+
+/// True if a volume can have copies, as the schema allows them (E2).
+fn may_have_copies(volume: &SharedPersistentVolume) -> bool {
+    let spec = &volume.spec;
+    spec.shared.is_some()
+        && spec.adopt.is_none()
+        && spec.volume_mode == VolumeMode::Filesystem
+        && spec.copy_of.is_none()
 }
 
 fn access_mode(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> String {
@@ -252,6 +288,42 @@ mod tests {
         assert_eq!(named(|v| v.spec.gid = Some(4000)), None);
         assert_eq!(named(|v| v.spec.adopt = Some(Adopt::default())), None);
         assert_eq!(named(|v| v.spec.volume_mode = VolumeMode::Block), None);
+    }
+
+    #[test]
+    fn e3_a_shared_volume_leads_to_its_node_and_to_copies() {
+        let mut volume = ready_volume("v", "eng", true);
+        let of = |volume: &_| {
+            let pv = persistent_volume(&claim("ns", "c", "v"), volume);
+            assert!(is_on_node_of(&pv, volume));
+            let required = pv.spec.clone().unwrap().node_affinity.unwrap().required.unwrap();
+            let of_term = |term: NodeSelectorTerm| {
+                let of = |e: NodeSelectorRequirement| {
+                    format!("{} {} {}", e.key, e.operator, e.values.unwrap().join(","))
+                };
+                term.match_expressions.unwrap().into_iter().map(of).collect::<Vec<_>>().join(" and ")
+            };
+            (required.node_selector_terms.into_iter().map(of_term).collect::<Vec<_>>().join(" or "), pv)
+        };
+        let here = "topology.reservoir.dev/node In n1";
+        let (both, pv) = of(&volume);
+        assert_eq!(
+            both,
+            format!(
+                "{here} and copies.reservoir.dev/uid-v NotIn away or copies.reservoir.dev/uid-v In ready"
+            )
+        );
+        let mut moved = volume.clone();
+        moved.status.as_mut().unwrap().node_name = Some("n2".into());
+        assert!(!is_on_node_of(&pv, &moved), "D3");
+        volume.spec.volume_mode = VolumeMode::Block;
+        let (alone, of_earlier_version) = of(&volume);
+        assert_eq!(alone, here);
+        volume.spec.volume_mode = VolumeMode::Filesystem;
+        assert!(is_on_node_of(&of_earlier_version, &volume));
+        volume.spec.copy_of = Some(Default::default());
+        assert_eq!(of(&volume).0, here, "a copy has none");
+        assert_eq!(of(&ready_volume("v", "eng", false)).0, here, "exclusive");
     }
 
     #[test]

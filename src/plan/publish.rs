@@ -34,6 +34,8 @@ pub struct Request<'a> {
     pub fs_type: &'a str,
     /// The mount options in the PersistentVolume.
     pub mount_options: &'a [String],
+    /// True if the node has a [copy](local_copy) of the volume.
+    pub has_copy: bool,
 }
 
 /// The permission to mount a volume for a pod.
@@ -61,6 +63,17 @@ pub enum Refusal {
     /// The volume is on another node. Normally the scheduler places no such pod on this node.
     #[error("volume {volume} is on node {node}, not on this one")]
     OtherNode {
+        /// Name of the volume.
+        volume: String,
+        /// Node of the volume.
+        node: String,
+    },
+    /// The volume is sealed, and the node has no complete copy of it. The node's label went after the scheduler had read it.
+    #[error(
+        "volume {volume} is on node {node}, and no complete copy of it is on this node now: the pod starts when there is one; to \
+         have it elsewhere, delete the pod"
+    )]
+    NoCopy {
         /// Name of the volume.
         volume: String,
         /// Node of the volume.
@@ -120,6 +133,26 @@ pub fn disk_not_served(volume: &SharedPersistentVolume, node_disk: &str, node: &
     )
 }
 
+/// The copy of a sealed volume that pods of a node read in its place (E3), out of the copies there. One that is ending serves its
+/// present users, so its own record decides in the end, and the fence in it.
+pub fn local_copy<'a>(
+    volume: &SharedPersistentVolume,
+    copies: &'a [SharedPersistentVolume],
+    node: &str,
+) -> Option<&'a SharedPersistentVolume> {
+    let digest = volume.status.as_ref()?.digest.as_ref()?;
+    let serves = |copy: &&SharedPersistentVolume| {
+        let status = copy.status.clone().unwrap_or_default();
+        let of = copy.spec.copy_of.as_ref();
+        of.is_some_and(|of| Some(&of.uid) == volume.metadata.uid.as_ref())
+            && status.digest.as_ref() == Some(digest)
+            && status.node_name.as_deref() == Some(node)
+            && status.destroy.is_none_or(|destroy| destroy.tombstone.is_none())
+    };
+    let ends = |copy: &SharedPersistentVolume| copy.metadata.deletion_timestamp.is_some() || copy.spec.retire;
+    copies.iter().filter(serves).min_by_key(|copy| (ends(copy), copy.name_any()))
+}
+
 /// Permits the mount or refuses it. The live read includes a claim that was bound a moment ago, and no claim that is
 /// gone.
 pub fn authorise(volume: Option<&SharedPersistentVolume>, request: Request<'_>) -> Result<Permit, Refusal> {
@@ -129,9 +162,12 @@ pub fn authorise(volume: Option<&SharedPersistentVolume>, request: Request<'_>) 
         return Err(Refusal::OtherVolume(name));
     }
     let Some(status) = &volume.status else { return Err(Refusal::NotBound(name)) };
-    if status.node_name.as_deref() != Some(request.node) {
+    if status.node_name.as_deref() != Some(request.node) && !request.has_copy {
         let node = status.node_name.clone().unwrap_or_default();
-        return Err(Refusal::OtherNode { volume: name, node });
+        return Err(match status.digest.is_some() && volume.spec.copies.is_some() {
+            true => Refusal::NoCopy { volume: name, node },
+            false => Refusal::OtherNode { volume: name, node },
+        });
     }
     if status.destroy.as_ref().is_some_and(|d| d.tombstone.is_some()) {
         return Err(Refusal::Destroyed(name));
@@ -188,6 +224,7 @@ mod tests {
         several_pods: true,
         fs_type: "",
         mount_options: &[],
+        has_copy: false,
     };
 
     fn bound_volume() -> SharedPersistentVolume {
@@ -291,6 +328,58 @@ mod tests {
         v.status.as_mut().unwrap().digest = Some("blake3:00".into());
         let why = of(&v, false, false).unwrap_err();
         assert!(why.ends_with("say that in the pod, or enable NRI in the node's container runtime"), "{why}");
+    }
+
+    /// E3: a half copy, one of another content, one that is gone, and one of another node are none.
+    #[test]
+    fn e3_a_pod_reads_the_complete_copy_of_its_node() {
+        let mut of = bound_volume();
+        of.spec.copies = Some(Default::default());
+        let copy = |name: &str, change: fn(&mut SharedPersistentVolume)| {
+            let mut copy = ready_volume(name, "eng", true);
+            copy.spec.copy_of = Some(crate::api::CopyOf {
+                uid: "uid-v".into(),
+                digest: "blake3:00".into(),
+                ..Default::default()
+            });
+            let status = copy.status.as_mut().unwrap();
+            (status.node_name, status.digest) = (Some("n2".into()), Some("blake3:00".into()));
+            change(&mut copy);
+            copy
+        };
+        let right = [copy("b", |_| ())];
+        assert_eq!(local_copy(&of, &right, "n2"), None, "it is not sealed");
+        of.status.as_mut().unwrap().digest = Some("blake3:00".into());
+        assert_eq!(local_copy(&of, &right, "n2"), Some(&right[0]));
+        for change in [
+            (|v| v.status.as_mut().unwrap().digest = None) as fn(&mut SharedPersistentVolume),
+            |v| v.status.as_mut().unwrap().digest = Some("blake3:11".into()),
+            |v| v.status.as_mut().unwrap().node_name = Some("n3".into()),
+            |v| v.spec.copy_of.as_mut().unwrap().uid = "uid-w".into(),
+            |v| v.spec.copy_of = None,
+            |v| {
+                let tombstone = some_time();
+                v.status.as_mut().unwrap().destroy =
+                    Some(crate::api::Destroy { tombstone, ..Default::default() });
+            },
+        ] {
+            assert_eq!(local_copy(&of, &[copy("b", change)], "n2"), None);
+        }
+        let two = [copy("a", |v| v.metadata.deletion_timestamp = some_time()), copy("b", |_| ())];
+        assert_eq!(local_copy(&of, &two, "n2"), Some(&two[1]), "one that ends comes last");
+        assert_eq!(local_copy(&of, &two[..1], "n2"), Some(&two[0]), "and serves its users");
+
+        let here = Request { node: "n2", keeps_read_only: true, ..REQUEST };
+        let said = authorise(Some(&of), here).unwrap_err().to_string();
+        assert!(
+            said.contains("volume v is on node n1, and no complete copy of it is on this node"),
+            "{said}"
+        );
+        let read = authorise(Some(&of), Request { has_copy: true, ..here }).unwrap();
+        assert_eq!((read.mode, read.with_others), (AccessMode::ReadOnly, true));
+        of.status.as_mut().unwrap().claims.clear();
+        let unbound = authorise(Some(&of), Request { has_copy: true, ..here });
+        assert!(matches!(unbound, Err(Refusal::NotBound(_))), "S7: the original's list decides");
     }
 
     #[test]

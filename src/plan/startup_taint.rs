@@ -1,7 +1,7 @@
 //! The taint of a node whose agent does not serve yet, so that no pod with a volume comes too early (F7).
 //!
 //! The kubelet of a fresh node registers with the taint. The controller takes off this taint and no other (policy
-//! `reservoir-startup-taint`).
+//! `reservoir-nodes`).
 
 use k8s_openapi::api::core::v1::{Node, Taint};
 

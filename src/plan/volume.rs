@@ -321,12 +321,13 @@ pub fn count_users(
     status
 }
 
-/// True if the report changes nothing but the pods of claims, which hold the volume anyhow (X1).
+/// True if the report changes nothing but the number and names of pods, and claims or others of them hold the volume anyhow (X1).
 pub fn is_recount(volume: &SharedPersistentVolume, report: &SharedPersistentVolumeStatus) -> bool {
     let Some(before) = volume.status.as_ref().filter(|before| *before != report) else { return false };
     let SharedPersistentVolumeStatus { users, user_count, namespaces, .. } = before.clone();
-    !report.claims.is_empty()
-        && *before == SharedPersistentVolumeStatus { users, user_count, namespaces, ..report.clone() }
+    // The claims of a copy's readers are those of its original (E3).
+    let is_held = !report.claims.is_empty() || user_count > 0 && report.user_count > 0;
+    is_held && *before == SharedPersistentVolumeStatus { users, user_count, namespaces, ..report.clone() }
 }
 
 /// The next step of a resize, if that step changes the ledger. Otherwise the function writes the volume's part of the

@@ -66,6 +66,7 @@ async fn a1_a4_the_charts_grants_suffice() {
         namespace: "reservoir-system".into(),
         replaces_pods: false,
         untaints_nodes: false,
+        labels_nodes: false,
         concurrency: 8,
         agents: None,
         look_again: controller::LOOK_AGAIN,

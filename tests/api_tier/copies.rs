@@ -1,13 +1,16 @@
-//! Copies of sealed volumes on other nodes (E2, E5): two real agents that send them to one another.
+//! Copies of sealed volumes on other nodes (E2, E5), and the one claim for all of them (E3): two real agents that send them to one
+//! another.
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::{Node, PersistentVolume};
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kube::{ResourceExt, core::ObjectList};
 use reservoir::api::condition::{self, COPIED, READY, RETIRING, SEALED};
 use reservoir::api::{
     CopiesStatus, LABEL_COPY_OF, NodeDisk, SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim,
 };
+use reservoir::csi::proto::csi::NodeGetVolumeStatsRequest;
 use serde_json::{Value, json};
 
 use crate::ask::{self, Ask};
@@ -171,6 +174,209 @@ async fn e2_e5_a_sealed_volume_is_copied_to_selected_nodes() {
     until_gone(&volumes, "data").await;
     assert!(volumes.get_opt(&copy).await.unwrap().is_none(), "the copy went first");
     second.nothing_left().await;
+}
+
+/// Two nodes with agents that copy, sealed volume `data` on the first one, its copy on the second one, and the claim `r` to `data`.
+async fn copied() -> (Cluster, Agent, Agent, String, VolumeClaim) {
+    let (cluster, first, second) = filled(4).await;
+    cluster.apply_text(reserve_on_second()).await;
+    cluster.label_node("n2", "pool", "gpu").await;
+    set(&cluster, "data", json!({"sealed": true})).await.unwrap();
+    until_said(&cluster, "data", SEALED, "Sealed").await;
+    // Bound before anybody asked for copies.
+    cluster.apply_text(&claim("r", "data", "mode: ReadOnly")).await;
+    let claims: Api<VolumeClaim> = cluster.within("team");
+    until_reason(&claims, "r", "Bound").await;
+    set(&cluster, "data", json!({"copies": {"nodeSelector": {"pool": "gpu"}}})).await.unwrap();
+    until_said(&cluster, "data", COPIED, "Copied").await;
+    let (copy, bound) = (until_copied(&cluster).await, claims.get("r").await.unwrap());
+    (cluster, first, second, copy, bound)
+}
+
+/// Waits for the value of the label of volume `data` on a node.
+async fn until_label(cluster: &Cluster, node: &str, value: Option<&str>) {
+    let uid = cluster.all::<SharedPersistentVolume>().get("data").await.unwrap().uid().unwrap();
+    let key = format!("copies.reservoir.dev/{uid}");
+    until(&format!("{value:?} on {node}"), || async {
+        let node = cluster.all::<Node>().get(node).await.unwrap();
+        (node.labels().get(&key).map(String::as_str) == value).then_some(())
+    })
+    .await;
+}
+
+/// M3, S7, X1, X2. One claim, pods on both nodes, the guard, and a copy that leaves under its pod.
+#[tokio::test(flavor = "multi_thread")]
+async fn e3_e5_pods_of_one_claim_read_the_copy_of_their_node() {
+    let (cluster, first, second, copy, bound) = copied().await;
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    let (data_uid, copy_uid) =
+        (volumes.get("data").await.unwrap().uid().unwrap(), volumes.get(&copy).await.unwrap().uid().unwrap());
+    until_label(&cluster, "n2", Some("ready")).await;
+    until_label(&cluster, "n1", None).await;
+    let name = bound.status.as_ref().unwrap().persistent_volume.clone().unwrap();
+    let pv = cluster.all::<PersistentVolume>().get(&name).await.unwrap();
+    let terms = serde_json::to_value(pv.spec.unwrap().node_affinity.unwrap().required.unwrap()).unwrap();
+    assert_eq!(
+        terms["nodeSelectorTerms"][1]["matchExpressions"],
+        json!([{"key": format!("copies.reservoir.dev/{data_uid}"), "operator": "In", "values": ["ready"]}])
+    );
+
+    let here = cluster.pod_on(Some("n1"), "team", "here", &["r"]).await;
+    let there = cluster.pod_on(Some("n2"), "team", "there", &["r"]).await;
+    let original = first.publish(&cluster, &bound, &here, true).await.unwrap();
+    let target = second.publish(&cluster, &bound, &there, true).await.unwrap();
+    for target in [&original, &target] {
+        assert_eq!(std::fs::read(target.join("weights")).unwrap(), content(4));
+        let refused = std::fs::write(target.join("never"), "").unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    }
+    assert_eq!(second.backings(), [copy_uid.clone()]);
+    second.publish(&cluster, &bound, &there, true).await.unwrap();
+    let usage = NodeGetVolumeStatsRequest {
+        volume_id: format!("{data_uid}.{}", bound.uid().unwrap()),
+        volume_path: target.display().to_string(),
+        ..Default::default()
+    };
+    assert!(!second.csi().await.node_get_volume_stats(usage).await.unwrap().into_inner().usage.is_empty());
+
+    // The pods are users of the data set, and the one there of the copy, too.
+    let users = async |name: &str, count: u32| {
+        until(&format!("{count} users of {name}"), || async {
+            let status = status(&cluster, name).await;
+            (status.user_count == count)
+                .then(|| status.users.iter().map(ToString::to_string).collect::<Vec<_>>())
+        })
+        .await
+    };
+    assert_eq!(users(&copy, 1).await, ["team/there"]);
+    assert_eq!(users("data", 2).await, ["team/here", "team/there"]);
+    let refused =
+        async |name: &str| volumes.delete(name, &DeleteParams::default()).await.unwrap_err().to_string();
+    let said = refused("data").await;
+    assert!(
+        said.contains("volume data is in use by 2 pods: team/here, team/there; nothing was changed"),
+        "{said}"
+    );
+    let said = refused(&copy).await;
+    assert!(
+        said.contains(&format!("volume {copy} is in use by 1 pod: team/there; nothing was changed")),
+        "{said}"
+    );
+
+    // The node is not selected any more: no new pod, and the one there goes on.
+    cluster.label_node("n2", "pool", "cpu").await;
+    until_label(&cluster, "n2", None).await;
+    let message = until_said(&cluster, &copy, RETIRING, "Retiring").await;
+    assert!(message.contains("pod team/there has ended"), "{message}");
+    assert_eq!(std::fs::read(target.join("weights")).unwrap(), content(4));
+    second.unpublish(&bound, &there).await.unwrap();
+    cluster.end_pod("team", "there").await;
+    until_gone(&volumes, &copy).await;
+    second.nothing_left().await;
+
+    // A pod that was placed before the label went.
+    let late = cluster.pod_on(Some("n2"), "team", "late", &["r"]).await;
+    let said = second.publish(&cluster, &bound, &late, true).await.unwrap_err().message().to_owned();
+    assert!(
+        said.contains("volume data is on node n1, and no complete copy of it is on this node now"),
+        "{said}"
+    );
+    cluster.label_node("n2", "pool", "gpu").await;
+    until_label(&cluster, "n2", Some("ready")).await;
+    let target = second.publish(&cluster, &bound, &late, true).await.unwrap();
+    assert_eq!(std::fs::read(target.join("weights")).unwrap(), content(4));
+
+    first.unpublish(&bound, &here).await.unwrap();
+    second.unpublish(&bound, &late).await.unwrap();
+    for pod in ["here", "late"] {
+        cluster.end_pod("team", pod).await;
+    }
+    let claims: Api<VolumeClaim> = cluster.within("team");
+    claims.delete("r", &DeleteParams::default()).await.unwrap();
+    until_gone(&claims, "r").await;
+    users("data", 0).await;
+    until("nobody uses the copy", || async {
+        status(&cluster, "data").await.copies.filter(|copies| copies.used == 0).map(drop)
+    })
+    .await;
+    volumes.delete("data", &DeleteParams::default()).await.unwrap();
+    until_gone(&volumes, "data").await;
+    let labels = cluster.all::<Node>().get("n2").await.unwrap().labels().clone();
+    assert!(!labels.keys().any(|key| key.starts_with("copies.reservoir.dev/")), "{labels:?}");
+}
+
+/// D4, X2. A node that is lost loses the label, also that of the original; its pods come back on the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn e3_pods_leave_out_nodes_that_are_lost() {
+    let (cluster, _first, second, copy, bound) = copied().await;
+    until_label(&cluster, "n2", Some("ready")).await;
+    cluster.node("n2", false).await;
+    until_label(&cluster, "n2", None).await;
+    cluster.node("n2", true).await;
+    until_label(&cluster, "n2", Some("ready")).await;
+    cluster.node("n1", false).await;
+    until_label(&cluster, "n1", Some("away")).await;
+    let moved = cluster.pod_on(Some("n2"), "team", "moved", &["r"]).await;
+    let target = second.publish(&cluster, &bound, &moved, true).await.unwrap();
+    assert_eq!(std::fs::read(target.join("weights")).unwrap(), content(4));
+    cluster.node("n1", true).await;
+    until_label(&cluster, "n1", None).await;
+
+    // A pod that nobody has counted yet wins against a DELETE (X2).
+    cluster.kill_controller().await;
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    let none = json!({"status": {"userCount": 0, "users": null}});
+    volumes.patch_status(&copy, &PatchParams::default(), &Patch::Merge(&none)).await.unwrap();
+    volumes.delete(&copy, &DeleteParams::default()).await.unwrap();
+    cluster.start_controller().await;
+    let message = until_said(&cluster, &copy, READY, "Destroying").await;
+    assert!(message.contains("it waits for pod team/moved to end"), "{message}");
+    until_label(&cluster, "n2", None).await;
+    assert_eq!(std::fs::read(target.join("weights")).unwrap(), content(4));
+    second.unpublish(&bound, &moved).await.unwrap();
+    cluster.end_pod("team", "moved").await;
+    // It is wanted, so it is made anew.
+    let before = volumes.get(&copy).await.unwrap().uid();
+    until("another copy", || async {
+        volumes.get_opt(&copy).await.unwrap().filter(|now| now.uid() != before)
+    })
+    .await;
+    until_label(&cluster, "n2", Some("ready")).await;
+}
+
+/// A7: a node that labels itself would get pods, with their secrets.
+#[tokio::test(flavor = "multi_thread")]
+async fn a7_nobody_but_the_controller_labels_nodes_as_copies() {
+    let cluster = Cluster::start().await;
+    cluster.kill_controller().await;
+    cluster.node("n1", true).await;
+    let nodes: Api<Node> = cluster.all();
+    let uid = "0f3c8a52-6d1e-4b7a-9c55-2e8d4f6a1b03";
+    let key = format!("copies.reservoir.dev/{uid}");
+    let says = |key: &str, value: Value| Patch::Merge(json!({"metadata": {"labels": {key: value}}}));
+    let default = PatchParams::default();
+    for (key, value) in [(&*key, "ready"), ("copies.reservoir.dev/other", "no")] {
+        let said = nodes.patch("n1", &default, &says(key, json!(value))).await.unwrap_err().to_string();
+        assert!(
+            said.contains("the labels copies.reservoir.dev/* of node n1 are written by Reservoir alone"),
+            "{said}"
+        );
+        // A kubelet writes labels with its status, too.
+        let said =
+            nodes.patch_status("n1", &default, &says(key, json!(value))).await.unwrap_err().to_string();
+        assert!(said.contains("are written by Reservoir alone"), "{said}");
+    }
+    let other = says("topology.reservoir.dev/node", json!("n2"));
+    for said in [nodes.patch("n1", &default, &other).await, nodes.patch_status("n1", &default, &other).await]
+    {
+        assert!(said.unwrap_err().to_string().contains("says n2, another node"));
+    }
+    let controller =
+        kube::Config::from_custom_kubeconfig(cluster.controller_kubeconfig(), &Default::default()).await;
+    let controller: Api<Node> = Api::all(kube::Client::try_from(controller.unwrap()).unwrap());
+    controller.patch("n1", &default, &says(&key, json!("ready"))).await.unwrap();
+    cluster.label_node("n1", "pool", "gpu").await;
+    nodes.patch("n1", &default, &says(&key, Value::Null)).await.unwrap();
 }
 
 /// M5, L1. The agent that receives is killed in the middle, then the one that sends starts anew, with another key and port.

@@ -123,6 +123,7 @@ impl Place {
             .args(&within[1..])
             .args(["setpriv", "--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_reservoir"), "agent"])
             .args(["--node-name", node, "--measure-seconds", "2", "--metrics-bind-address", "127.0.0.1:0"])
+            .args(["--copies-port", "0", "--copies-host", "127.0.0.1"])
             .arg("--config")
             .arg(home.join("agent.yaml"))
             .arg("--kubelet-dir")
@@ -255,6 +256,7 @@ pages! {
     replace_a_disk: "docs/how-to/replace-a-disk.md",
     replace_a_node: "docs/how-to/replace-a-node.md",
     restore_a_namespace: "docs/how-to/restore-a-namespace.md",
+    serve_from_every_node: "docs/how-to/serve-from-every-node.md",
     share_a_data_set: "docs/how-to/share-a-data-set.md",
     undo_a_delete: "docs/how-to/undo-a-delete.md",
     uninstall: "docs/how-to/uninstall.md",

@@ -454,8 +454,7 @@ async fn f7_a_pod_fits_on_a_node_that_could_be_added() {
 #[tokio::test(flavor = "multi_thread")]
 async fn f7_the_taint_of_a_fresh_node_goes_with_its_agent() {
     let cluster = Cluster::bare(ApiOptions { controller_manager: false, audit: false }).await;
-    let file =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/reservoir/files/admission-startup-taint.yaml");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/reservoir/files/admission-nodes.yaml");
     let policy = std::fs::read_to_string(file).unwrap().replace("CONTROLLER_USER", CONTROLLER_USER);
     cluster.apply_text(&policy).await;
     cluster.node("n1", true).await;
@@ -470,18 +469,25 @@ async fn f7_the_taint_of_a_fresh_node_goes_with_its_agent() {
         json!({"spec": {"unschedulable": true}}),
         json!({"spec": {"taints": [{"key": TAINT, "effect": "NoSchedule"}]}}),
         json!({"spec": {"taints": null}}),
+        json!({"metadata": {"labels": {"copies.reservoir.dev/0f3c8a52-6d1e-4b7a-9c55-2e8d4f6a1b03": "no"}}}),
+        json!({"metadata": {"labels": {"copies.reservoir.dev/x": "ready"}}}),
     ] {
         until(&format!("{wrong} is refused"), || async {
             let dry = PatchParams { dry_run: true, ..Default::default() };
             let refused = controller.patch("n1", &dry, &Patch::Merge(&wrong)).await.err()?.to_string();
-            refused.contains("may change nothing of node n1 but its taint").then_some(())
+            let words =
+                ["may change nothing of node n1 but its taint", "writes no other labels to node n1 than"];
+            words.iter().any(|words| refused.contains(words)).then_some(())
         })
         .await;
     }
 
-    let right = Patch::Merge(json!({"spec": {"taints": [{"key": "other", "effect": "NoExecute"}]}}));
-    let dry = PatchParams { dry_run: true, ..Default::default() };
-    controller.patch("n1", &dry, &right).await.unwrap();
+    let right = json!({"spec": {"taints": [{"key": "other", "effect": "NoExecute"}]}});
+    let label = json!({"metadata": {"labels": {"copies.reservoir.dev/0f3c8a52-6d1e-4b7a-9c55-2e8d4f6a1b03": "ready"}}});
+    for right in [right, label] {
+        let dry = PatchParams { dry_run: true, ..Default::default() };
+        controller.patch("n1", &dry, &Patch::Merge(&right)).await.unwrap();
+    }
 
     cluster.start_controller_with(Some("component=agent")).await;
     let _agent = Agent::start(&cluster, "n1", "128Mi").await;

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use reservoir::host::{
-    Asked, Content, ErasePolicy, Error, FsType, Host, Pace, Result, SealedFiles, Sent, Source, VolumeSpec,
-    VolumeUid,
+    Asked, Content, ErasePolicy, Error, FsType, Host, Pace, Publish, Result, SealedFiles, Sent, Source,
+    VolumeSpec, VolumeUid,
 };
 use reservoir::transfer::{Asker, Authorise, Identity, Peer, Remote, Servings, serve};
 
@@ -288,6 +288,57 @@ fn e2_the_copy_is_read_again_before_it_is_sealed() {
         // The next attempt may write again, and finds the same.
         assert_error!(copy(&host, &uid(2), &content.digest, &mut source), Error::Differs(_));
         host.fence(&uid(2)).unwrap();
+        host.erase(&uid(2), ErasePolicy::Discard).unwrap();
+    });
+}
+
+/// S7, S10, M6. The claim is that of the original, which is on another node.
+#[test]
+fn e3_a_pod_reads_a_complete_copy_and_nothing_else() {
+    on_a_node(|node| {
+        let host = node.host();
+        let content = sealed(node, &host, &ext4(1));
+        host.fence(&uid(1)).unwrap();
+        empty(&host, "d", &ext4(2));
+        let of = |digest: &str, pod: &str| Publish {
+            digest: Some(digest.to_owned()),
+            ..node.request(&uid(2), pod, 0, true)
+        };
+        assert_error!(host.publish(&of(&content.digest, "p")), Error::NotReady(_));
+        host.unfence(&uid(1)).unwrap();
+        let mut half = Faulty::of(&host, &uid(1)).opened(|asked, sent| match asked {
+            Asked::File { path: "model/again", .. } => Err(Error::Source("gone".to_owned())),
+            _ => Ok(sent),
+        });
+        assert_error!(copy(&host, &uid(2), &content.digest, &mut half), Error::Source(_));
+        // Whatever a late agent, or an object that was restored, says of it.
+        assert_error!(host.publish(&of(&content.digest, "p")), Error::NotReady(_));
+        assert!(!node.target("p", 0).exists() && node.mounts().is_empty());
+        let mut source = host.open_sealed(&uid(1)).unwrap();
+        copy(&host, &uid(2), &content.digest, &mut source).unwrap();
+        drop(source);
+
+        assert_error!(host.publish(&of("blake3:00", "p")), Error::NotReady(_));
+        let writer = Publish { read_only: false, ..of(&content.digest, "p") };
+        assert_error!(host.publish(&writer), Error::Sealed(_));
+        for _ in 0..2 {
+            host.publish(&of(&content.digest, "p")).unwrap();
+        }
+        let target = node.target("p", 0);
+        assert_eq!(host.refuses_writes(&uid(2)), Ok(true), "the file system itself");
+        let refused = std::fs::write(target.join("never"), "").unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        let used = host.usage_at(&uid(7), "claim", &target).unwrap();
+        assert!(used.used_bytes > 0);
+        assert_error!(host.usage_at(&uid(7), "another", &target), Error::NotFound(_));
+
+        // A fence keeps new pods out, and the present one keeps its copy.
+        let fenced = host.fence(&uid(2)).unwrap();
+        assert!(fenced.in_use && fenced.users.len() == 1, "{fenced:?}");
+        assert_error!(host.publish(&of(&content.digest, "q")), Error::Fenced(_));
+        assert_error!(host.erase(&uid(2), ErasePolicy::Discard), Error::InUse { .. });
+        assert!(std::fs::read(target.join("weights")).is_ok());
+        host.unpublish_likely(&target, Some(&uid(7))).unwrap();
         host.erase(&uid(2), ErasePolicy::Discard).unwrap();
     });
 }

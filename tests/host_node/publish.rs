@@ -369,9 +369,9 @@ fn m6_usage_is_the_volumes_own() {
             let used = host.usage(&spec.uid).unwrap();
             assert!(used.used_bytes >= idle.used_bytes + (4 << 20), "{idle:?} {used:?}");
             assert_eq!(used.used_inodes, idle.used_inodes + 1);
-            assert_eq!(host.usage_at(&spec.uid, &node.target("p", 0)).unwrap(), used);
+            assert_eq!(host.usage_at(&spec.uid, "claim", &node.target("p", 0)).unwrap(), used);
             for elsewhere in [node.target("q", 0), node.dir().to_owned()] {
-                assert_error!(host.usage_at(&spec.uid, &elsewhere), Error::NotFound(_));
+                assert_error!(host.usage_at(&spec.uid, "claim", &elsewhere), Error::NotFound(_));
             }
             host.unpublish(&node.target("p", 0)).unwrap();
         }

@@ -329,6 +329,7 @@ impl Node {
     pub fn request(&self, uid: &VolumeUid, pod: &str, i: u32, read_only: bool) -> Publish {
         Publish {
             uid: uid.clone(),
+            digest: None,
             target: self.target(pod, i),
             read_only,
             pod: Pod { uid: format!("uid-of-{pod}"), namespace: "team".to_owned(), name: pod.to_owned() },

@@ -189,6 +189,7 @@ impl World {
             namespace: "reservoir-system".into(),
             replaces_pods: true,
             untaints_nodes: self.setup.has_agent_pods,
+            labels_nodes: true,
             concurrency: 8,
             agents: self.setup.has_agent_pods.then(|| "app=agent".to_owned()),
             look_again: controller::LOOK_AGAIN,

@@ -7,12 +7,13 @@ use super::events::last_event;
 use super::report::Report;
 use super::space::space_step;
 use super::target::Target;
-use crate::api::{DiskReservation, NodeDisk, Role, Size};
+use crate::api::{DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size};
 use crate::cluster;
 use crate::plan::candidate::{is_cordoned, is_ready};
 use crate::plan::enlarge::new_name;
+use crate::plan::node_labels::serves_new_pods;
 use crate::plan::pvc_provisioner::class;
-use crate::plan::{advice, holder, startup_taint};
+use crate::plan::{advice, holder, names, startup_taint};
 use crate::plugin::kind::{DISK, PVC, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 use crate::plugin::taints;
@@ -26,7 +27,13 @@ pub(super) const VOLUME_NODE: &str = "VolumeNode";
 /// The report of a pod that cannot run on the node of its volume. `message` is that of the scheduler.
 pub(super) fn report(snapshot: &Snapshot, target: &Target, pod: &Pod, message: &str) -> Option<Report> {
     let place = other_node(snapshot, pod)?;
-    let on = format!("its volume {} is on node {}", place.volume, place.node);
+    let on = match &*place.copies_on {
+        [] => format!("its volume {} is on node {}", place.volume, place.node),
+        nodes => {
+            let nodes = names(nodes, nodes.len());
+            format!("its volume {} is on node {}, and has complete copies on {nodes}", place.volume, place.node)
+        }
+    };
     let taint = place
         .taint
         .as_ref()
@@ -59,6 +66,10 @@ struct Place<'a> {
     other: Option<(String, String)>,
     /// The other node that the pod's spec asks for.
     asked: Option<String>,
+    /// The nodes with a complete copy of the volume (E3).
+    copies_on: Vec<String>,
+    /// True if the volume is to have copies.
+    has_copies: bool,
     /// True if the node is cordoned.
     is_cordoned: bool,
     /// The first taint of the node that the pod does not tolerate.
@@ -80,18 +91,19 @@ fn other_node<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<Place<'a>> {
     let claims = cluster::claims_of(pod);
     let volumes: Vec<_> =
         claims.iter().filter_map(|(namespace, name)| placed(snapshot, namespace, name)).collect();
-    volumes.iter().find_map(|Placed { volume, node, disk }| {
-        let asked = asked.filter(|asked| *asked != node).cloned();
-        let other = volumes.iter().find(|other| other.node != *node);
+    volumes.iter().find_map(|placed| {
+        let Placed { volume, node, disk, copies_on, has_copies } = placed;
+        let asked = asked.filter(|asked| !placed.is_on(asked)).cloned();
+        let other = volumes.iter().find(|other| !placed.nodes().any(|node| other.is_on(node)));
         let other = other.map(|other| (other.volume.clone(), other.node.clone()));
         let is_on_it = |of: &&NodeDisk| disk.is_some() && of.metadata.name == *disk;
         // A caller without the right to see disks has the scheduler's words.
         let is_cordoned = match snapshot.disks.iter().find(is_on_it) {
-            Some(disk) => unscheduled.is_some() && is_cordoned(disk),
+            Some(disk) => unscheduled.is_some() && is_cordoned(disk) && copies_on.is_empty(),
             None => by_volume && says("were unschedulable"),
         };
         let found = snapshot.nodes.iter().find(|of| of.metadata.name.as_ref() == Some(node));
-        let taint = found.filter(|_| unscheduled.is_some()).and_then(|node| {
+        let taint = found.filter(|_| unscheduled.is_some() && copies_on.is_empty()).and_then(|node| {
             taints::of(node).find(|taint| !taints::is_tolerated(taint, spec.tolerations.as_ref()))
         });
         let place = || Place {
@@ -99,6 +111,8 @@ fn other_node<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<Place<'a>> {
             node: node.clone(),
             other: other.clone(),
             asked: asked.clone(),
+            copies_on: copies_on.clone(),
+            has_copies: *has_copies,
             is_cordoned,
             taint,
         };
@@ -111,6 +125,21 @@ struct Placed {
     volume: String,
     node: String,
     disk: Option<String>,
+    /// See [`Place::copies_on`].
+    copies_on: Vec<String>,
+    /// See [`Place::has_copies`].
+    has_copies: bool,
+}
+
+impl Placed {
+    /// The nodes on which a pod can use the volume.
+    fn nodes(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.node).chain(&self.copies_on)
+    }
+
+    fn is_on(&self, node: &str) -> bool {
+        self.nodes().any(|own| own == node)
+    }
 }
 
 /// The place of a claim's volume. Its claim shows volume and node to callers without the right to see volumes.
@@ -118,12 +147,19 @@ fn placed(snapshot: &Snapshot, namespace: &str, name: &str) -> Option<Placed> {
     if let Some(volume) = snapshot.volume_of(namespace, name) {
         let status = volume.status.as_ref()?;
         let (node, disk) = (status.node_name.clone()?, status.node_disk.clone());
-        return Some(Placed { volume: volume.name_any(), node, disk });
+        let is_copy = |copy: &&SharedPersistentVolume| {
+            let of = copy.spec.copy_of.as_ref();
+            of.is_some_and(|of| Some(&of.uid) == volume.metadata.uid.as_ref()) && serves_new_pods(copy)
+        };
+        let copies = snapshot.volumes.iter().filter(is_copy);
+        let copies_on = copies.filter_map(|copy| copy.status.as_ref()?.node_name.clone()).collect();
+        let has_copies = volume.spec.copies.is_some();
+        return Some(Placed { volume: volume.name_any(), node, disk, copies_on, has_copies });
     }
     let status =
         snapshot.claim(Some(namespace), name).filter(|_| !snapshot.sees(&VOLUME))?.status.as_ref()?;
     let (volume, node) = (status.volume.as_ref()?.name.clone(), status.node_name.clone()?);
-    Some(Placed { volume, node, disk: None })
+    Some(Placed { volume, node, disk: None, copies_on: vec![], has_copies: false })
 }
 
 /// The PersistentVolumeClaims of the pod without a volume that may be Reservoir's.
@@ -260,6 +296,8 @@ pub(super) fn other_node_step(snapshot: &Snapshot, target: &Target) -> String {
     let pod = target.find_pod(snapshot);
     match pod.and_then(|pod| other_node(snapshot, pod)) {
         Some(Place { node, other: Some(_), .. }) => advice::gather_volumes(namespace, node),
+        // The pod starts where it is to, once there is a copy.
+        Some(Place { volume, asked: Some(_), has_copies: true, .. }) => advice::ask_why(format!("spv/{volume}")),
         Some(Place { node, asked: Some(_), .. }) => match pod.and_then(daemon_set_of) {
             Some(of) => advice::pin_daemon_set(of, namespace, node),
             None => advice::leave_other_node(&target.name, namespace, node),

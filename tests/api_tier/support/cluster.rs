@@ -152,6 +152,7 @@ impl Cluster {
             namespace: "default".into(),
             replaces_pods: true,
             untaints_nodes: true,
+            labels_nodes: true,
             concurrency: 8,
             agents: agents.map(str::to_owned),
             look_again: self.look_again,
@@ -223,6 +224,11 @@ impl Cluster {
 
     /// A pod that names the claims. Nobody runs the pod, so it stays Pending until the test changes that.
     pub async fn pod(&self, namespace: &str, name: &str, claims: &[&str]) -> Pod {
+        self.pod_on(None, namespace, name, claims).await
+    }
+
+    /// The same, on a node.
+    pub async fn pod_on(&self, node: Option<&str>, namespace: &str, name: &str, claims: &[&str]) -> Pod {
         let mut volumes = Vec::new();
         for (i, claim) in claims.iter().enumerate() {
             let mut source = json!({"claimName": claim});
@@ -233,7 +239,7 @@ impl Cluster {
             volumes.push(json!({"name": format!("v{i}"), "persistentVolumeClaim": source}));
         }
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace},
-            "spec": {"containers": [{"name": "c", "image": "none"}], "volumes": volumes,
+            "spec": {"containers": [{"name": "c", "image": "none"}], "volumes": volumes, "nodeName": node,
                 "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0}});
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         until("the default service account", || async {

@@ -152,6 +152,7 @@ pub(super) fn permit(volume: Option<&Volume>, shared: bool, user: usize) -> Opti
         several_pods: true,
         fs_type: "",
         mount_options: &[],
+        has_copy: false,
     };
     authorise(object.as_ref(), request).ok()
 }

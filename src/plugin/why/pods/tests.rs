@@ -155,6 +155,33 @@ fn t4_f1_why_knows_the_node_of_a_daemon_sets_pod() {
     );
 }
 
+/// T4: a pod for a node without a copy waits for the copy, and one for a node with a copy for something else.
+#[test]
+fn e3_why_knows_the_copies_of_a_pods_volume() {
+    let mut pod: Pod = pod_of("data", "Pending");
+    pod.spec.as_mut().unwrap().node_selector = from(json!({"kubernetes.io/hostname": "n2"}));
+    let mut snapshot = on_volume(pod);
+    let mut copy = ready_volume("v-2", "eng", true);
+    copy.spec.copy_of =
+        Some(crate::api::CopyOf { uid: "uid-v".into(), digest: "blake3:00".into(), ..Default::default() });
+    copy.status.as_mut().unwrap().node_name = Some("n2".into());
+    snapshot.volumes[0].spec.copies = Some(Default::default());
+    snapshot.volumes.push(copy);
+    let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(
+        said.contains("its volume v is on node n1, and the pod asks for node n2"),
+        "it is filled: {said}"
+    );
+    assert!(said.contains("next: kubectl reservoir why spv/v\n"), "{said}");
+    snapshot.volumes[1].status.as_mut().unwrap().digest = Some("blake3:00".into());
+    let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(!said.contains("is on node n1"), "{said}");
+    snapshot.pods[0].spec.as_mut().unwrap().node_selector = from(json!({"kubernetes.io/hostname": "n3"}));
+    let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    let why = "its volume v is on node n1, and has complete copies on n2, and the pod asks for node n3";
+    assert!(said.contains(why), "{said}");
+}
+
 /// T4: nobody can make the PersistentVolumeClaim of an ephemeral volume but Kubernetes, whose words are quoted.
 #[test]
 fn t4_why_quotes_who_refuses_an_ephemeral_volume() {
