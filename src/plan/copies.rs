@@ -19,7 +19,8 @@ use crate::api::{
     SharedPersistentVolumeStatus, Transfer, UidRef, stable_hash,
 };
 
-use super::{candidate, create, node_labels, refs, selects};
+use super::node_labels::{self, is_complete};
+use super::{candidate, create, refs, selects};
 
 /// The most copies that are filled from one volume at once. Twenty nodes are filled in three rounds.
 const SENT_AT_ONCE: usize = 2;
@@ -67,12 +68,6 @@ pub struct Family {
 pub fn node_of(copy: &SharedPersistentVolume) -> Option<&str> {
     let placed = copy.status.as_ref().and_then(|status| status.node_name.as_deref());
     placed.or(copy.spec.copy_of.as_ref().map(|of| of.node.as_str()))
-}
-
-/// True for a copy with the content of its original.
-pub fn is_complete(copy: &SharedPersistentVolume) -> bool {
-    let has = copy.status.as_ref().and_then(|status| status.digest.as_ref());
-    has.is_some() && has == copy.spec.copy_of.as_ref().map(|of| &of.digest)
 }
 
 /// The condition `Ready` of a copy that has not the content of its original; `None`: it has it, or is no copy.

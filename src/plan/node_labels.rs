@@ -14,8 +14,6 @@ use kube::ResourceExt;
 use crate::api::SharedPersistentVolume;
 use crate::api::condition::{self, READY as IS_READY};
 
-use super::copies::is_complete;
-
 /// The prefix of the labels.
 pub const PREFIX: &str = "copies.reservoir.dev/";
 /// The value on a node with a complete copy.
@@ -53,6 +51,12 @@ impl DataSet {
         let is_away = is_here(&self.original) && !is_ready(&self.original) && !ready.is_empty();
         is_away.then_some(AWAY)
     }
+}
+
+/// True for a copy with the content of its original.
+pub fn is_complete(copy: &SharedPersistentVolume) -> bool {
+    let has = copy.status.as_ref().and_then(|status| status.digest.as_ref());
+    has.is_some() && has == copy.spec.copy_of.as_ref().map(|of| &of.digest)
 }
 
 /// True for a complete copy that can be used, and that nobody is about to take away: a copy that ends loses its label first.
