@@ -109,6 +109,7 @@ fn host(dir: &Path) -> Host {
 /// A request to publish the volume for writing, at a target in [`host`]'s directory with the pod's name.
 fn publish(dir: &Path, volume: &VolumeSpec, pod: &str) -> Publish {
     Publish {
+        digest: None,
         uid: volume.uid.clone(),
         target: dir.join("kubelet").join(pod),
         read_only: false,
