@@ -381,6 +381,7 @@ impl Agent {
         let read = tokio::time::timeout(Duration::from_secs(30), cluster::get(&api, name)).await;
         let volume = read.map_err(|late| late.to_string())?.map_err(|error| error.to_string())?;
         let request = Request {
+            has_copy: false,
             volume: name,
             volume_uid,
             claim_uid,
