@@ -230,7 +230,7 @@ async fn e3_e5_pods_of_one_claim_read_the_copy_of_their_node() {
         let refused = std::fs::write(target.join("never"), "").unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
     }
-    assert_eq!(second.backings(), [copy_uid.clone()]);
+    assert_eq!(second.backings(), [copy_uid]);
     second.publish(&cluster, &bound, &there, true).await.unwrap();
     let usage = NodeGetVolumeStatsRequest {
         volume_id: format!("{data_uid}.{}", bound.uid().unwrap()),
