@@ -31,7 +31,10 @@ pub(super) fn report(snapshot: &Snapshot, target: &Target, pod: &Pod, message: &
         [] => format!("its volume {} is on node {}", place.volume, place.node),
         nodes => {
             let nodes = names(nodes, nodes.len());
-            format!("its volume {} is on node {}, and has complete copies on {nodes}", place.volume, place.node)
+            format!(
+                "its volume {} is on node {}, and has complete copies on {nodes}",
+                place.volume, place.node
+            )
         }
     };
     let taint = place
@@ -297,7 +300,9 @@ pub(super) fn other_node_step(snapshot: &Snapshot, target: &Target) -> String {
     match pod.and_then(|pod| other_node(snapshot, pod)) {
         Some(Place { node, other: Some(_), .. }) => advice::gather_volumes(namespace, node),
         // The pod starts where it is to, once there is a copy.
-        Some(Place { volume, asked: Some(_), has_copies: true, .. }) => advice::ask_why(format!("spv/{volume}")),
+        Some(Place { volume, asked: Some(_), has_copies: true, .. }) => {
+            advice::ask_why(format!("spv/{volume}"))
+        }
         Some(Place { node, asked: Some(_), .. }) => match pod.and_then(daemon_set_of) {
             Some(of) => advice::pin_daemon_set(of, namespace, node),
             None => advice::leave_other_node(&target.name, namespace, node),
