@@ -1,9 +1,11 @@
 //! Hostile bytes for the parsers of what others write: kept inputs, and mutations of them.
 //!
-//! An input whose answer is a new one is mutated further. `cargo test` runs a few thousand of each, `make fuzz` as many as
-//! `EXECUTIONS` says. An input that fails is written to tests/fuzz, and is the first one from then on.
+//! An input whose answer is a new one is mutated further. A shorter one with the same answer takes its place, so that inputs stay
+//! short. `cargo test` runs a few thousand of each, `make fuzz` as many as `EXECUTIONS` says. An input that fails is written to
+//! tests/fuzz, and is the first one from then on.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -48,8 +50,7 @@ pub fn fuzz<A: Hash>(name: &str, seeds: &[&[u8]], parse: impl Fn(&[u8]) -> A) {
     let executions = std::env::var("EXECUTIONS").ok().and_then(|all| all.parse().ok()).unwrap_or(3_000_u64);
     let mut random =
         fastrand::Rng::with_seed(std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1));
-    let mut answers = HashSet::new();
-    let mut is_new = |input: &[u8]| {
+    let answer_to = |input: &[u8]| {
         let answer = catch_unwind(AssertUnwindSafe(|| parse(input))).unwrap_or_else(|_| {
             let mut hasher = DefaultHasher::new();
             input.hash(&mut hasher);
@@ -59,14 +60,14 @@ pub fn fuzz<A: Hash>(name: &str, seeds: &[&[u8]], parse: impl Fn(&[u8]) -> A) {
         });
         let mut hasher = DefaultHasher::new();
         answer.hash(&mut hasher);
-        answers.insert(hasher.finish())
+        hasher.finish()
     };
     let files = std::fs::read_dir(kept(name)).into_iter().flatten().flatten();
     let mut inputs: Vec<Vec<u8>> = files.map(|file| std::fs::read(file.path()).expect("a file")).collect();
     inputs.extend(seeds.iter().map(|seed| seed.to_vec()));
-    for input in &inputs {
-        is_new(input);
-    }
+    // The input to each answer that a shorter one may replace.
+    let mut answers: HashMap<u64, Option<usize>> =
+        inputs.iter().map(|input| (answer_to(input), None)).collect();
     for _ in 0..executions {
         let mut input = inputs[random.usize(..inputs.len())].clone();
         for _ in 0..random.u32(1..4) {
@@ -74,8 +75,17 @@ pub fn fuzz<A: Hash>(name: &str, seeds: &[&[u8]], parse: impl Fn(&[u8]) -> A) {
             mutate(&mut input, other, &mut random);
         }
         input.truncate(MOST_BYTES);
-        if is_new(&input) && inputs.len() < MOST {
-            inputs.push(input);
+        match answers.entry(answer_to(&input)) {
+            Entry::Vacant(answer) => {
+                let is_kept = inputs.len() < MOST;
+                answer.insert(is_kept.then_some(inputs.len()));
+                inputs.extend(is_kept.then_some(input));
+            }
+            Entry::Occupied(answer) => {
+                if let Some(longer) = answer.get().filter(|kept| input.len() < inputs[*kept].len()) {
+                    inputs[longer] = input;
+                }
+            }
         }
     }
     println!("{name}: {executions} executions, {} different answers", answers.len());

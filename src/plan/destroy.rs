@@ -23,6 +23,7 @@ use crate::api::{
 };
 
 use super::kept::Left;
+use super::unbind::unbind;
 use super::volume::count_users;
 use super::{birth, debounce, foreign_finalizer, held_by, kept, names, node_lifetime};
 
@@ -157,9 +158,9 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
             }
         }
     }
-    status.claims.retain(|claim| !seen.lost_claims.contains(claim));
-    let listed = status.claims.clone();
-    status.claims.retain(|claim| !seen.over.contains(claim));
+    let mut listed = status.clone();
+    unbind(&mut listed, is_disk_gone(volume, seen), |claim| seen.lost_claims.contains(claim));
+    status.claims.retain(|claim| !seen.lost_claims.contains(claim) && !seen.over.contains(claim));
     status.node_name = seen.moved_to.clone().or(status.node_name);
     let mut status = count_users(status, seen.users.clone());
     let counted = SharedPersistentVolume { status: Some(status.clone()), ..volume.clone() };
@@ -203,8 +204,8 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
         status.phase = VolumePhase::Destroying;
     }
     if destroy.tombstone.is_none() {
-        // S7: until then a pod that outlived its PersistentVolumeClaim may have the volume mounted.
-        status.claims = listed;
+        // S7: until then a pod that outlived its claim may have the volume mounted.
+        status.claims = listed.claims;
         status = count_users(status, seen.users.clone());
     }
     status.destroy = Some(destroy);

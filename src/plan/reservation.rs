@@ -85,7 +85,7 @@ fn reserve(seen: &Seen) -> Step {
     let is_left = |disk: &&NodeDisk| node_lifetime::has_left(disk) && disk.ledger().get(&uid).is_some();
     let left = seen.disks.iter().map(AsRef::as_ref).find(is_left);
     let left = left.filter(|_| !holder::says_node_gone(&seen.reservation));
-    if let Some(why) = left.and_then(|disk| disk_gone(disk, &seen.reservation)) {
+    if let Some(why) = left.and_then(|disk| disk_gone(disk, &seen.reservation, ITSELF)) {
         return report(seen, seen.status(), Err(why));
     }
     match take(seen) {
@@ -138,9 +138,8 @@ fn missing_disk(seen: &Seen, status: &DiskReservationStatus) -> Option<NodeDisk>
 
 /// D7: an empty reservation leaves a disk that has gone with its node, and is placed anew. Its entry is settled after its
 /// status, as that of a reservation that shrinks. Its agent makes a static one anew, should the node come back.
-fn leave(seen: &Seen, mut status: DiskReservationStatus, why: Verdict) -> Step {
-    // Kept data is on the disk as before, and nobody can undo its deletion any more (X8).
-    status.volumes.retain(|entry| entry.kept.is_none());
+fn leave(seen: &Seen, status: DiskReservationStatus, why: Verdict) -> Step {
+    let status = without_kept(status);
     if !status.volumes.is_empty() || !status.refinements.is_empty() {
         return report(seen, status, Err(why));
     }
@@ -150,6 +149,12 @@ fn leave(seen: &Seen, mut status: DiskReservationStatus, why: Verdict) -> Step {
     }
     let DiskReservationStatus { turn, conditions, .. } = status;
     report(seen, DiskReservationStatus { turn, conditions, ..Default::default() }, Err(why))
+}
+
+/// The status without kept data, which is on a disk that has gone as before: nobody can undo its deletion any more (X8).
+fn without_kept(mut status: DiskReservationStatus) -> DiskReservationStatus {
+    status.volumes.retain(|entry| entry.kept.is_none());
+    status
 }
 
 /// R6: growing takes the bytes first and reports afterwards; shrinking reports first and releases afterwards.
@@ -185,8 +190,14 @@ fn resize(seen: &Seen, status: &mut DiskReservationStatus) -> Option<Step> {
 /// A reservation that is being deleted accepts no volumes, so an empty one stays empty after a live read. The entries
 /// go before the finalizer, so that no entry of a deleted reservation stays on the disk. Bytes of a refinement return
 /// to its parent, never to the disk (R4).
+///
+/// D7: the entry of a waiting refinement is settled only after the reservation has said that its disk has gone.
 fn unreserve(seen: &Seen) -> Step {
     let status = seen.status();
+    let left = lost(seen, &status).filter(|why| why.reason == reason::NODE_GONE);
+    if let Some(why) = left.filter(|_| release::reservation_held(&status).is_some()) {
+        return report(seen, without_kept(status), Err(why));
+    }
     if let Some(why) = release::reservation_held(&status) {
         return match missing_disk(seen, &status) {
             Some(_) if !seen.live => Step::ReadLive,
@@ -286,7 +297,9 @@ fn take_from_disk(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskRes
 fn take_from_parent(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskReservationStatus, Lacks> {
     let parent = seen.parent().ok_or_else(|| Lacks::Bytes(no_parent(name)))?;
     let in_parent = parent.status.clone().unwrap_or_default();
-    if let Some(why) = seen.disk(in_parent.node_disk.as_deref()).and_then(|disk| disk_gone(disk, parent)) {
+    let who = format!("DiskReservation {name}, which it is to be carved out of,");
+    let on = seen.disk(in_parent.node_disk.as_deref());
+    if let Some(why) = on.and_then(|disk| disk_gone(disk, parent, &who)) {
         return Err(Lacks::Bytes(why));
     }
     let wanted = parent.at_most(&*seen.reservation, entry.size.bytes_or_zero());
@@ -382,6 +395,7 @@ fn below_used(status: &DiskReservationStatus, wanted: u64) -> Option<Verdict> {
 fn lost(seen: &Seen, status: &DiskReservationStatus) -> Option<Verdict> {
     let disk = seen.disk(status.node_disk.as_deref());
     match (&status.parent, &status.node_disk, disk) {
+        (.., Some(disk)) if node_lifetime::has_left(disk) => disk_gone(disk, &seen.reservation, ITSELF),
         (Some(parent), ..) if seen.parent().is_none() => Some(Verdict::no(
             reason::NO_PARENT,
             format!(
@@ -393,16 +407,20 @@ fn lost(seen: &Seen, status: &DiskReservationStatus) -> Option<Verdict> {
             reason::NO_SUCH_DISK,
             format!("NodeDisk {name} is not there any more; what is on the disk stays on it"),
         )),
-        _ => disk.and_then(|disk| disk_gone(disk, &seen.reservation)),
+        _ => disk.and_then(|disk| disk_gone(disk, &seen.reservation, ITSELF)),
     }
 }
 
+/// The reservation in the words about itself.
+const ITSELF: &str = "the reservation";
+
 /// Why a reservation gives no bytes to volumes or refinements: its disk was declared gone for good (D4), or went with its
-/// node (D7).
-fn disk_gone(disk: &NodeDisk, reservation: &DiskReservation) -> Option<Verdict> {
+/// node (D7). `who` is the reservation in the message.
+fn disk_gone(disk: &NodeDisk, reservation: &DiskReservation, who: &str) -> Option<Verdict> {
     if node_lifetime::has_left(disk) {
         let (disk, node, spec) = (disk.name_any(), &disk.spec.node_name, &reservation.spec);
         let then = match (&spec.template, spec.node_disk.as_ref().or(spec.node_name.as_ref())) {
+            _ if reservation.metadata.deletion_timestamp.is_some() => "goes".to_owned(),
             (Some(of), _) => {
                 format!("of template {} of VolumeRole {} ends", of.name, of.volume_role)
             }
@@ -412,7 +430,7 @@ fn disk_gone(disk: &NodeDisk, reservation: &DiskReservation) -> Option<Verdict> 
             (None, None) => "is placed anew".to_owned(),
         };
         let message = format!(
-            "node {node} left the cluster, and NodeDisk {disk} with it: the reservation {then} once it is empty"
+            "node {node} left the cluster, and NodeDisk {disk} with it: {who} {then} once it is empty"
         );
         return Some(Verdict::no(reason::NODE_GONE, message));
     }

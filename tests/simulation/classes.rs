@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::kubernetes::{claims_of, get, objects, patch, text};
 use crate::random::Random;
-use crate::server::{Request, Server, is_being_deleted};
+use crate::server::{Object, Request, Server, is_being_deleted};
 use crate::users::{any, create};
 
 const PVCS: u64 = 4;
@@ -170,7 +170,7 @@ fn member(random: &mut Random, namespace: &str, pvc: &str) -> Request {
 pub fn due_for_pvc(server: &Server, pvc: &Value) -> Option<Request> {
     let class = class_of(pvc).filter(|_| is_pending(pvc))?;
     let (namespace, name) = (&pvc["metadata"]["namespace"], &pvc["metadata"]["name"]);
-    let is_for = |pv: &&Arc<Value>| {
+    let is_for = |pv: &&Arc<Object>| {
         let of = &pv["spec"]["claimRef"];
         of["namespace"] == *namespace
             && of["name"] == *name
@@ -196,7 +196,7 @@ pub fn due_for_pvc(server: &Server, pvc: &Value) -> Option<Request> {
 pub fn due_for_pod(server: &Server, pod: &Value) -> Option<Request> {
     let namespace = text(&pod["metadata"]["namespace"]);
     let claims = claims_of(pod);
-    let pvcs: Option<Vec<Arc<Value>>> =
+    let pvcs: Option<Vec<Arc<Object>>> =
         claims.iter().map(|(claim, _)| get(server, "persistentvolumeclaims", &namespace, claim)).collect();
     let pvcs = pvcs?;
     let (waiting, others): (Vec<_>, Vec<_>) =
@@ -300,7 +300,7 @@ fn f1_a_bound_claim_has_its_volume(
     let volume =
         volumes.iter().find(|volume| volume.labels().get(LABEL_PVC_UID) == pvc.metadata.uid.as_ref())?;
     let status = volume.status.clone().unwrap_or_default();
-    let pv: Option<PersistentVolume> =
+    let pv: Option<Arc<PersistentVolume>> =
         server.get("persistentvolumes", "", pvc.spec.as_ref()?.volume_name.as_deref()?);
     let is_listed = status.claims.iter().any(|claim| {
         claim.name == pvc.name_any() && Some(&claim.namespace) == pvc.metadata.namespace.as_ref()

@@ -30,8 +30,7 @@ pub fn turn(server: &mut Server) {
     conditions.retain(|condition| condition["type"] != "Ready");
     conditions.push(json!({"type": "Ready", "status": "True", "reason": "Ready", "message": "it is made",
         "observedGeneration": volume["metadata"]["generation"], "lastTransitionTime": "2026-01-01T12:00:00Z"}));
-    let binding =
-        json!({"namespace": namespace, "name": name, "uid": claim["metadata"]["uid"], "mode": "ReadWrite"});
+    let binding = json!({"namespace": namespace, "name": name, "uid": claim.value()["metadata"]["uid"], "mode": "ReadWrite"});
     let body = json!({
         "metadata": {"resourceVersion": volume["metadata"]["resourceVersion"]},
         "status": {"conditions": conditions, "claims": [binding]},

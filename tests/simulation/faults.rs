@@ -8,7 +8,7 @@ use crate::host;
 use crate::kubernetes::{delete, patch, text};
 use crate::random::Random;
 use crate::seals::Seal;
-use crate::server::{Faults, Request, Server, is_being_deleted, lock};
+use crate::server::{Faults, Object, Request, Server, is_being_deleted, lock};
 use crate::users::POOLS;
 use crate::world::{NODES, World};
 
@@ -179,7 +179,7 @@ impl World {
         let mut server = lock(&self.server);
         let objects: Vec<_> = server.store.list("nodedisks", "").map(|(_, object)| object.clone()).collect();
         for (node, disk) in disks {
-            let is_elsewhere = |object: &&std::sync::Arc<serde_json::Value>| {
+            let is_elsewhere = |object: &&std::sync::Arc<Object>| {
                 object["spec"]["diskID"] == *disk && object["spec"]["nodeName"] != *node
             };
             if let Some(object) = objects.iter().find(is_elsewhere) {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::agent::{Agent, Publish};
 use crate::classes;
 use crate::host;
-use crate::server::{Request, Server, Shared, is_being_deleted, lock};
+use crate::server::{Object, Request, Server, Shared, is_being_deleted, lock};
 
 /// The namespace of controllers and agents.
 pub const AGENTS: &str = "reservoir-system";
@@ -47,16 +47,16 @@ pub fn text(value: &Value) -> String {
 }
 
 /// The pods of users, and not those of the agents.
-pub fn pods(server: &Server) -> Vec<Arc<Value>> {
-    let is_users = |pod: &Arc<Value>| pod["metadata"]["namespace"] != AGENTS;
+pub fn pods(server: &Server) -> Vec<Arc<Object>> {
+    let is_users = |pod: &Arc<Object>| pod["metadata"]["namespace"] != AGENTS;
     objects(server, "pods").into_iter().filter(is_users).collect()
 }
 
-pub fn objects(server: &Server, plural: &'static str) -> Vec<Arc<Value>> {
+pub fn objects(server: &Server, plural: &'static str) -> Vec<Arc<Object>> {
     server.store.list(plural, "").map(|(_, object)| object.clone()).collect()
 }
 
-pub fn get(server: &Server, plural: &'static str, namespace: &str, name: &str) -> Option<Arc<Value>> {
+pub fn get(server: &Server, plural: &'static str, namespace: &str, name: &str) -> Option<Arc<Object>> {
     server.store.get(&(plural, namespace.to_owned(), name.to_owned())).map(|stored| stored.object.clone())
 }
 
@@ -124,11 +124,11 @@ pub fn due(server: &Server) -> Vec<Request> {
     due
 }
 
-fn due_for_pvc(server: &Server, pvc: &Value, pods: &[Arc<Value>]) -> Option<Request> {
+fn due_for_pvc(server: &Server, pvc: &Value, pods: &[Arc<Object>]) -> Option<Request> {
     let (namespace, name) = (&pvc["metadata"]["namespace"], text(&pvc["metadata"]["name"]));
     if is_being_deleted(pvc) {
         // It protects the claim of a pod on a node, also of one that has ended.
-        let uses = |pod: &Arc<Value>| {
+        let uses = |pod: &Arc<Object>| {
             pod["metadata"]["namespace"] == *namespace
                 && pod["spec"]["nodeName"].is_string()
                 && claims_of(pod).iter().any(|(claim, _)| *claim == name)
@@ -181,11 +181,11 @@ fn due_for_pv(server: &Server, pv: &Value) -> Option<Request> {
 }
 
 /// The PersistentVolume that a pod's claim is bound to.
-fn bound_pv(server: &Server, namespace: &str, claim: &str) -> Option<Arc<Value>> {
+fn bound_pv(server: &Server, namespace: &str, claim: &str) -> Option<Arc<Object>> {
     pv_of(server, &*get(server, "persistentvolumeclaims", namespace, claim)?)
 }
 
-fn pv_of(server: &Server, pvc: &Value) -> Option<Arc<Value>> {
+fn pv_of(server: &Server, pvc: &Value) -> Option<Arc<Object>> {
     let pv = get(server, "persistentvolumes", "", &text(&pvc["spec"]["volumeName"]))?;
     let is_bound =
         pvc["status"]["phase"] == "Bound" && pv["spec"]["claimRef"]["uid"] == pvc["metadata"]["uid"];
@@ -223,7 +223,7 @@ pub async fn kubelet(agent: Agent) {
 }
 
 async fn sync(agent: &Agent) {
-    let pods: Vec<Arc<Value>> = {
+    let pods: Vec<Arc<Object>> = {
         let server = lock(&agent.server);
         pods(&server).into_iter().filter(|pod| pod["spec"]["nodeName"] == *agent.node).collect()
     };

@@ -123,6 +123,12 @@ fn had_labels(object: &Value) -> bool {
         && owned.into_iter().any(|entry| entry["fieldsV1"]["f:metadata"]["f:labels"] == json!({}))
 }
 
+/// Asks the server in memory.
+fn answer(server: &mut Server, request: &Request) -> (u16, Value) {
+    let (code, body) = server.answer("unknown", request);
+    (code, body.value().into_owned())
+}
+
 /// Sends a request to a server.
 async fn ask(client: &Client, request: &Request) -> (u16, Value) {
     let mut path = format!("/apis/reservoir.dev/v1alpha1/{}", request.plural);
@@ -382,7 +388,7 @@ async fn the_simulated_api_server_answers_as_a_real_one() {
         let to_real = request(&mut first, &current(&objects[0]));
         let to_ours = request(&mut second, &current(&objects[1]));
         random.next();
-        let (theirs, ours) = (ask(&client, &to_real).await, here.answer("unknown", &to_ours));
+        let (theirs, ours) = (ask(&client, &to_real).await, answer(&mut here, &to_ours));
         let (expected, found) = (real_numbers.comparable(&theirs), numbers.comparable(&ours));
         let is_version = |path: &str| path.starts_with(".object.metadata.resourceVersion ");
         let mut difference = first_difference("", &found, &expected);
@@ -416,7 +422,7 @@ async fn the_simulated_api_server_answers_as_a_real_one() {
         }
         // Both learn what each server has now.
         let list = Request { method: "GET".into(), plural: to_ours.plural, ..Default::default() };
-        let answers = [ask(&client, &list).await, here.answer("unknown", &list)];
+        let answers = [ask(&client, &list).await, answer(&mut here, &list)];
         for (objects, (_, list)) in objects.iter_mut().zip(answers) {
             objects.retain(|(of, _), _| of != to_ours.plural);
             for item in list["items"].as_array().cloned().unwrap_or_default() {

@@ -27,7 +27,8 @@ const QUIET: Duration = Duration::from_secs(400);
 /// A time in which nothing is written but the turns of reservations that wait.
 #[derive(Default)]
 pub struct Rest {
-    version: u64,
+    /// The last version that was counted; `None` at the begin.
+    version: Option<u64>,
     seconds: u64,
     /// Number of the writes of turns.
     turns: usize,
@@ -36,12 +37,12 @@ pub struct Rest {
 impl Rest {
     /// A second has passed.
     pub fn count(&mut self, server: &Server) {
-        let since = server.store.log.iter().rev().take_while(|revision| revision.version > self.version);
+        let Some(version) = self.version.replace(server.store.version) else { return };
+        let since = server.store.log.iter().rev().take_while(|revision| revision.version > version);
         let since = since.filter(|revision| !is_tried_again(server, revision));
         let (turns, others): (Vec<_>, Vec<_>) = since.partition(|revision| is_turn(revision));
         (self.seconds, self.turns) =
             if others.is_empty() { (self.seconds + 1, self.turns + turns.len()) } else { (0, 0) };
-        self.version = server.store.version;
     }
 
     pub fn is_long(&self) -> bool {

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::host::{self, Host, Hosts, Mount};
 use crate::seals;
-use crate::server::{Request, Revision, Server, Shared, is_being_deleted, lock, typed};
+use crate::server::{Object, Request, Revision, Server, Shared, is_being_deleted, lock};
 
 pub type Checked = Result<(), String>;
 
@@ -33,11 +33,11 @@ pub fn require(holds: bool, broken: impl FnOnce() -> String) -> Checked {
 pub fn check(server: &Server, revision: &Revision, hosts: &Hosts) -> Checked {
     match (revision.id.0, revision.is_gone) {
         ("nodedisks", false) => {
-            let before: Option<NodeDisk> = revision.before.as_ref().map(|before| typed(before));
-            s1_a_disk_gives_what_it_has(server, before.as_ref(), &typed(&revision.now))
+            let before: Option<Arc<NodeDisk>> = revision.before.as_ref().map(|before| before.typed());
+            s1_a_disk_gives_what_it_has(server, before.as_deref(), &revision.now.typed())
         }
         ("diskreservations", false) => {
-            let now: DiskReservation = typed(&revision.now);
+            let now: Arc<DiskReservation> = revision.now.typed();
             s1_a_reservation_gives_what_it_has(&now)?;
             s1_a_reservation_is_in_a_ledger(server, &now)?;
             s1_reservations_fit_on_their_disk(server, &now)?;
@@ -46,15 +46,16 @@ pub fn check(server: &Server, revision: &Revision, hosts: &Hosts) -> Checked {
                 .try_for_each(|volume| s2_a_volume_is_in_a_reservation(server, volume))
         }
         ("diskreservations", true) => {
-            let gone: DiskReservation = typed(&revision.now);
+            let gone: Arc<DiskReservation> = revision.now.typed();
             volumes_of(server, &gone)
                 .iter()
                 .try_for_each(|volume| s2_a_volume_is_in_a_reservation(server, volume))?;
             s3_nothing_is_left_of_a_reservation(server, &gone, hosts)
         }
         ("sharedpersistentvolumes", false) => {
-            let now: SharedPersistentVolume = typed(&revision.now);
-            let before: Option<SharedPersistentVolume> = revision.before.as_ref().map(|before| typed(before));
+            let now: Arc<SharedPersistentVolume> = revision.now.typed();
+            let before: Option<Arc<SharedPersistentVolume>> =
+                revision.before.as_ref().map(|before| before.typed());
             s2_a_volume_is_in_a_reservation(server, &now)?;
             c3_an_exclusive_volume_has_one_claim(&now)?;
             let Some(before) = before else { return Ok(()) };
@@ -71,7 +72,7 @@ pub fn check(server: &Server, revision: &Revision, hosts: &Hosts) -> Checked {
         }
         ("sharedpersistentvolumes", true) if is_lost(server, &revision.now["metadata"]["uid"]) => Ok(()),
         ("sharedpersistentvolumes", true) => {
-            l5_nothing_is_left_of_a_volume(server, &typed(&revision.now), hosts)
+            l5_nothing_is_left_of_a_volume(server, &revision.now.typed(), hosts)
         }
         _ => Ok(()),
     }
@@ -82,10 +83,10 @@ fn is_lost(server: &Server, uid: &Value) -> bool {
     uid.as_str().is_some_and(|uid| server.lost.contains(uid))
 }
 
-fn volumes_of(server: &Server, reservation: &DiskReservation) -> Vec<SharedPersistentVolume> {
+fn volumes_of(server: &Server, reservation: &DiskReservation) -> Vec<Arc<SharedPersistentVolume>> {
     let uid = reservation.uid().unwrap_or_default();
     let all = server.store.list("sharedpersistentvolumes", "").map(|(_, volume)| volume);
-    all.filter(|volume| volume["status"]["reservation"]["uid"] == *uid).map(|volume| typed(volume)).collect()
+    all.filter(|volume| volume["status"]["reservation"]["uid"] == *uid).map(|volume| volume.typed()).collect()
 }
 
 /// A disk that others fill has less than before. Then it gives no more.
@@ -128,21 +129,19 @@ fn s1_a_reservation_is_in_a_ledger(server: &Server, reservation: &DiskReservatio
     if status.parent.is_none() && server.was_kind_deleted("nodedisks") {
         return Ok(());
     }
-    let entries = match (&status.parent, &status.node_disk) {
+    let own = |entries: &[LedgerEntry]| {
+        entries.iter().find(|entry| entry.uid == uid).map(|entry| entry.size.bytes_or_zero())
+    };
+    let entry = match (&status.parent, &status.node_disk) {
         (Some(parent), _) => server
             .get::<DiskReservation>("diskreservations", "", &parent.name)
-            .and_then(|r| r.status)
-            .map(|s| s.refinements),
-        (None, Some(disk)) => {
-            server.get::<NodeDisk>("nodedisks", "", disk).and_then(|d| d.status).map(|s| s.reservations)
-        }
+            .and_then(|parent| own(&parent.status.as_ref()?.refinements)),
+        (None, Some(disk)) => server
+            .get::<NodeDisk>("nodedisks", "", disk)
+            .and_then(|disk| own(&disk.status.as_ref()?.reservations)),
         (None, None) => None,
     };
-    let entry = entries
-        .unwrap_or_default()
-        .iter()
-        .find(|entry| entry.uid == uid)
-        .map_or(0, |e| e.size.bytes_or_zero());
+    let entry = entry.unwrap_or(0);
     require(entry >= size, || {
         format!("S1: reservation {} has {size} bytes, and its entry {entry}", reservation.name_any())
     })
@@ -189,7 +188,7 @@ fn s2_a_volume_is_in_a_reservation(server: &Server, volume: &SharedPersistentVol
             volume.spec.role, own.name, reservation.spec.role
         )
     })?;
-    let has = reservation.status.unwrap_or_default();
+    let has = reservation.status.clone().unwrap_or_default();
     require(has.node_disk == status.node_disk, || {
         format!("S2: volume {name} is on another disk than {}", own.name)
     })?;
@@ -357,16 +356,19 @@ fn l5_nothing_is_left_of_a_volume(server: &Server, gone: &SharedPersistentVolume
 /// S2: called before an agent makes a volume, which is in a ledger then.
 pub fn before_make(server: &Shared, node: &str, uid: &str) {
     let mut server = lock(server);
-    let volumes: Vec<SharedPersistentVolume> = server.all("sharedpersistentvolumes");
-    let Some(volume) = volumes.iter().find(|volume| volume.metadata.uid.as_deref() == Some(uid)) else {
-        return;
-    };
+    let is_it = |(_, volume): &(_, &Arc<Object>)| volume["metadata"]["uid"] == *uid;
+    let volume =
+        server.store.list("sharedpersistentvolumes", "").find(is_it).map(|(_, volume)| volume.typed());
+    let Some(volume): Option<Arc<SharedPersistentVolume>> = volume else { return };
     let own = volume.status.as_ref().and_then(|status| status.reservation.as_ref());
     // The ledger may have gone otherwise than by Reservoir, before the place was written.
     let is_lost = own.map_or(!server.lost.is_empty(), |own| server.lost.contains(&own.uid));
-    let reservations: Vec<DiskReservation> = server.all("diskreservations");
-    let mut entries = reservations.iter().flat_map(|of| &of.status).flat_map(|status| &status.volumes);
-    if volume.metadata.deletion_timestamp.is_none() && !is_lost && !entries.any(|entry| entry.uid == uid) {
+    let has_entry = |of: &Value| {
+        let mut entries = of["status"]["volumes"].as_array().into_iter().flatten();
+        entries.any(|entry| entry["uid"] == *uid)
+    };
+    let is_in_a_ledger = server.store.list("diskreservations", "").any(|(_, of)| has_entry(of));
+    if volume.metadata.deletion_timestamp.is_none() && !is_lost && !is_in_a_ledger {
         let name = volume.name_any();
         server.violations.push(format!("S2: node {node} makes volume {name}, which is in no ledger"));
     }
@@ -375,7 +377,8 @@ pub fn before_make(server: &Shared, node: &str, uid: &str) {
 /// S10: called before an agent erases.
 pub fn before_erase(server: &Shared, node: &str, uid: &str, read: &SharedPersistentVolume) {
     let mut server = lock(server);
-    let now: Option<SharedPersistentVolume> = server.get("sharedpersistentvolumes", "", &read.name_any());
+    let now: Option<Arc<SharedPersistentVolume>> =
+        server.get("sharedpersistentvolumes", "", &read.name_any());
     let now = now.filter(|now| now.uid().as_deref() == Some(uid));
     let name = read.name_any();
     let broken = match now {
@@ -396,10 +399,10 @@ pub fn before_erase(server: &Shared, node: &str, uid: &str, read: &SharedPersist
 /// Called after a mount: S6, S7, S9, S16.
 pub fn after_publish(server: &Shared, hosts: &Hosts, node: &str, mount: &Mount) {
     let mut server = lock(server);
-    let of_mount = |(_, volume): &(_, &Arc<Value>)| volume["metadata"]["uid"] == *mount.volume;
+    let of_mount = |(_, volume): &(_, &Arc<Object>)| volume["metadata"]["uid"] == *mount.volume;
     let volume =
-        server.store.list("sharedpersistentvolumes", "").find(of_mount).map(|(_, volume)| typed(volume));
-    let Some(volume): Option<SharedPersistentVolume> = volume else { return };
+        server.store.list("sharedpersistentvolumes", "").find(of_mount).map(|(_, volume)| volume.typed());
+    let Some(volume): Option<Arc<SharedPersistentVolume>> = volume else { return };
     let hosts = host::lock(hosts);
     let checked = [
         s6_an_exclusive_volume_is_in_one_pod(&volume, &hosts),

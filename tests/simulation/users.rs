@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::classes;
 use crate::kubernetes::{delete, patch, pods, text};
 use crate::random::Random;
-use crate::server::{Request, Server, is_being_deleted, typed};
+use crate::server::{Object, Request, Server, is_being_deleted};
 use crate::setup::{ADOPTABLE, DISK, Setup};
 
 const ROLES: [&str; 4] = ["eng", "eng/ml", "ops", "dev"];
@@ -38,12 +38,12 @@ fn gi(random: &mut Random, most: u64) -> String {
 }
 
 /// An object of a kind, if there is one.
-pub fn any(server: &Server, random: &mut Random, plural: &'static str) -> Option<Arc<Value>> {
+pub fn any(server: &Server, random: &mut Random, plural: &'static str) -> Option<Arc<Object>> {
     let all: Vec<_> = server.store.list(plural, "").map(|(_, object)| object).collect();
     random.pick(&all).map(|object| Arc::clone(object))
 }
 
-fn delete_it(plural: &'static str, object: Arc<Value>) -> Request {
+fn delete_it(plural: &'static str, object: Arc<Object>) -> Request {
     let metadata = &object["metadata"];
     delete(plural, &text(&metadata["namespace"]), &text(&metadata["name"]), Value::Null)
 }
@@ -140,7 +140,7 @@ fn reserve(random: &mut Random, role: &str) -> Request {
 /// Brings kept data back (X8), or data without an object (X6).
 fn recover(server: &Server, random: &mut Random) -> Option<Request> {
     let name = format!("v{}", random.below(VOLUMES as u64));
-    let reservation: DiskReservation = typed(&*any(server, random, "diskreservations")?);
+    let reservation: Arc<DiskReservation> = any(server, random, "diskreservations")?.typed();
     let kept: Vec<_> = reservation.status.iter().flat_map(|status| kept::entries(status)).collect();
     if let Some((entry, _)) = random.pick(&kept) {
         let volume = kept::undeleted(&name, entry, &reservation).ok()?;

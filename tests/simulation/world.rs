@@ -118,10 +118,10 @@ impl World {
         let mut create = |plural, body| {
             let request = Request { method: "POST".into(), plural, body, ..Default::default() };
             let (code, answer) = server.answer("operator", &request);
-            assert_eq!(code, 201, "{answer}");
+            assert_eq!(code, 201, "{}", answer.value());
         };
-        for crd in reservoir::api::crds() {
-            create("customresourcedefinitions", json!(crd));
+        for crd in server::CRDS.iter() {
+            create("customresourcedefinitions", crd.clone());
         }
         for namespace in users::NAMESPACES {
             create("namespaces", json!({"metadata": {"name": namespace}}));

@@ -279,12 +279,16 @@ fn x1_users_are_counted_before_the_stage_is_decided() {
     let seen = Seen { lost_claims: claims[..1].to_vec(), ..nothing() };
     let (status, refused) = report(next(&v, &seen));
     assert!(refused && status.destroy.as_ref().unwrap().in_use);
-    assert_eq!(status.claims, claims[1..], "L4: a claim that is gone holds nothing up");
+    let lost = ClaimBinding { ending: true, ..claims[0].clone() };
+    assert_eq!(status.claims, [lost.clone(), claims[1].clone()], "S7: it may be mounted");
     let ready = condition::get(&status.conditions, READY).unwrap();
-    assert!(ready.message.contains("waits for claim b/y to be deleted"), "{}", ready.message);
+    let waits = ready.message.contains("waits for claim b/y to be deleted");
+    assert!(waits, "L4: a claim that is gone holds nothing up: {}", ready.message);
     v.status = Some(status);
+    let seen = Seen { lost_claims: vec![lost.clone()], ..nothing() };
     assert!(!report(next(&v, &seen)).1, "counted once");
-    assert_eq!(next(&v, &Seen { lost_claims: claims, ..nothing() }), Step::LookForUsers);
+    let seen = Seen { lost_claims: vec![lost, claims[1].clone()], ..nothing() };
+    assert_eq!(next(&v, &seen), Step::LookForUsers);
     assert_eq!(next(&v, &Seen { guarded: false, ..nothing() }), Step::Rest);
 }
 
@@ -315,6 +319,34 @@ fn s7_a_binding_that_is_over_stays_until_nothing_is_mounted() {
     assert_eq!(next(&v, &seen()), Step::LookForUsers);
     let (ended, _) = report(next(&v, &Seen { live: Some(Live::default()), ..seen() }));
     assert!(ended.claims.is_empty() && ended.destroy.unwrap().tombstone.is_some());
+}
+
+/// Somebody took the finalizers off a claim whose pod has ended, and the node has not unmounted the volume yet. `deletionPolicy:
+/// Wait` accepts the DELETE.
+#[test]
+fn s7_c6_a_lost_binding_stays_until_nothing_is_mounted() {
+    let mut v = ready_volume("v", "eng", true);
+    v.metadata.deletion_timestamp = some_time();
+    let status = v.status.as_mut().unwrap();
+    status.claims = vec![bound_by("ns", "a", "a"), bound_by("ns", "b", "b")];
+    (status.node.as_mut().unwrap().fenced, status.node.as_mut().unwrap().in_use) = (true, true);
+    let lost = |v: &SharedPersistentVolume| v.status.as_ref().unwrap().claims.clone();
+    let listed = |v: &SharedPersistentVolume, seen: Seen| {
+        let (status, _) = report(next(v, &Seen { lost_claims: lost(v), ..seen }));
+        let listed: Vec<_> = status.claims.iter().map(|b| (b.uid.clone(), b.ending)).collect();
+        assert_eq!(status.claim_count as usize, listed.len());
+        (listed, status)
+    };
+    let (marked, status) = listed(&v, nothing());
+    assert_eq!(marked, [("a".to_owned(), true), ("b".to_owned(), true)]);
+    v.status = Some(status);
+    v.status.as_mut().unwrap().node.as_mut().unwrap().released = vec!["a".into()];
+    assert_eq!(listed(&v, nothing()).0, marked[1..], "the node has unmounted it for one of them");
+    let gone = Seen { disk_gone: true, live: live(vec![]), ..nothing() };
+    assert_eq!(listed(&v, gone).0, [], "D4: no node will answer");
+    v.status.as_mut().unwrap().node.as_mut().unwrap().in_use = false;
+    let (left, status) = listed(&v, Seen { live: live(vec![]), ..nothing() });
+    assert!(left.is_empty() && status.destroy.unwrap().tombstone.is_some());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::hash::Hash;
 
-use stateright::{Checker, Expectation, Model};
+use stateright::{Checker, Expectation, HasDiscoveries, Model};
 
 /// The limit of a visit, which begins with the nearest states.
 #[derive(Clone, Copy)]
@@ -34,7 +34,7 @@ where
         + Sync
         + 'static,
 {
-    let checker = model.clone().checker().threads(1);
+    let checker = model.clone().checker().threads(1).finish_when(HasDiscoveries::AnyFailures);
     let checker = match bound {
         Bound::Steps(steps) => checker.target_max_depth(steps),
         Bound::States(states) => checker.target_state_count(states),

@@ -471,8 +471,14 @@ impl Model {
     }
 }
 
+/// `PROPTEST_CASES` for more than `make test` runs.
+fn config() -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    ProptestConfig::with_cases(cases.unwrap_or(256))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(config())]
 
     /// S1, S2, Q2, L1: the rules hold at every write, for any order and for a crash at any point.
     #[test]
@@ -549,4 +555,29 @@ fn r6_nothing_stays_of_an_interrupted_growth() {
         let rest = model.come_to_rest().map_err(|error| format!("{first} {steps} {then}: {error}"));
         rest.unwrap();
     }
+}
+
+/// D7, L5: a controller died after it had taken the entry of a refinement, the disk went, and the parent is deleted.
+#[test]
+fn d7_l5_no_waiting_refinement_holds_a_deleted_reservation() {
+    let mut model = Model::new(false);
+    let look = |of, who, steps| Op::Look { of, who, steps };
+    for op in [
+        Op::Make { who: 2, size: 1 },
+        Op::Make { who: 0, size: 1 },
+        Op::Sync { of: 0, kind: 2 },
+        look(0, 0, 1),
+        look(0, 2, 1),
+        Op::Sync { of: 1, kind: 0 },
+        look(1, 0, 4),
+        look(1, 2, 3),
+        Op::Leave,
+        Op::Delete { who: 0 },
+    ] {
+        model.apply(op);
+        model.check().unwrap();
+    }
+    assert_eq!(model.reservation(0).unwrap().status.unwrap().refinements.len(), 1);
+    model.come_to_rest().unwrap();
+    assert_eq!(model.reservation(0), None);
 }

@@ -505,6 +505,7 @@ fn d7_a_reservation_says_what_comes_of_it() {
             says(&|r| r.spec.template = Some(of.clone())),
             "of template each of VolumeRole cache ends once it is empty",
         ),
+        (says(&|r| r.metadata.deletion_timestamp = some_time()), "the reservation goes once it is empty"),
     ] {
         assert!(said.ends_with(end), "{said}");
     }
@@ -546,4 +547,49 @@ fn d7_a_refinement_leaves_its_parent_first() {
     assert!(matches!(next(&waits), Step::Settle(of) if of[0].0 == LedgerOf::Parent("p".into())));
     waits.settled = true;
     assert_eq!(reason_of(&waits), "NodeGone", "its parent is still known");
+}
+
+/// L5, R6: neither the entry of a waiting refinement, nor kept data, holds a reservation that is being deleted on a disk that
+/// has gone.
+#[test]
+fn d7_a_reservation_that_is_deleted_leaves_too() {
+    let gone = || vec![Arc::new(left(disk("n1.a", "n1", 20, &[("p", 10)])))];
+    let mut parent = reserved("p", "eng", 10, &[]);
+    parent.metadata.deletion_timestamp = some_time();
+    let status = parent.status.as_mut().unwrap();
+    status.refinements = vec![ledger_entry("ml", "eng/ml", 3)];
+    status.volumes = with_kept(&[("v", 0, 60)]).status.unwrap().volumes;
+    let mut waits = Seen { disks: gone(), ..refining(Some(parent.clone()), &[]) };
+    let Step::Report(status) = next(&waits) else { panic!("{:?}", next(&waits)) };
+    let why = &condition::get(&status.conditions, READY).unwrap().message;
+    assert!(
+        why.ends_with("DiskReservation p, which it is to be carved out of, goes once it is empty"),
+        "{why}"
+    );
+    Arc::make_mut(&mut waits.reservation).status = Some(*status);
+    assert!(parent.belongs(&*waits.reservation, None), "p has not said so");
+    let mut of_parent =
+        Seen { disks: gone(), refinements: vec![waits.reservation.clone()], ..seen(parent, &[], &[]) };
+    let Step::Report(status) = next(&of_parent) else { panic!("{:?}", next(&of_parent)) };
+    assert_eq!((status.phase, status.volumes.len()), (ReservationPhase::Releasing, 0), "X8");
+    Arc::make_mut(&mut of_parent.reservation).status = Some(*status);
+    assert!(!of_parent.reservation.belongs(&*waits.reservation, None));
+    assert!(matches!(next(&of_parent), Step::Settle(of) if of[0].0 == LedgerOf::Parent("p".into())));
+    Arc::make_mut(&mut of_parent.reservation).status.as_mut().unwrap().refinements.clear();
+    assert_eq!(next(&of_parent), Step::Release(LedgerOf::Disk("n1.a".into())));
+}
+
+/// D7, S3: the parent lost its finalizer, and then the disk goes. The entry of the parent stays for as long as the refinement
+/// is placed.
+#[test]
+fn d7_a_refinement_without_a_parent_leaves_too() {
+    let mut child = refining(None, &[]);
+    let status = Arc::make_mut(&mut child.reservation).status.get_or_insert_default();
+    *status = reserved("p", "eng", 10, &[]).status.unwrap();
+    status.parent = Some(UidRef { name: "p".into(), uid: "uid-p".into() });
+    child.disks = vec![Arc::new(disk("n1.a", "n1", 20, &[("p", 10)]))];
+    assert_eq!(reason_of(&child), "NoParent");
+    child.disks = vec![Arc::new(left(disk("n1.a", "n1", 20, &[("p", 10)])))];
+    let Step::Report(status) = next(&child) else { panic!("{:?}", next(&child)) };
+    assert_eq!((status.node_disk.as_deref(), status.parent), (None, None));
 }

@@ -1,5 +1,7 @@
 //! Admission: the policies of charts/reservoir/files/admission.yaml and validations of the schemas that the product relies on.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use reservoir::api::{AccessMode, FINALIZER, Size, VolumeClaim};
@@ -61,7 +63,7 @@ impl Server {
         for volume in pod.pointer_mut("/spec/volumes").and_then(Value::as_array_mut).into_iter().flatten() {
             let Some(source) = volume.get_mut("persistentVolumeClaim") else { continue };
             let name = source["claimName"].as_str().unwrap_or_default().to_owned();
-            let claim: Option<VolumeClaim> = self.get("volumeclaims", &namespace, &name);
+            let claim: Option<Arc<VolumeClaim>> = self.get("volumeclaims", &namespace, &name);
             let is_known = |claim: &VolumeClaim| {
                 let since = claim.metadata.creation_timestamp.as_ref().map_or(self.now(), |time| time.0);
                 self.now().duration_since(since).as_secs() > 5

@@ -6,12 +6,31 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 
 use super::path::{Key, Path};
+use super::schema::Schema;
 
 /// A writer: its name, true for server-side apply, true for the status.
 pub type Writer = (String, bool, bool);
 
 /// The fields of each writer.
 pub type Owners = BTreeMap<Writer, BTreeSet<Path>>;
+
+/// The part of an object that a request can change.
+#[derive(Clone, Copy)]
+pub enum Part {
+    All,
+    Status,
+    Rest,
+}
+
+impl Part {
+    fn has(self, field: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Status => field == "status",
+            Self::Rest => field != "status",
+        }
+    }
+}
 
 /// RFC 7386.
 pub fn merge_patch(object: &mut Value, patch: &Value) {
@@ -32,45 +51,29 @@ pub fn merge_patch(object: &mut Value, patch: &Value) {
     }
 }
 
-fn map_keys(schema: &Value) -> Option<Vec<&str>> {
-    let is_map = schema["x-kubernetes-list-type"] == "map";
-    let keys = schema["x-kubernetes-list-map-keys"].as_array().filter(|_| is_map)?;
-    Some(keys.iter().filter_map(Value::as_str).collect())
-}
-
-fn element_key(element: &Value, keys: &[&str]) -> String {
-    let key: Map<String, Value> = keys.iter().map(|key| ((*key).to_owned(), element[*key].clone())).collect();
-    Value::Object(key).to_string()
-}
-
-fn field_schema<'a>(schema: &'a Value, name: &str) -> &'a Value {
-    match &schema["properties"][name] {
-        Value::Null => &schema["additionalProperties"],
-        of => of,
-    }
-}
-
-fn is_granular(schema: &Value) -> bool {
-    schema["x-kubernetes-map-type"] != "atomic"
+/// The fields of an element that tell it apart, as JSON.
+fn element_key(element: &Value, keys: &[String]) -> String {
+    let fields: Vec<String> = keys.iter().map(|key| format!("\"{key}\":{}", element[key])).collect();
+    format!("{{{}}}", fields.join(","))
 }
 
 /// Fields, with their values.
 type Fields<'a> = BTreeMap<Path, &'a Value>;
 
 /// The fields of a value that have owners.
-fn leaves<'a>(value: &'a Value, schema: &Value, path: Path, into: &mut Fields<'a>) {
+fn leaves<'a>(value: &'a Value, schema: &Schema, path: Path, into: &mut Fields<'a>) {
     match value {
-        Value::Object(fields) if !fields.is_empty() && is_granular(schema) => {
+        Value::Object(fields) if !fields.is_empty() && schema.is_granular() => {
             for (name, field) in fields {
-                leaves(field, field_schema(schema, name), path.field(name), into);
+                leaves(field, schema.field(name), path.field(name), into);
             }
         }
-        Value::Array(elements) if map_keys(schema).is_some() => {
-            let keys = map_keys(schema).unwrap_or_default();
+        Value::Array(elements) if schema.keys().is_some() => {
+            let keys = schema.keys().unwrap_or_default();
             for element in elements {
-                let path = path.element(&element_key(element, &keys));
+                let path = path.element(&element_key(element, keys));
                 into.insert(path, &Value::Null);
-                leaves(element, &schema["items"], path, into);
+                leaves(element, schema.items(), path, into);
             }
         }
         Value::Array(elements) if path == Path::finalizers() => {
@@ -93,17 +96,17 @@ fn containers(fields: &Fields<'_>) -> BTreeSet<Path> {
     parents
 }
 
-/// The fields of an object that have owners. Kubernetes leaves out what only it writes.
-fn owned_fields<'a>(object: &'a Value, schema: &Value) -> Fields<'a> {
+/// The fields of a part of an object that have owners. Kubernetes leaves out what only it writes.
+fn owned_fields<'a>(object: &'a Value, schema: &Schema, part: Part) -> Fields<'a> {
     let mut owned = Fields::new();
-    for (name, field) in object.as_object().into_iter().flatten() {
-        let (path, schema) = (Path::ROOT.field(name), field_schema(schema, name));
+    for (name, field) in object.as_object().into_iter().flatten().filter(|(name, _)| part.has(name)) {
+        let (path, schema) = (Path::ROOT.field(name), schema.field(name));
         match (name.as_str(), field) {
             ("apiVersion" | "kind", _) => {}
             ("metadata", Value::Object(fields)) => {
                 let ours = ["labels", "annotations", "finalizers", "ownerReferences"];
                 for (name, field) in fields.iter().filter(|(name, _)| ours.contains(&name.as_str())) {
-                    leaves(field, field_schema(schema, name), path.field(name), &mut owned);
+                    leaves(field, schema.field(name), path.field(name), &mut owned);
                 }
             }
             _ => leaves(field, schema, path, &mut owned),
@@ -115,7 +118,7 @@ fn owned_fields<'a>(object: &'a Value, schema: &Value) -> Fields<'a> {
 
 /// Merges two lists that are maps, in the order of structured-merge-diff (`visitListItems`): elements of both are in the
 /// order of the applied list.
-fn merge_lists(there: &[Value], applied: &[Value], keys: &[&str], schema: &Value) -> Vec<Value> {
+fn merge_lists(there: &[Value], applied: &[Value], keys: &[String], schema: &Schema) -> Vec<Value> {
     let named = |elements: &[Value]| -> Vec<(String, Value)> {
         elements.iter().map(|element| (element_key(element, keys), element.clone())).collect()
     };
@@ -159,28 +162,27 @@ fn merge_lists(there: &[Value], applied: &[Value], keys: &[&str], schema: &Value
 }
 
 /// Merges what a writer applies into what is there.
-fn merge(there: &mut Value, applied: &Value, schema: &Value) {
+fn merge(there: &mut Value, applied: &Value, schema: &Schema) {
     match (there, applied) {
-        (Value::Object(there), Value::Object(applied)) if is_granular(schema) => {
+        (Value::Object(there), Value::Object(applied)) if schema.is_granular() => {
             for (name, value) in applied {
-                merge(there.entry(name.clone()).or_insert(Value::Null), value, field_schema(schema, name));
+                merge(there.entry(name.clone()).or_insert(Value::Null), value, schema.field(name));
             }
         }
-        (Value::Array(there), Value::Array(applied)) if map_keys(schema).is_some() => {
-            let keys = map_keys(schema).unwrap_or_default();
-            *there = merge_lists(there, applied, &keys, &schema["items"]);
+        (Value::Array(there), Value::Array(applied)) if schema.keys().is_some() => {
+            *there = merge_lists(there, applied, schema.keys().unwrap_or_default(), schema.items());
         }
         (there, applied) => *there = applied.clone(),
     }
 }
 
 /// `is_owned`: true for a path of so many steps whose map or list has an owner.
-fn remove(value: &mut Value, path: &[Key], schema: &Value, depth: usize, is_owned: &dyn Fn(usize) -> bool) {
+fn remove(value: &mut Value, path: &[Key], schema: &Schema, depth: usize, is_owned: &dyn Fn(usize) -> bool) {
     match (path, value) {
         ([Key::Field(name)], Value::Object(fields)) => drop(fields.remove(name)),
         ([Key::Field(name), rest @ ..], Value::Object(fields)) => {
             if let Some(field) = fields.get_mut(name) {
-                remove(field, rest, field_schema(schema, name), depth + 1, is_owned);
+                remove(field, rest, schema.field(name), depth + 1, is_owned);
                 // A map or list that nobody owns a part of goes too. Of an owned list null is left.
                 let is_list = field.is_array();
                 let is_empty = field.as_object().is_some_and(Map::is_empty)
@@ -193,16 +195,15 @@ fn remove(value: &mut Value, path: &[Key], schema: &Value, depth: usize, is_owne
             }
         }
         ([Key::Element(key), rest @ ..], Value::Array(elements)) => {
-            let Some(keys) = map_keys(schema) else {
+            let Some(keys) = schema.keys() else {
                 let gone: Value = serde_json::from_str(key).unwrap_or_default();
                 elements.retain(|element| *element != gone);
                 return;
             };
             if rest.is_empty() {
-                elements.retain(|element| element_key(element, &keys) != *key);
-            } else if let Some(element) = elements.iter_mut().find(|other| element_key(other, &keys) == *key)
-            {
-                remove(element, rest, &schema["items"], depth + 1, is_owned);
+                elements.retain(|element| element_key(element, keys) != *key);
+            } else if let Some(element) = elements.iter_mut().find(|other| element_key(other, keys) == *key) {
+                remove(element, rest, schema.items(), depth + 1, is_owned);
             }
         }
         _ => {}
@@ -217,9 +218,10 @@ pub fn apply(
     owners: &mut Owners,
     writer: &Writer,
     applied: &Value,
-    schema: &Value,
+    schema: &Schema,
+    part: Part,
 ) {
-    let (now, earlier) = (owned_fields(applied, schema), owned_fields(earlier, schema));
+    let (now, earlier) = (owned_fields(applied, schema, part), owned_fields(earlier, schema, part));
     let before = owners.insert(writer.clone(), now.keys().copied().collect()).unwrap_or_default();
     merge(object, &without_nulls(applied), schema);
     // An element goes before its fields, as its keys are among them. To own a field of an element is not to own it.
@@ -232,7 +234,7 @@ pub fn apply(
             remove(object, &path.keys(), schema, 0, &is_owned);
         }
     }
-    let there = owned_fields(object, schema);
+    let there = owned_fields(object, schema, part);
     let (earlier_parts, there_parts) = (containers(&earlier), containers(&there));
     for (_, fields) in owners.iter_mut().filter(|(other, _)| *other != writer) {
         // Two writers own a field that both want alike. A changed one is that of the last writer.
@@ -258,8 +260,15 @@ fn without_nulls(applied: &Value) -> Cow<'_, Value> {
 }
 
 /// Notes who wrote what, after another write than an apply.
-pub fn note_update(before: &Value, now: &Value, owners: &mut Owners, writer: &Writer, schema: &Value) {
-    let (before, now) = (with_parts(before, schema), with_parts(now, schema));
+pub fn note_update(
+    before: &Value,
+    now: &Value,
+    owners: &mut Owners,
+    writer: &Writer,
+    schema: &Schema,
+    part: Part,
+) {
+    let (before, now) = (with_parts(before, schema, part), with_parts(now, schema, part));
     let changed = now.iter().filter(|(path, value)| before.get(*path) != Some(*value));
     let changed: BTreeSet<Path> = changed.map(|(path, _)| *path).collect();
     for fields in owners.values_mut() {
@@ -272,8 +281,8 @@ pub fn note_update(before: &Value, now: &Value, owners: &mut Owners, writer: &Wr
     owners.retain(|_, fields| !fields.is_empty());
 }
 
-fn with_parts<'a>(object: &'a Value, schema: &Value) -> Fields<'a> {
-    let mut fields = owned_fields(object, schema);
+fn with_parts<'a>(object: &'a Value, schema: &Schema, part: Part) -> Fields<'a> {
+    let mut fields = owned_fields(object, schema, part);
     fields.extend(containers(&fields).into_iter().map(|path| (path, &Value::Null)));
     fields
 }

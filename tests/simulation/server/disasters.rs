@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Server;
 use super::apply::Owners;
-use super::kinds::KINDS;
+use super::kinds::{CRDS as OURS, KINDS};
 use super::requests::{Request, is_being_deleted};
 use super::store::{Id, Revision, Stored};
 use crate::host;
@@ -59,7 +59,7 @@ impl Server {
         self.compacted = self.store.version;
         self.epoch += 1;
         let is_gone = |plural: &&'static str| {
-            KINDS[*plural].is_custom() && self.store.get(&(CRDS, String::new(), crd_of(plural))).is_none()
+            KINDS[*plural].is_custom && self.store.get(&(CRDS, String::new(), crd_of(plural))).is_none()
         };
         self.gone_kinds = KINDS.keys().copied().filter(is_gone).collect();
         self.wake_watchers();
@@ -127,7 +127,7 @@ impl Server {
         let Some(crd) = self.store.get(&id).filter(|crd| !is_being_deleted(&crd.object)).cloned() else {
             return;
         };
-        let mut object = (*crd.object).clone();
+        let mut object = Value::clone(&crd.object);
         object["metadata"]["finalizers"] = json!([CLEANUP]);
         object["metadata"]["deletionTimestamp"] = json!(self.now_text());
         self.commit("operator", "delete", id, object, (*crd.owners).clone(), false);
@@ -162,22 +162,21 @@ impl Server {
 
     /// Ends the kinds that are being deleted and have no object left. `again`: a person applies them once more.
     pub fn end_kinds(&mut self, again: bool) {
-        for (plural, kind) in KINDS.iter().filter(|(_, kind)| kind.is_custom()) {
+        for (plural, kind) in KINDS.iter().filter(|(_, kind)| kind.is_custom) {
             let is_empty = self.store.list(plural, "").next().is_none();
             if self.is_kind_ending(plural) && is_empty {
                 let id = (CRDS, String::new(), crd_of(plural));
                 let Some(crd) = self.store.get(&id).cloned() else { continue };
-                self.commit("kubernetes", "delete", id, (*crd.object).clone(), Owners::new(), true);
+                self.commit("kubernetes", "delete", id, Value::clone(&crd.object), Owners::new(), true);
                 self.gone_kinds.insert(plural);
                 self.epoch_of.insert(plural, self.store.version);
             }
             if again && self.gone_kinds.remove(plural) {
-                let crds = reservoir::api::crds();
-                let crd = crds.iter().find(|crd| crd.spec.names.kind == kind.kind);
-                let request =
-                    Request { method: "POST".into(), plural: CRDS, body: json!(crd), ..Default::default() };
-                let (code, answer): (u16, Value) = self.answer("operator", &request);
-                assert_eq!(code, 201, "{answer}");
+                let crd = OURS.iter().find(|crd| crd["spec"]["names"]["kind"] == kind.kind);
+                let body = crd.cloned().unwrap_or_default();
+                let request = Request { method: "POST".into(), plural: CRDS, body, ..Default::default() };
+                let (code, answer) = self.answer("operator", &request);
+                assert_eq!(code, 201, "{}", answer.value());
             }
         }
         self.wake_watchers();

@@ -5,8 +5,10 @@ mod apply;
 mod disasters;
 mod kinds;
 mod network;
+mod object;
 mod path;
 mod requests;
+mod schema;
 mod select;
 mod store;
 
@@ -26,7 +28,9 @@ use crate::rules;
 use store::{Id, Store};
 
 pub use apply::Owners;
+pub use kinds::CRDS;
 pub use network::{Faults, client};
+pub use object::{Object, typed};
 pub use path::{Key, Path};
 pub use requests::{Request, is_being_deleted};
 pub use store::Revision;
@@ -147,13 +151,13 @@ impl Server {
         object: Value,
         owners: Owners,
         gone: bool,
-    ) -> Arc<Value> {
+    ) -> Arc<Object> {
         let before = self.store.get(&id).map(|stored| stored.object.clone());
         let now = self.store.commit(id.clone(), object, owners, gone);
         let version = self.store.version;
         self.tell(|| {
             let name = if id.1.is_empty() { id.2.clone() } else { format!("{}/{}", id.1, id.2) };
-            let change = changes(before.as_deref(), &now);
+            let change = changes(before.as_ref().map(|before| &***before), &now);
             let ended = if gone && verb != "delete" { ", and with that the object is gone" } else { "" };
             format!("{who}: {verb} {} {name} -> revision {version}{ended}{change}", id.0)
         });
@@ -175,20 +179,20 @@ impl Server {
         self.watchers.iter().filter_map(std::sync::Weak::upgrade).for_each(|watcher| watcher.notify_one());
     }
 
-    /// The objects of a kind.
+    /// Copies of the objects of a kind.
     pub fn all<K: DeserializeOwned>(&self, plural: &'static str) -> Vec<K> {
         self.store.list(plural, "").map(|(_, object)| typed(object)).collect()
     }
 
-    pub fn get<K: DeserializeOwned>(&self, plural: &'static str, namespace: &str, name: &str) -> Option<K> {
+    pub fn get<K: DeserializeOwned + Send + Sync + 'static>(
+        &self,
+        plural: &'static str,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Arc<K>> {
         let id = (plural, namespace.to_owned(), name.to_owned());
-        self.store.get(&id).map(|stored| typed(&stored.object))
+        self.store.get(&id).map(|stored| stored.object.typed())
     }
-}
-
-/// The object as its type.
-pub fn typed<K: DeserializeOwned>(object: &Value) -> K {
-    K::deserialize(object).unwrap_or_else(|error| panic!("{error}: {object}"))
 }
 
 /// The fields that differ, for the story.

@@ -14,7 +14,8 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep_until;
 
 use super::kinds::KINDS;
-use super::requests::{Answer, Request, as_asked, unavailable};
+use super::object::{Body as Answered, Object};
+use super::requests::{Answer, Request, as_partial, unavailable};
 use super::select::Selector;
 use super::{Shared, lock};
 use crate::clock;
@@ -49,12 +50,12 @@ pub fn client(server: &Shared, who: &str) -> Client {
             if head.uri.path().ends_with("/selfsubjectreviews") {
                 let user = json!({"kind": "SelfSubjectReview", "apiVersion": "authentication.k8s.io/v1", "metadata": {},
                     "status": {"userInfo": {"username": &*who}}});
-                return Ok(response(201, whole(&user)));
+                return Ok(response(201, whole(user)));
             }
             let Some(request) = parse(&head, &body) else {
                 let answer = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
                     "reason": "NotFound", "code": 404, "message": "no such kind"});
-                return Ok(response(404, whole(&answer)));
+                return Ok(response(404, whole(answer)));
             };
             if request.is_watch() {
                 return watch(server, who, request).await;
@@ -63,7 +64,7 @@ pub fn client(server: &Shared, who: &str) -> Client {
             // The API server carries out a request also after its client has died.
             tokio::spawn(carry_out(server.clone(), who.clone(), request, sender));
             let (code, body) = answer.await.map_err(|_| std::io::Error::other("the connection was reset"))?;
-            Ok::<_, std::io::Error>(response(code, whole(&body)))
+            Ok::<_, std::io::Error>(response(code, whole(body)))
         }
     });
     Client::new(service, "default")
@@ -112,16 +113,18 @@ async fn carry_out(server: Shared, who: Arc<str>, request: Request, sender: ones
         // Names and times of events are those of the wall clock.
         let (text, heard) = match request.plural {
             _ if server.story.is_none() => Default::default(),
-            "events" => (format!("event {} {}", request.body["regarding"], request.body["note"]), vec![]),
+            "events" => {
+                (format!("event {} {}", request.body["regarding"], request.body["note"]), Bytes::new())
+            }
             _ => {
                 let text = format!("{} {} {}", request.describe(), request.body, answer.0);
-                (text, serde_json::to_vec(&answer.1).unwrap_or_default())
+                (text, answer.1.json())
             }
         };
         server.hear(&who, text.as_bytes());
         server.hear("answer", &heard);
         if answer.0 >= 400 && answer.0 != 404 {
-            let why = answer.1["message"].as_str().unwrap_or_default().to_owned();
+            let why = answer.1.value()["message"].as_str().unwrap_or_default().to_owned();
             server.tell(|| format!("{who}: {} is refused with {}: {why}", request.describe(), answer.0));
         }
         if request.plural == "events" {
@@ -154,12 +157,12 @@ fn response(code: u16, body: Streamed) -> http::Response<Streamed> {
     answer.body(body).expect("the status code is valid")
 }
 
-fn whole(body: &Value) -> Streamed {
-    bytes(serde_json::to_vec(body).unwrap_or_default())
+fn whole(body: impl Into<Answered>) -> Streamed {
+    bytes(body.into().json())
 }
 
-fn bytes(bytes: Vec<u8>) -> Streamed {
-    Box::pin(StreamBody::new(stream::iter([Ok(Frame::data(Bytes::from(bytes)))])))
+fn bytes(bytes: impl Into<Bytes>) -> Streamed {
+    Box::pin(StreamBody::new(stream::iter([Ok(Frame::data(bytes.into()))])))
 }
 
 fn parse(head: &http::request::Parts, body: &[u8]) -> Option<Request> {
@@ -241,20 +244,22 @@ fn too_old() -> Vec<u8> {
 fn error_event(code: u16, reason: &str, message: &str) -> Vec<u8> {
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "reason": reason, "code": code, "message": message});
-    event_line("ERROR", &status)
+    event_line("ERROR", &Object::from(status))
 }
 
-/// The line of an event, as a watch has it. The object is not copied: most of a run is events.
-fn event_line(kind: &str, object: &Value) -> Vec<u8> {
-    let mut line = format!("{{\"type\":\"{kind}\",\"object\":").into_bytes();
-    serde_json::to_writer(&mut line, object).expect("a value is JSON");
-    line.extend_from_slice(b"}\n");
+/// The line of an event, as a watch has it.
+fn event_line(kind: &str, object: &Object) -> Vec<u8> {
+    let json = object.json();
+    let mut line = Vec::with_capacity(json.len() + 40);
+    for part in [b"{\"type\":\"", kind.as_bytes(), b"\",\"object\":", json, b"}\n"] {
+        line.extend_from_slice(part);
+    }
     line
 }
 
-fn event_of(kind: &str, object: &Value, is_partial: bool) -> Vec<u8> {
+fn event_of(kind: &str, object: &Object, is_partial: bool) -> Vec<u8> {
     match is_partial {
-        true => event_line(kind, &as_asked(object, true)),
+        true => event_line(kind, &as_partial(object).into()),
         false => event_line(kind, object),
     }
 }
@@ -279,7 +284,7 @@ async fn watch(
         }
     };
     if let Some(code) = refused {
-        return Ok(response(code, whole(&unavailable(code).1)));
+        return Ok(response(code, whole(unavailable(code).1)));
     }
     let (first, next, news, epoch) = {
         let mut locked = lock(&server);
@@ -310,7 +315,7 @@ async fn watch(
                 "kind": kind.kind, "apiVersion": kind.api_version(),
                 "metadata": {"resourceVersion": from.to_string(), "annotations": {"k8s.io/initial-events-end": "true"}},
             });
-            first.push_back(event_line("BOOKMARK", &end));
+            first.push_back(event_line("BOOKMARK", &end.into()));
         }
         let next = server.store.log.partition_point(|revision| revision.version <= from);
         let news = Arc::new(Notify::new());

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// A step of the way to a field.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -15,18 +16,38 @@ pub enum Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Path(usize);
 
+/// A quick hash of names: nobody chooses names that collide.
+#[derive(Default)]
+struct Quick(u64);
+
+impl Hasher for Quick {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.0 = (self.0.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(0x517c_c1b7_2722_0a95);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0.rotate_left(26)
+    }
+}
+
+type Children = HashMap<Box<str>, Path, BuildHasherDefault<Quick>>;
+
 /// What is known of a path.
 struct Known {
     parent: Path,
     depth: usize,
     key: Key,
-    fields: HashMap<Box<str>, Path>,
-    elements: HashMap<Box<str>, Path>,
+    fields: Children,
+    elements: Children,
 }
 
 impl Known {
     fn new(parent: Path, depth: usize, key: Key) -> Self {
-        Self { parent, depth, key, fields: HashMap::new(), elements: HashMap::new() }
+        Self { parent, depth, key, fields: Children::default(), elements: Children::default() }
     }
 }
 
@@ -57,12 +78,7 @@ impl Path {
     }
 
     /// The child of that name, which gets its number when it is first asked for.
-    fn child(
-        self,
-        name: &str,
-        children: fn(&mut Known) -> &mut HashMap<Box<str>, Self>,
-        key: fn(String) -> Key,
-    ) -> Self {
+    fn child(self, name: &str, children: fn(&mut Known) -> &mut Children, key: fn(String) -> Key) -> Self {
         ALL.with_borrow_mut(|all| {
             if let Some(known) = children(&mut all[self.0]).get(name) {
                 return *known;

@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::Server;
-use super::apply::{Owners, Writer, apply, merge_patch, note_update};
-use super::kinds::{KINDS, Kind, missing_field, set_defaults};
+use super::apply::{Owners, Part, Writer, apply, merge_patch, note_update};
+use super::kinds::{KINDS, Kind};
+use super::object::Body;
 use super::select::Selector;
 use super::store::Id;
 use crate::rules;
@@ -25,14 +26,14 @@ pub struct Request {
 }
 
 /// Status code and body.
-pub type Answer = (u16, Value);
+pub type Answer = (u16, Body);
 
 fn failure(code: u16, reason: &str, message: String) -> Answer {
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "message": message, "reason": reason, "code": code,
     });
-    (code, status)
+    (code, status.into())
 }
 
 pub fn unavailable(code: u16) -> Answer {
@@ -94,7 +95,8 @@ impl Server {
         match (request.method.as_str(), request.name.is_empty()) {
             ("GET", true) => self.list(kind, request),
             ("GET", false) => match self.store.get(&request.id()) {
-                Some(stored) => (200, partial(&stored.object, request.partial)),
+                Some(stored) if !request.partial => (200, Body::Stored(stored.object.clone())),
+                Some(stored) => (200, as_partial(&stored.object).into()),
                 None => request.not_found(),
             },
             ("POST", true) => self.create(who, kind, request),
@@ -119,37 +121,29 @@ impl Server {
                 break;
             }
             next = key;
-            let mut item = partial(object, request.partial);
-            if !request.partial
-                && let Some(fields) = item.as_object_mut()
-            {
-                // The items of a list of built-in kinds have neither.
-                if !kind.is_custom() {
-                    fields.remove("kind");
-                    fields.remove("apiVersion");
-                }
-            }
-            items.push(item);
+            items.push(object.clone());
         }
         let more = items.len() == limit;
-        let list_kind = match request.partial {
+        let mut list = match request.partial {
             true => json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1"}),
             false => json!({"kind": format!("{}List", kind.kind), "apiVersion": kind.api_version()}),
         };
-        let mut list = list_kind;
         list["metadata"] = json!({"resourceVersion": self.store.version.to_string()});
         if more {
             list["metadata"]["continue"] = json!(next);
         }
-        list["items"] = json!(items);
-        (200, list)
+        if request.partial {
+            list["items"] = items.iter().map(|object| as_partial(object)).collect();
+            return (200, list.into());
+        }
+        (200, Body::List(list, items, kind.is_custom))
     }
 
     fn create(&mut self, who: &str, kind: &Kind, request: &Request) -> Answer {
         let mut object = request.body.clone();
         if kind.plural == "events" {
             // Names and times of events are those of the wall clock.
-            return (201, object);
+            return (201, object.into());
         }
         let mut name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         if name.is_empty() {
@@ -169,7 +163,7 @@ impl Server {
             return failure(400, "BadRequest", why);
         }
         self.born(kind, request, &mut object);
-        if let Some(field) = missing_field(&object, &kind.schema) {
+        if let Some(field) = kind.schema.missing_field(&object) {
             return request.invalid(&format!("{field}: Required value"));
         }
         if let Err(why) = self.admit(who, "CREATE", kind, &mut object, None) {
@@ -177,12 +171,12 @@ impl Server {
         }
         let writer = (writer_of(who, request), false, false);
         let mut owners = Owners::new();
-        note_update(&Value::Null, &object, &mut owners, &writer, &kind.schema);
+        note_update(&Value::Null, &object, &mut owners, &writer, &kind.schema, Part::All);
         if request.is_dry_run() {
-            return (201, object);
+            return (201, object.into());
         }
         let made = self.commit(who, "create", request.id(), object, owners, false);
-        (201, (*made).clone())
+        (201, Body::Stored(made))
     }
 
     /// Gives a new object what only the API server gives.
@@ -209,9 +203,9 @@ impl Server {
             fields.remove("deletionTimestamp");
             fields.remove("generation");
         }
-        if kind.is_custom() {
+        if kind.is_custom {
             metadata["generation"] = json!(1);
-            set_defaults(object, &kind.schema);
+            kind.schema.set_defaults(object);
         }
         match kind.plural {
             "persistentvolumeclaims" => {
@@ -229,12 +223,12 @@ impl Server {
 
     fn write(&mut self, who: &str, kind: &Kind, request: &Request) -> Answer {
         let id = request.id();
-        if kind.is_custom() {
+        if kind.is_custom {
             self.violations.extend(rules::s15_a_status_has_the_version_that_was_read(who, request).err());
         }
         let is_apply = request.content_type.starts_with("application/apply-patch");
         if kind.plural == "events" {
-            return (200, request.body.clone());
+            return (200, request.body.clone().into());
         }
         let Some(stored) = self.store.get(&id).cloned() else {
             if is_apply && request.subresource.is_empty() {
@@ -243,7 +237,7 @@ impl Server {
             return request.not_found();
         };
         let metadata = &request.body["metadata"];
-        let before = &*stored.object;
+        let before: &Value = &stored.object;
         if let Some(version) = metadata["resourceVersion"].as_str().filter(|version| !version.is_empty())
             && before["metadata"]["resourceVersion"] != *version
         {
@@ -260,20 +254,27 @@ impl Server {
         }
         let (mut object, mut owners) = (before.clone(), (*stored.owners).clone());
         let of_status = request.subresource == "status";
+        let part = if !kind.has_status {
+            Part::All
+        } else if of_status {
+            Part::Status
+        } else {
+            Part::Rest
+        };
         let writer: Writer = (writer_of(who, request), is_apply, of_status);
         match request.method.as_str() {
             "PUT" => object = request.body.clone(),
             _ if is_apply => {
                 let mut applied = request.body.clone();
                 keep_part(&mut applied, &Value::Null, of_status, kind.has_status);
-                apply(&mut object, before, &mut owners, &writer, &applied, &kind.schema);
+                apply(&mut object, before, &mut owners, &writer, &applied, &kind.schema, part);
             }
             _ => merge_patch(&mut object, &request.body),
         }
         keep_part(&mut object, before, of_status, kind.has_status);
         restore_metadata(&mut object, before);
-        if kind.is_custom() {
-            set_defaults(&mut object, &kind.schema);
+        if kind.is_custom {
+            kind.schema.set_defaults(&mut object);
             if !of_status && has_new_spec(&object, before) {
                 let generation = before["metadata"]["generation"].as_i64().unwrap_or(1);
                 object["metadata"]["generation"] = json!(generation + 1);
@@ -282,27 +283,24 @@ impl Server {
         if let Some(added) = added_while_deleted(&object, before) {
             return request.invalid(&format!("metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers {added}"));
         }
-        if let Some(field) = missing_field(&object, &kind.schema) {
+        if let Some(field) = kind.schema.missing_field(&object) {
             return request.invalid(&format!("{field}: Required value"));
         }
         if let Err(why) = self.admit(who, "UPDATE", kind, &mut object, Some(before)) {
             return failure(403, "Forbidden", why);
         }
         if !is_apply {
-            note_update(before, &object, &mut owners, &writer, &kind.schema);
+            note_update(before, &object, &mut owners, &writer, &kind.schema, part);
         }
-        if object == *before && owners == *stored.owners {
-            return (200, object);
-        }
-        if request.is_dry_run() {
-            return (200, object);
+        if request.is_dry_run() || object == *before && owners == *stored.owners {
+            return (200, object.into());
         }
         let ends = is_being_deleted(&object) && !has_finalizers(&object);
         let verb = if of_status { "write the status of" } else { "change" };
-        let last = object.clone();
-        let now = self.commit(who, verb, id, object, owners, ends);
         // The version of the end of an object is that of its event, and not of the answer.
-        (200, if ends { last } else { (*now).clone() })
+        let last = ends.then(|| object.clone());
+        let now = self.commit(who, verb, id, object, owners, ends);
+        (200, last.map_or(Body::Stored(now), Body::Made))
     }
 
     fn create_by_apply(&mut self, who: &str, kind: &Kind, request: &Request) -> Answer {
@@ -316,7 +314,7 @@ impl Server {
             return ending();
         }
         self.born(kind, request, &mut object);
-        if let Some(field) = missing_field(&object, &kind.schema) {
+        if let Some(field) = kind.schema.missing_field(&object) {
             return request.invalid(&format!("{field}: Required value"));
         }
         if let Err(why) = self.admit(who, "CREATE", kind, &mut object, None) {
@@ -324,18 +322,18 @@ impl Server {
         }
         let writer = (writer_of(who, request), true, false);
         let mut owners = Owners::new();
-        apply(&mut object.clone(), &object, &mut owners, &writer, &request.body, &kind.schema);
+        apply(&mut object.clone(), &object, &mut owners, &writer, &request.body, &kind.schema, Part::All);
         if request.is_dry_run() {
-            return (201, object);
+            return (201, object.into());
         }
         let made = self.commit(who, "create", request.id(), object, owners, false);
-        (201, (*made).clone())
+        (201, Body::Stored(made))
     }
 
     fn delete(&mut self, who: &str, request: &Request) -> Answer {
         let Some(stored) = self.store.get(&request.id()).cloned() else { return request.not_found() };
         let kind = &KINDS[request.plural];
-        let mut object = (*stored.object).clone();
+        let mut object = Value::clone(&stored.object);
         for (condition, field) in [("uid", "UID"), ("resourceVersion", "ResourceVersion")] {
             if let Some(wanted) = request.body["preconditions"][condition].as_str()
                 && object["metadata"][condition] != *wanted
@@ -358,7 +356,7 @@ impl Server {
                 self.commit(who, "delete", request.id(), object, Owners::new(), true);
             }
             let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
-            return (200, done);
+            return (200, done.into());
         }
         // A pod without a node, and one that has ended, have no grace.
         let has_grace = object["spec"]["nodeName"].is_string()
@@ -366,7 +364,7 @@ impl Server {
         let is_forced = request.body["gracePeriodSeconds"] == 0 || request.plural == "pods" && !has_grace;
         if is_forced && !has_finalizers(&object) && !is_dry_run {
             let gone = self.commit(who, "delete at once", request.id(), object, Owners::new(), true);
-            return (200, (*gone).clone());
+            return (200, Body::Stored(gone));
         }
         if !is_being_deleted(&object) {
             object["metadata"]["deletionTimestamp"] = json!(self.now_text());
@@ -377,10 +375,10 @@ impl Server {
             }
             if !is_dry_run {
                 let now = self.commit(who, "delete", request.id(), object, (*stored.owners).clone(), false);
-                return (200, (*now).clone());
+                return (200, Body::Stored(now));
             }
         }
-        (200, object)
+        (200, object.into())
     }
 }
 
@@ -399,17 +397,8 @@ fn has_finalizers(object: &Value) -> bool {
     object["metadata"]["finalizers"].as_array().is_some_and(|finalizers| !finalizers.is_empty())
 }
 
-fn partial(object: &Value, partial: bool) -> Value {
-    match partial {
-        true => json!({
-            "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"],
-        }),
-        false => object.clone(),
-    }
-}
-
-pub fn as_asked(object: &Value, is_partial: bool) -> Value {
-    partial(object, is_partial)
+pub fn as_partial(object: &Value) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
 }
 
 /// A request for the status changes nothing else, and any other one leaves the status as it was.
@@ -420,12 +409,15 @@ fn keep_part(object: &mut Value, before: &Value, of_status: bool, has_status: bo
     let Some(fields) = object.as_object_mut() else { return };
     match of_status {
         true => {
-            let status = fields.remove("status");
-            let mut kept = before.as_object().cloned().unwrap_or_default();
-            kept.remove("status");
-            kept.extend(status.map(|status| ("status".to_owned(), status)));
-            *fields = kept;
+            fields.retain(|name, _| name == "status" || before.get(name).is_some());
+            for (name, kept) in before.as_object().into_iter().flatten().filter(|(name, _)| *name != "status")
+            {
+                if fields.get(name) != Some(kept) {
+                    fields.insert(name.clone(), kept.clone());
+                }
+            }
         }
+        false if fields.get("status") == before.get("status") => {}
         false => {
             fields.remove("status");
             fields.extend(before.get("status").map(|status| ("status".to_owned(), status.clone())));
@@ -436,7 +428,9 @@ fn keep_part(object: &mut Value, before: &Value, of_status: bool, has_status: bo
 /// Nobody changes these fields.
 fn restore_metadata(object: &mut Value, before: &Value) {
     for field in ["apiVersion", "kind"] {
-        object[field] = before[field].clone();
+        if object[field] != before[field] {
+            object[field] = before[field].clone();
+        }
     }
     for field in [
         "name",
@@ -452,6 +446,7 @@ fn restore_metadata(object: &mut Value, before: &Value) {
             Value::Null => {
                 object["metadata"].as_object_mut().map(|metadata| metadata.remove(field));
             }
+            value if object["metadata"][field] == *value => {}
             value => object["metadata"][field] = value.clone(),
         }
     }
@@ -466,13 +461,11 @@ fn restore_metadata(object: &mut Value, before: &Value) {
 }
 
 fn has_new_spec(now: &Value, before: &Value) -> bool {
-    let without = |object: &Value| {
-        let mut object = object.as_object().cloned().unwrap_or_default();
-        object.remove("metadata");
-        object.remove("status");
-        object
-    };
-    without(now) != without(before)
+    fn parts(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
+        let parts = object.as_object().into_iter().flatten();
+        parts.filter(|(name, _)| !["metadata", "status"].contains(&name.as_str()))
+    }
+    !parts(now).eq(parts(before))
 }
 
 fn added_while_deleted(now: &Value, before: &Value) -> Option<String> {

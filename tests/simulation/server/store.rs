@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::apply::Owners;
+use super::object::Object;
 use super::select::Selector;
 
 /// Plural of the kind, namespace or nothing, name.
@@ -13,7 +14,7 @@ pub type Id = (&'static str, String, String);
 
 #[derive(Clone)]
 pub struct Stored {
-    pub object: Arc<Value>,
+    pub object: Arc<Object>,
     pub owners: Arc<Owners>,
 }
 
@@ -22,9 +23,9 @@ pub struct Stored {
 pub struct Revision {
     pub version: u64,
     pub id: Id,
-    pub before: Option<Arc<Value>>,
+    pub before: Option<Arc<Object>>,
     /// The object, or its last state if it is gone.
-    pub now: Arc<Value>,
+    pub now: Arc<Object>,
     pub is_gone: bool,
 }
 
@@ -46,7 +47,7 @@ impl Store {
         &'a self,
         plural: &'static str,
         namespace: &'a str,
-    ) -> impl Iterator<Item = (&'a Id, &'a Arc<Value>)> {
+    ) -> impl Iterator<Item = (&'a Id, &'a Arc<Object>)> {
         let first = (plural, namespace.to_owned(), String::new());
         let of_kind = self.objects.range(first..).take_while(move |(id, _)| id.0 == plural);
         of_kind
@@ -55,10 +56,10 @@ impl Store {
     }
 
     /// Stores an object with its next version, or removes it.
-    pub fn commit(&mut self, id: Id, mut object: Value, owners: Owners, is_gone: bool) -> Arc<Value> {
+    pub fn commit(&mut self, id: Id, mut object: Value, owners: Owners, is_gone: bool) -> Arc<Object> {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        let object = Arc::new(object);
+        let object = Arc::new(Object::from(object));
         let before = match is_gone {
             true => self.objects.remove(&id),
             false => {
@@ -72,8 +73,8 @@ impl Store {
     }
 
     /// The objects of a kind at an earlier version.
-    pub fn list_at(&self, plural: &'static str, namespace: &str, version: u64) -> Vec<Arc<Value>> {
-        let mut objects: BTreeMap<Id, Arc<Value>> =
+    pub fn list_at(&self, plural: &'static str, namespace: &str, version: u64) -> Vec<Arc<Object>> {
+        let mut objects: BTreeMap<Id, Arc<Object>> =
             self.list(plural, namespace).map(|(id, object)| (id.clone(), object.clone())).collect();
         let later = self.log.iter().rev().take_while(|revision| revision.version > version);
         for revision in later.filter(|r| r.id.0 == plural && (namespace.is_empty() || r.id.1 == namespace)) {
@@ -92,7 +93,7 @@ impl Store {
         plural: &'static str,
         namespace: &str,
         selector: &Selector,
-    ) -> (usize, Option<(&'static str, Arc<Value>)>) {
+    ) -> (usize, Option<(&'static str, Arc<Object>)>) {
         while let Some(revision) = self.log.get(from) {
             from += 1;
             if revision.id.0 != plural || !(namespace.is_empty() || revision.id.1 == namespace) {
@@ -109,9 +110,9 @@ impl Store {
             let mut object = revision.now.clone();
             if let ("DELETED", Some(before)) = (kind, &revision.before) {
                 // The last state that the watch is about, as of this revision.
-                object = before.clone();
-                Arc::make_mut(&mut object)["metadata"]["resourceVersion"] =
-                    json!(revision.version.to_string());
+                let mut last = Value::clone(before);
+                last["metadata"]["resourceVersion"] = json!(revision.version.to_string());
+                object = Arc::new(last.into());
             }
             return (from, Some((kind, object)));
         }
