@@ -8,13 +8,13 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use tonic::Code;
 
-use crate::api::condition::reason::VOLUME_SEALED;
+use crate::api::condition::reason::{COPY_DIFFERS, VOLUME_SEALED};
 use crate::api::{AccessMode, LABEL_COPY_OF, SharedPersistentVolume};
 use crate::cluster;
 use crate::csi::{self, Error, PublishRequest, Stats, Usage, VolumeHandle, Volumes};
 use crate::host::{self, Host, Pod, Publish, VolumeUid};
 use crate::plan::publish::{Permit, Refusal, Request, authorise, disk_not_served, local_copy};
-use crate::plan::seal;
+use crate::plan::{seal, verify};
 use crate::telemetry::Metrics;
 
 use super::context::{Context, NodeError};
@@ -118,6 +118,11 @@ impl Volumes for Node {
             if ctx.on_host(move |host| host.is_read_only(&target)).await.unwrap_or(false) {
                 ctx.warn(&cluster::pod_of(&pod), "Mount", VOLUME_SEALED, &message).await;
             }
+        }
+        let differs = mounted.and_then(|volume| verify::differs(volume.status.as_ref()?));
+        if let Some(differs) = differs.filter(|_| published.is_ok()) {
+            let message = verify::on_pod(name, &differs.message);
+            ctx.warn(&cluster::pod_of(&pod), "Mount", COPY_DIFFERS, &message).await;
         }
         if matches!(published, Err(NodeError::Host(host::Error::Busy { .. }))) {
             let users = mounted.and_then(|volume| volume.status.as_ref()).map(|status| &*status.users);

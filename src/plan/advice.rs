@@ -387,6 +387,8 @@ advice! {
     grant_to_namespace(role, kind, name) =
         "have an administrator run: kubectl reservoir grant {role} --verbs create,use,resize --to {kind} {name}";
     follow_event() = "do what the message says; Reservoir tries again by itself";
+    have_events_looked_at(object) =
+        "have an administrator run: kubectl reservoir why {object}   # about the events above, which say what the pod itself can do";
     have_event_followed(pvc, namespace) =
         "have an administrator run: kubectl reservoir why pvc/{pvc} -n {namespace}   # or do what the message says, if it is yours to do: \
          fields of a PersistentVolumeClaim cannot be changed, so make it anew";
@@ -521,6 +523,8 @@ advice! {
     ready_node(node) = "kubectl describe node {node}   # the taint goes when the node is Ready, and the agent comes";
     tolerate(key, effect) =
         "to have volumes there, add to agent.tolerations of the chart: {{key: {key}, operator: Exists, effect: {effect}}}";
+    have_startup_taint_removed() =
+        "set removeStartupTaint: true in the chart's values: agents tolerate the taint then, and the controller takes it off when an agent serves";
     run_on_node() = "to have volumes there: change agent.nodeSelector or agent.tolerations of the chart";
     have_mutating_policies() = "to have both written: set admission.mutatingPolicies of the chart to true";
     write_both() = "docs/platforms.md has what to write; Kubernetes 1.36 serves it";

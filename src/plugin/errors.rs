@@ -20,7 +20,7 @@ pub(super) fn explain_api_error(error: &kube::Error) -> anyhow::Error {
         // path.
         kube::Error::Api(status) if status.code == 404 && !status.message.contains('"') => anyhow::anyhow!(
             "this cluster does not have Reservoir's kinds: name another cluster with --context, or install the chart: {}",
-            advice::install_chart("reservoir", "reservoir-system", "")
+            advice::install_chart_anew("reservoir", "reservoir-system", "")
         ),
         kube::Error::Api(status) if status.code == 401 => anyhow::anyhow!(
             "the cluster does not accept the credentials of the kubeconfig ({}): log in again, or name another user with --context",

@@ -229,6 +229,12 @@ impl Snapshot {
             .filter(move |pod| !cluster::is_terminal(pod) && cluster::claims_of(pod).contains(&named))
     }
 
+    /// The pods that use the volume of a VolumeClaim. Those of another one's PersistentVolumeClaim of its name have that one's volume.
+    pub fn users_of<'a>(&'a self, namespace: &str, claim: &str) -> impl Iterator<Item = &'a Pod> + use<'a> {
+        let is_taken = self.is_name_taken(Some(namespace), claim);
+        self.pods_of(namespace, claim).filter(move |_| !is_taken)
+    }
+
     /// The VolumeClaim of that name.
     pub fn claim(&self, namespace: Option<&str>, name: &str) -> Option<&VolumeClaim> {
         self.claims.iter().find(|c| c.name_any() == name && c.namespace().as_deref() == namespace)

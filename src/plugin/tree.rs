@@ -1,5 +1,6 @@
 //! The view `tree`: disk → reservation → refinement, volume → claim → pod.
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde::Serialize;
 
@@ -215,29 +216,32 @@ fn binding_node(snapshot: &Snapshot, binding: &ClaimBinding) -> Node {
     let mut node = claim_node(snapshot, &binding.namespace, &binding.name, binding.mode);
     if binding.pvc_uid.is_some() {
         (node.kind, node.ready, node.reason) = (kind::PVC.name, true, None);
+        node.children = pod_nodes(snapshot.pods_of(&binding.namespace, &binding.name));
     }
     node
 }
 
 fn claim_node(snapshot: &Snapshot, namespace: &str, name: &str, mode: AccessMode) -> Node {
     let mut node = node(snapshot, &kind::CLAIM, Some(namespace), name, format!("{mode:?}"));
-    node.children = snapshot
-        .pods_of(namespace, name)
-        .map(|pod| {
-            let phase = pod.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_else(|| "Pending".into());
-            Node {
-                kind: kind::POD.name,
-                namespace: Some(namespace.to_owned()),
-                name: pod.name_any(),
-                role: None,
-                about: String::new(),
-                ready: phase == "Running",
-                reason: Some(phase),
-                children: vec![],
-            }
-        })
-        .collect();
+    node.children = pod_nodes(snapshot.users_of(namespace, name));
     node
+}
+
+fn pod_nodes<'a>(pods: impl Iterator<Item = &'a Pod>) -> Vec<Node> {
+    pods.map(|pod| {
+        let phase = pod.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_else(|| "Pending".into());
+        Node {
+            kind: kind::POD.name,
+            namespace: pod.namespace(),
+            name: pod.name_any(),
+            role: None,
+            about: String::new(),
+            ready: phase == "Running",
+            reason: Some(phase),
+            children: vec![],
+        }
+    })
+    .collect()
 }
 
 /// The view as text.

@@ -12,7 +12,7 @@ use super::output::confirm;
 use super::snapshot::Snapshot;
 use super::why;
 use super::write::{delete_params, dry_run_suffix};
-use crate::api::{Role, VolumeClaim};
+use crate::api::{Role, VolumeClaim, condition};
 use crate::cluster;
 use crate::plan::{advice, names};
 
@@ -21,6 +21,11 @@ pub(super) async fn unclaim(client: &Client, args: &Unclaim, namespace: &str) ->
     let claims = chosen(&snapshot, args, namespace)?;
     for claim in &claims {
         eprintln!("{}", describe(&snapshot, claim));
+        // The end of the last claim may be that of the data, which a tenant learns from the claim alone.
+        let status = claim.status.as_ref();
+        if let Some(ready) = status.and_then(|status| condition::get(&status.conditions, condition::READY)) {
+            eprintln!("  {}: {}", ready.reason, ready.message);
+        }
     }
     // An interactive user who gives names has seen the claims. A user who gives only a role has not.
     if args.role.is_some() && args.dry_run.is_none() {
@@ -91,7 +96,7 @@ pub(super) fn describe(snapshot: &Snapshot, claim: &VolumeClaim) -> String {
     let volume = claim.status.as_ref().and_then(|s| s.volume.as_ref()).map(|v| v.name.as_str());
     let volume = volume.map_or("no volume".to_owned(), |volume| format!("volume {volume}"));
     let users: Vec<String> =
-        snapshot.pods_of(&namespace, &name).map(|pod| cluster::pod_ref(pod).to_string()).collect();
+        snapshot.users_of(&namespace, &name).map(|pod| cluster::pod_ref(pod).to_string()).collect();
     let users = match users.as_slice() {
         [] => String::new(),
         users => format!("; used by pod {}", names(users, users.len())),

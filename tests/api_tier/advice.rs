@@ -72,6 +72,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("see_no_disk", "an administrator, as find_agent (plugin.rs)"),
     ("remove_foreign_files", "a person on the node; disks.rs removes them"),
     ("have_run", "an administrator: the command of another step"),
+    ("have_events_looked_at", "an administrator, who reads another step; as have_administrator_ask"),
+    ("have_startup_taint_removed", "an administrator changes the chart's values"),
     ("retire_lost", "a person on the node; the command of keep_volume, taken back"),
     ("save_lost_data", "a person copies; the api tier has no process in a pod (e2e)"),
     ("have_pod_fitted", "an administrator, who reads another step; as have_administrator_ask"),

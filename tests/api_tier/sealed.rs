@@ -245,12 +245,26 @@ async fn e4_a_sealed_volume_is_verified_on_request() {
     assert_eq!(until_said(&cluster, READY, "CopyDiffers").await, message);
     let verified = status(&cluster).await.verified.unwrap();
     assert_eq!((verified.request.as_deref(), verified.differ), (Some("second"), 1));
-    until("the event", || async { (events(&cluster, "CopyDiffers").await == 1).then_some(()) }).await;
+    // One of the volume, and one of the pod that reads.
+    until("the events", || async { (events(&cluster, "CopyDiffers").await == 2).then_some(()) }).await;
+    let said = until("the claim is told", || async {
+        let claim = claims.get("w").await.unwrap();
+        let ready = condition::get(&claim.status?.conditions, READY)?.message.clone();
+        ready
+            .contains("volume data is not intact: its files are not what was sealed: weights")
+            .then_some(ready)
+    })
+    .await;
+    assert!(!said.contains("stay as they are"), "{said}");
     cluster.apply_text(&claim("late", "ReadOnly")).await;
     let message = until_reason(&claims, "late", "VolumeNotReady").await;
     assert!(message.contains("weights has other bytes"), "{message}");
     let second = cluster.pod("team", "second", &["w"]).await;
     agent.publish(&cluster, &bound, &second, true).await.unwrap();
+    until("an event of the second pod", || async {
+        (events(&cluster, "CopyDiffers").await == 3).then_some(())
+    })
+    .await;
     cluster.quiet_for(std::time::Duration::from_secs(1)).await;
 }
 

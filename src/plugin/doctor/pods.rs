@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{Event, Node, Pod, PodSpec, Taint};
 use kube::ResourceExt;
 
 use crate::plan::advice;
+use crate::plan::startup_taint::TAINT;
 use crate::plugin::{taints, why};
 
 /// A DaemonSet or Deployment of the installation.
@@ -146,10 +147,11 @@ pub(super) fn keeps_away(node: &Node, agents: &[DaemonSet]) -> Option<Cause> {
     };
     let taint = fitting.iter().map(untolerated).collect::<Option<Vec<_>>>()?.first().copied()?;
     let why = format!("its taint {} is not tolerated", taints::text(taint));
-    // Kubernetes and cloud providers take their own off.
-    let step = match taint.key.contains("kubernetes.io/") {
-        true => advice::ready_node(node.name_any()),
-        false => advice::tolerate(&taint.key, &taint.effect),
+    let step = match taint.key.as_str() {
+        TAINT => advice::have_startup_taint_removed(),
+        // Kubernetes and cloud providers take their own off.
+        key if key.contains("kubernetes.io/") => advice::ready_node(node.name_any()),
+        key => advice::tolerate(key, &taint.effect),
     };
     Some((why, step))
 }
@@ -343,6 +345,10 @@ mod tests {
         }
         let other = json!([{"key": "gpu", "value": "no"}, {"key": "gpu", "operator": "Exists", "effect": "NoExecute"}]);
         assert!(why(json!({"containers": [], "tolerations": other})).is_some());
+        let early: Node = from(json!({"metadata": {"name": "n3"}, "spec": {"taints": [
+            {"key": "reservoir.dev/agent-not-ready", "effect": "NoSchedule"}]}}));
+        let (_, step) = keeps_away(&early, &agents(json!({"containers": []}))).unwrap();
+        assert!(step.starts_with("set removeStartupTaint: true"), "{step}");
         let young: Node = from(json!({"metadata": {"name": "n2"}, "spec": {"taints": [
             {"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"},
             {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]}}));

@@ -11,13 +11,13 @@ use super::target::Target;
 use crate::api::condition::reason::{BACKING_LOST, COPY_DIFFERS, NEARLY_FULL, SEAL_WITHDRAWN, VOLUME_SEALED};
 use crate::api::condition::{self, TEMPLATED};
 use crate::api::{
-    AccessMode, DiskReservation, LedgerEntry, NodeDisk, PodRef, SharedPersistentVolume,
+    AccessMode, ClaimBinding, DiskReservation, LedgerEntry, NodeDisk, PodRef, SharedPersistentVolume,
     SharedPersistentVolumeStatus, VolumeRole,
 };
 use crate::cluster;
 use crate::plan::candidate::{self, Candidate};
 use crate::plan::template::UNSELECTED;
-use crate::plan::{self, node_disk, seal, share};
+use crate::plan::{self, advice, node_disk, seal, share};
 use crate::plugin::kind::{CLAIM, DISK, POD, PVC, RESERVATION, ROLE, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
@@ -58,10 +58,7 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
         add("used by pod", all_names(&users));
     } else if target.kind == &CLAIM {
         let claim = snapshot.claim(target.namespace.as_deref(), &target.name);
-        // The pods of another one's PersistentVolumeClaim have that one's volume.
-        let is_taken = snapshot.is_name_taken(target.namespace.as_deref(), &target.name);
-        let users = snapshot.pods_of(target.namespace.as_deref().unwrap_or_default(), &target.name);
-        let users = users.filter(|_| !is_taken);
+        let users = snapshot.users_of(target.namespace.as_deref().unwrap_or_default(), &target.name);
         let users: Vec<String> = users.map(|p| cluster::pod_ref(p).to_string()).collect();
         add("used by pod", all_names(&users));
         let bound = snapshot.volume_of(target.namespace.as_deref().unwrap_or_default(), &target.name);
@@ -189,11 +186,15 @@ fn has_anothers(snapshot: &Snapshot, status: &SharedPersistentVolumeStatus, user
     let Some(pod) = snapshot.pods.iter().find(|pod| pod.metadata.uid.as_ref() == Some(&user.uid)) else {
         return false;
     };
-    let is_listed = |(namespace, name): &(String, String)| {
-        status.claims.iter().any(|claim| claim.namespace == *namespace && claim.name == *name)
+    let named = cluster::claims_of(pod);
+    let is_its = |claim: &&ClaimBinding| {
+        named.iter().any(|(namespace, name)| claim.namespace == *namespace && claim.name == *name)
     };
-    let mut claims = cluster::claims_of(pod).into_iter().filter(is_listed).peekable();
-    claims.peek().is_some() && claims.all(|(namespace, name)| snapshot.is_name_taken(Some(&namespace), &name))
+    let mut claims = status.claims.iter().filter(is_its).peekable();
+    let is_taken = |claim: &ClaimBinding| {
+        claim.pvc_uid.is_none() && snapshot.is_name_taken(Some(&claim.namespace), &claim.name)
+    };
+    claims.peek().is_some() && claims.all(is_taken)
 }
 
 /// The claims of a pod, or the claim that is asked about.
@@ -244,6 +245,16 @@ fn told<'a>(snapshot: &'a Snapshot, target: &Target) -> Vec<&'a Event> {
     // Whoever sees the volume is told its present state instead.
     let is_told = |event: &&Event| event.reason.as_deref() == Some(SEAL_WITHDRAWN) || !snapshot.sees(&VOLUME);
     events.filter(is_told).collect()
+}
+
+/// The step about such events, for a healthy claim or pod.
+pub(super) fn told_step(snapshot: &Snapshot, target: &Target) -> Option<String> {
+    let is_trouble = |event: &&Event| {
+        let reason = event.reason.as_deref().unwrap_or_default();
+        [NEARLY_FULL, COPY_DIFFERS, BACKING_LOST].contains(&reason)
+    };
+    told(snapshot, target).iter().find(|event| is_trouble(event))?;
+    Some(advice::have_events_looked_at(target.argument()))
 }
 
 /// The volumes of a pod on disks that were declared gone, and these.

@@ -37,7 +37,7 @@ use super::snapshot::Snapshot;
 use crate::api::condition::reason::COPY_DIFFERS;
 use crate::api::volume_for_pvc;
 use chain::{chain, may_cause, reports};
-use holders::holders;
+use holders::{holders, told_step};
 use report::Report;
 use steps::{deletion_step, full_step, step_for, subscription_step};
 
@@ -147,7 +147,9 @@ fn explain(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
     let holders = holders(snapshot, target);
     if ready {
         let end = deletion_step(snapshot, target).filter(|_| !holders.is_empty());
-        let step = subscription_step(snapshot, target).or_else(|| full_step(snapshot, target));
+        let step = subscription_step(snapshot, target)
+            .or_else(|| full_step(snapshot, target))
+            .or_else(|| told_step(snapshot, target));
         next.extend(step.or(end));
     }
     let own = because.iter().rfind(|report| !report.beside).or(because.last());

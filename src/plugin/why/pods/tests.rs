@@ -546,8 +546,13 @@ fn t4_why_of_a_running_pod_tells_of_its_volume() {
     for reason in ["VolumeSealed", "NearlyFull", "CopyDiffers", "BackingLost"] {
         assert!(told.contains(&format!("\n  event {reason} of pod web: {reason} of v\n")), "{told}");
     }
+    let next =
+        "next: have an administrator run: kubectl reservoir why pod/web -n team   # about the events above";
+    assert!(told.contains(next), "{told}");
     let claim = ask(&snapshot, &CLAIM, Some("team"), "data").unwrap();
     assert!(claim.contains("event NearlyFull of pod web: NearlyFull of v\n"), "{claim}");
+    let next = "next: have an administrator run: kubectl reservoir why vclaim/data -n team   # about the events above";
+    assert!(claim.contains(next) && !claim.contains("nothing to do"), "{claim}");
     snapshot.events = vec![of_pod("SealWithdrawn", "u1"), of_pod("NearlyFull", "earlier")];
     let told = of(&snapshot);
     assert!(told.contains("event SealWithdrawn of pod web") && !told.contains("NearlyFull"), "{told}");
@@ -679,6 +684,7 @@ fn t4_c5_pods_of_a_foreign_claim_are_no_users() {
     let conditions = &mut snapshot.claims[0].status.as_mut().unwrap().conditions;
     set_not_ready(conditions, crate::api::condition::reason::NAME_TAKEN, "in the way");
     assert_eq!(used(&snapshot), [false, false]);
+    assert_eq!(snapshot.users_of("team", "data").count(), 0);
 }
 
 /// T4: a Job whose pods run lacks none.
