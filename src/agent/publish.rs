@@ -52,7 +52,11 @@ impl Volumes for Node {
             .await
             .map_err(|late| Error::unavailable(unread(), late))?
             .map_err(|error| Error::unavailable(unread(), error))?;
-        let copy = volume.as_ref().and_then(|volume| local_copy(volume, &copies, &ctx.node));
+        let copy = match published(volume.as_ref(), &copies, &request.target, ctx).await {
+            // A pod keeps what it has.
+            Some(there) => copies.iter().find(|copy| copy.metadata.uid.as_deref() == Some(there.as_str())),
+            None => volume.as_ref().and_then(|volume| local_copy(volume, &copies, &ctx.node)),
+        };
         // The volume that the pod gets to see.
         let mounted = copy.or(volume.as_ref());
         let mounted_uid = match copy.and_then(|copy| copy.metadata.uid.as_deref()) {
@@ -96,7 +100,7 @@ impl Volumes for Node {
             volume.as_ref().and_then(|v| seal::on_pod(v, request.handle.claim_uid(), request.read_only));
         let publish = Publish {
             uid: mounted_uid,
-            digest: copy.and_then(|copy| copy.status.as_ref()?.digest.clone()),
+            digest: copy.and(volume.as_ref()).and_then(|of| of.status.as_ref()?.digest.clone()),
             target: request.target.clone(),
             read_only: mode == AccessMode::ReadOnly,
             by_seal: by_seal.is_some(),
@@ -183,18 +187,40 @@ fn parsed(uid: &str) -> Result<VolumeUid, Error> {
     uid.parse().map_err(|invalid: host::InvalidUid| failed_on_node(host::Error::from(invalid).into()))
 }
 
-/// The copies on this node of a sealed volume that is on another one, by a live read (E3).
+/// Whichever of a volume and its copies on this node is published at a target.
+async fn published(
+    volume: Option<&SharedPersistentVolume>,
+    copies: &[SharedPersistentVolume],
+    target: &Path,
+    ctx: &Context,
+) -> Option<VolumeUid> {
+    if copies.is_empty() {
+        return None;
+    }
+    let uids = volume.into_iter().chain(copies).filter_map(|of| of.metadata.uid.as_ref()?.parse().ok());
+    let (uids, target) = (uids.collect::<Vec<VolumeUid>>(), target.to_owned());
+    ctx.on_host(move |host| host.published_at(&uids, &target)).await.ok().flatten()
+}
+
+/// The copies on this node of a sealed volume, by a live read (E3). On the volume's own node there are some only if that was asked
+/// for.
 async fn copies_here(
     volume: Option<&SharedPersistentVolume>,
     ctx: &Context,
 ) -> Result<Vec<SharedPersistentVolume>, cluster::Error> {
     let Some((of, status)) = volume.and_then(|of| Some((of, of.status.as_ref()?))) else { return Ok(vec![]) };
-    if status.digest.is_none() || status.node_name.as_deref() == Some(&ctx.node) {
+    let is_here = status.node_name.as_deref() == Some(&ctx.node);
+    let has_other = of.spec.copies.as_ref().is_some_and(|copies| copies.own_node);
+    if status.digest.is_none() || is_here && !has_other {
         return Ok(vec![]);
     }
     let of_volume = format!("{LABEL_COPY_OF}={}", of.uid().unwrap_or_default());
     let here = ListParams::default().labels(&of_volume).fields(&format!("status.nodeName={}", ctx.node));
-    cluster::list(&Api::all(ctx.client.clone()), &here).await
+    let mut copies: Vec<SharedPersistentVolume> = cluster::list(&Api::all(ctx.client.clone()), &here).await?;
+    copies.retain(|copy| {
+        copy.spec.copy_of.as_ref().is_some_and(|is| Some(&is.uid) == of.metadata.uid.as_ref())
+    });
+    Ok(copies)
 }
 
 fn refused(refusal: Refusal) -> Error {

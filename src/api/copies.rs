@@ -12,11 +12,15 @@ use super::Size;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Copies {
-    /// Labels of the nodes that get a copy, besides the volume's own node. All nodes if absent. At most 64, of 4096 characters
+    /// Labels of the nodes that get a copy, besides the volume's own node (see `ownNode`). All nodes if absent. At most 64, of 4096 characters
     /// together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::refs::selector_schema")]
     pub node_selector: Option<BTreeMap<String, String>>,
+    /// True if the volume's own node is selected as others are, for a copy on another disk there. Its pods read that while the volume
+    /// itself cannot be used. False if absent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own_node: bool,
     /// The most copies that are being filled at once. Each volume that is complete sends to two others. No other limit if
     /// absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,7 +60,7 @@ pub struct CopyOf {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CopiesStatus {
-    /// Number of the selected nodes, without the volume's own.
+    /// Number of the selected nodes, without the volume's own unless `ownNode` is true.
     pub wanted: u32,
     /// Number of the selected nodes with a complete copy that can be used.
     pub ready: u32,

@@ -184,6 +184,14 @@ impl Host {
         }
     }
 
+    /// The first of these volumes that is published at a target, by its record.
+    pub fn published_at(&self, uids: &[VolumeUid], target: &Path) -> Option<VolumeUid> {
+        let key = self.targets.key(target).ok()?;
+        let record = |uid: &VolumeUid| self.find(uid).and_then(|(_, volume)| volume.record());
+        let has = |uid: &&VolumeUid| record(uid).is_ok_and(|record| record.publishes.contains_key(&key));
+        uids.iter().find(has).cloned()
+    }
+
     /// True if mounts of readers are locked by the kernel, so that no container runtime makes them writable.
     pub fn locks_read_only(&self) -> bool {
         self.read_only_lock.is_some()

@@ -104,7 +104,8 @@ fn is_used(volume: &SharedPersistentVolume) -> bool {
 fn is_selected(copies: &Copies, original: &SharedPersistentVolume, node: &Node) -> bool {
     let own = original.status.as_ref().and_then(|status| status.node_name.as_ref());
     let fits = copies.node_selector.as_ref().is_none_or(|wanted| selects(wanted, node.labels()));
-    fits && node.metadata.deletion_timestamp.is_none() && node.metadata.name.as_ref() != own
+    let is_own = node.metadata.name.as_ref() == own;
+    fits && node.metadata.deletion_timestamp.is_none() && (!is_own || copies.own_node)
 }
 
 /// The copies of a volume: the numbers, and those to be made.
@@ -124,7 +125,10 @@ pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
         return said(status, Verdict::no(reason::NOT_SEALED, why));
     };
     if nodes.is_empty() {
-        let why = "no node besides its own has the labels of spec.copies.nodeSelector: correct them, or label nodes";
+        let besides = if copies.own_node { "" } else { " besides its own" };
+        let why = format!(
+            "no node{besides} has the labels of spec.copies.nodeSelector: correct them, or label nodes"
+        );
         return said(status, Verdict::no(reason::NO_NODE_SELECTED, why));
     }
     if disk_of(original, &around.disks).is_none_or(|disk| transfer(disk).is_none()) {
@@ -198,9 +202,10 @@ fn make(
     around: &Around,
 ) -> Result<SharedPersistentVolume, Verdict> {
     let disks = refs(&around.disks);
+    let own = original.status.as_ref().and_then(|status| status.node_disk.as_ref());
     let on_node = |r: &&DiskReservation| {
         let status = r.status.as_ref();
-        let disk = status.and_then(|status| status.node_disk.as_ref());
+        let disk = status.and_then(|status| status.node_disk.as_ref()).filter(|disk| Some(*disk) != own);
         let disk = disks.iter().find(|found| found.metadata.name.as_ref() == disk);
         status.and_then(|status| status.node_name.as_deref()) == Some(node)
             && disk.is_some_and(|disk| candidate::is_ready(disk) && transfer(disk).is_some())

@@ -133,14 +133,19 @@ pub fn disk_not_served(volume: &SharedPersistentVolume, node_disk: &str, node: &
     )
 }
 
-/// The copy of a sealed volume that pods of a node read in its place (E3), out of the copies there. One that is ending serves its
-/// present users, so its own record decides in the end, and the fence in it.
+/// The copy of a sealed volume that pods of a node read in its place (E3), out of the copies there: on its own node while the volume
+/// itself cannot be used. One that is ending serves its present users, so its own record decides in the end, and the fence
+/// in it.
 pub fn local_copy<'a>(
     volume: &SharedPersistentVolume,
     copies: &'a [SharedPersistentVolume],
     node: &str,
 ) -> Option<&'a SharedPersistentVolume> {
-    let digest = volume.status.as_ref()?.digest.as_ref()?;
+    let status = volume.status.as_ref()?;
+    let digest = status.digest.as_ref()?;
+    if status.node_name.as_deref() == Some(node) && condition::is_true(&status.conditions, READY) {
+        return None;
+    }
     let serves = |copy: &&SharedPersistentVolume| {
         let status = copy.status.clone().unwrap_or_default();
         let of = copy.spec.copy_of.as_ref();
@@ -365,6 +370,11 @@ mod tests {
         ] {
             assert_eq!(local_copy(&of, &[copy("b", change)], "n2"), None);
         }
+        let own = [copy("b", |v| v.status.as_mut().unwrap().node_name = Some("n1".into()))];
+        assert_eq!(local_copy(&of, &own, "n1"), None, "the volume itself is there");
+        let mut lost = of.clone();
+        set_ready(&mut lost.status.as_mut().unwrap().conditions, false);
+        assert_eq!(local_copy(&lost, &own, "n1"), Some(&own[0]));
         let two = [copy("a", |v| v.metadata.deletion_timestamp = some_time()), copy("b", |_| ())];
         assert_eq!(local_copy(&of, &two, "n2"), Some(&two[1]), "one that ends comes last");
         assert_eq!(local_copy(&of, &two[..1], "n2"), Some(&two[0]), "and serves its users");

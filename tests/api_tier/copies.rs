@@ -344,6 +344,69 @@ async fn e3_pods_leave_out_nodes_that_are_lost() {
     until_label(&cluster, "n2", Some("ready")).await;
 }
 
+/// V10, E4. The copy is on another disk of the node, and takes the place of a volume whose files differ.
+#[tokio::test(flavor = "multi_thread")]
+async fn e2_e3_a_second_disk_of_the_node_has_a_copy() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1", true).await;
+    let disks = |dir: &std::path::Path| {
+        let disk = |name: &str, path: &str| {
+            let path = dir.join(path);
+            format!(
+                "{{name: {name}, path: {}, capacity: 128Mi, requireMount: false, systemReserved: 0}}",
+                path.display()
+            )
+        };
+        std::fs::create_dir(dir.join("second")).unwrap();
+        format!("[{}, {}]", disk("default", "disk"), disk("second", "second"))
+    };
+    let agent = Agent::start_copying_between(&cluster, "n1", disks).await;
+    for disk in ["n1.default", "n1.second"] {
+        until_reason(&cluster.all::<NodeDisk>(), disk, "Ready").await;
+    }
+    cluster.apply_text(&TEAM.replace("nodeName: n1", "nodeDisk: n1.default")).await;
+    until_reason(&cluster.all::<SharedPersistentVolume>(), "data", "Ready").await;
+    cluster.apply_text(&claim("w", "data", "mode: ReadWrite")).await;
+    let claims: Api<VolumeClaim> = cluster.within("team");
+    until_reason(&claims, "w", "Bound").await;
+    let bound = claims.get("w").await.unwrap();
+    let writer = cluster.pod_on(Some("n1"), "team", "writer", &["w"]).await;
+    let target = agent.publish(&cluster, &bound, &writer, false).await.unwrap();
+    let words = "all that is to be kept ".repeat(1000);
+    std::fs::write(target.join("weights"), &words).unwrap();
+    agent.unpublish(&bound, &writer).await.unwrap();
+    cluster.end_pod("team", "writer").await;
+    set(&cluster, "data", json!({"sealed": true, "copies": {"ownNode": true}})).await.unwrap();
+    let message = until_said(&cluster, "data", COPIED, "CopiesMissing").await;
+    assert!(message.contains("n1: nothing is reserved for role eng on a disk that is ready"), "{message}");
+    let second = reserve_on_second().replace("nodeName: n2", "nodeDisk: n1.second");
+    cluster.apply_text(&second).await;
+    until_said(&cluster, "data", COPIED, "Copied").await;
+    let copy = until_copied(&cluster).await;
+    assert_eq!(status(&cluster, &copy).await.node_disk.as_deref(), Some("n1.second"));
+
+    let early = cluster.pod_on(Some("n1"), "team", "early", &["w"]).await;
+    let first = agent.publish(&cluster, &bound, &early, true).await.unwrap();
+    let uid = cluster.all::<SharedPersistentVolume>().get("data").await.unwrap().uid().unwrap();
+    let path = agent.data_file(&uid);
+    let image = std::fs::read(&path).unwrap();
+    let at = image.windows(words.len()).position(|window| window == words.as_bytes()).unwrap();
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"?", at as u64).unwrap();
+    file.sync_all().unwrap();
+    set(&cluster, "data", json!({"verify": "now"})).await.unwrap();
+    until_said(&cluster, "data", READY, "CopyDiffers").await;
+    let late = cluster.pod_on(Some("n1"), "team", "late", &["w"]).await;
+    let target = agent.publish(&cluster, &bound, &late, true).await.unwrap();
+    assert_eq!(std::fs::read_to_string(target.join("weights")).unwrap(), words);
+    // The pod of before keeps what it has, also when the kubelet asks again.
+    agent.publish(&cluster, &bound, &early, true).await.unwrap();
+    assert_ne!(std::fs::read_to_string(first.join("weights")).unwrap(), words);
+    for pod in [&early, &late] {
+        agent.unpublish(&bound, pod).await.unwrap();
+    }
+}
+
 /// A7: a node that labels itself would get pods, with their secrets.
 #[tokio::test(flavor = "multi_thread")]
 async fn a7_nobody_but_the_controller_labels_nodes_as_copies() {

@@ -297,3 +297,32 @@ fn e2_a_copy_with_another_digest_is_not_ready() {
     assert_eq!(reason(&copy), Some(reason::COPY_DIFFERS));
     assert_eq!((reason(&complete(copy)), reason(&of)), (None, None));
 }
+
+#[test]
+fn e2_the_own_node_has_a_copy_on_another_disk_if_asked() {
+    let mut of = original();
+    let on =
+        |plan: Plan| plan.missing.iter().map(|copy| node_of(copy).unwrap().to_owned()).collect::<Vec<_>>();
+    assert_eq!(on(plan(&of, &around(vec![]))), ["n2", "n3"]);
+    of.spec.copies.as_mut().unwrap().own_node = true;
+    let mut seen = around(vec![]);
+    let alone = plan(&of, &seen);
+    let said = alone.verdict.clone().unwrap().message;
+    assert!(said.contains("n1: nothing is reserved for role eng"), "its own disk is none: {said}");
+    assert_eq!((alone.status.unwrap().wanted, on(alone)), (4, vec!["n2".to_owned(), "n3".to_owned()]));
+    let mut other = (*disk_on("n1")).clone();
+    other.metadata.name = Some("n1.b".into());
+    seen.disks.push(other.into());
+    let mut beside = (*reservation_on("n1", "eng", 10)).clone();
+    beside.metadata.name = Some("beside".into());
+    beside.status.as_mut().unwrap().node_disk = Some("n1.b".into());
+    seen.reservations.push(beside.into());
+    let missing = plan(&of, &seen).missing;
+    assert_eq!(missing[0].spec.reservation.as_deref(), Some("beside"));
+    let copy = complete(made(&of, "n1"));
+    let mut family = family(&of, std::slice::from_ref(&copy));
+    family.node = Some(node("n1", "gpu"));
+    assert_eq!(is_wanted(&copy, &family), Some(true));
+    Arc::make_mut(family.original.as_mut().unwrap()).spec.copies.as_mut().unwrap().own_node = false;
+    assert_eq!(is_wanted(&copy, &family), Some(false));
+}

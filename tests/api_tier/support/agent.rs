@@ -124,6 +124,19 @@ impl Agent {
         agent
     }
 
+    /// The same in this process, with the given disks.
+    pub async fn start_copying_between(
+        cluster: &Cluster,
+        node: &str,
+        disks: impl FnOnce(&Path) -> String,
+    ) -> Self {
+        let client = client_called(agent_kubeconfig(cluster, node), AGENT_AGENT).await;
+        let mut agent = Self::prepare(cluster, node, disks, Some(client));
+        agent.copies = true;
+        agent.run();
+        agent
+    }
+
     /// Starts the agent of the Node that has the name now, as its token names it.
     pub async fn start_on_node(cluster: &Cluster, node: &str, disks: impl FnOnce(&Path) -> String) -> Self {
         let client = client_called(kubeconfig_on_node(cluster, node).await, AGENT_AGENT).await;
