@@ -1,5 +1,5 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything else is a part of them.
-.PHONY: simulation-coverage bench-btrfs bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e test-conformance test-versions rules bench-api crds help bench-node simulate model-check mutants fuzz release
+.PHONY: simulation-coverage bench-btrfs bench-copies bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e test-conformance test-versions rules bench-api crds help bench-node simulate model-check mutants fuzz release
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /  \1  /p' $(MAKEFILE_LIST) | column -t -l 2
@@ -101,9 +101,12 @@ bench-pods: ## Pods with volumes against pods without and against local-path-pro
 bench-api: ## What the controller costs; SIZE="--volumes 10000 --claims 30000 --pods 30000" for a large one
 	cargo bench --bench api -- $(SIZE)
 
-bench-node: ## What the node's half costs; PART=mounts, memory, life or io for a part of it
+bench-node: ## What the node's half costs; PART=mounts, memory, life, io or copies for a part of it
 	cargo run --quiet --package reservoir-cluster -- packages
 	cargo bench --bench node -- $(PART)
+
+bench-copies: ## Sealing against reading, copies against cp, and an agent that serves four others
+	cargo bench --bench node -- copies
 
 bench-btrfs: ## A btrfs volume's I/O against the bare file system
 	cargo run --quiet --package reservoir-cluster -- packages

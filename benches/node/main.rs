@@ -1,4 +1,4 @@
-//! The costs of the agent: mounts, memory, making and erasing, I/O. `make bench-node`, docs/performance.md.
+//! The costs of the agent: mounts, memory, making and erasing, I/O, copies. `make bench-node`, docs/performance.md.
 //!
 //! The agent is a process of its own, called over its CSI socket like by the kubelet; its API server is real. The
 //! benchmark writes the objects in the controller's place. Work without Kubernetes is measured on the same code,
@@ -9,6 +9,7 @@
 mod support;
 
 mod agent;
+mod copies;
 mod io;
 mod life;
 mod memory;
@@ -32,7 +33,7 @@ struct Options {
     /// Numbers of volumes at which the agent's memory is measured, ascending.
     #[arg(long, value_delimiter = ',', default_value = "100,1000")]
     volumes: Vec<usize>,
-    /// Runs of each pattern of I/O on each filesystem, in turns.
+    /// Runs of each pattern of I/O on each filesystem, of each seal and of each copy, in turns.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Seconds of such a run.
@@ -54,6 +55,8 @@ enum Part {
     Life,
     /// I/O in a volume against the filesystem beside it.
     Io,
+    /// Sealing against reading, and copies against `cp`.
+    Copies,
 }
 
 #[tokio::main]
@@ -77,7 +80,13 @@ async fn main() {
         if wanted(Part::Io) {
             io::measure(options.rounds, options.seconds);
         }
+        if wanted(Part::Copies) {
+            copies::seal_and_copy(options.rounds);
+        }
     });
+    if wanted(Part::Copies) {
+        copies::to_four_nodes().await;
+    }
 }
 
 fn row(what: &str, measured: String, wanted: &str) {

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::net::UnixStream;
-
 use crate::agent::Node;
 use crate::mounts::{tell, times};
 use crate::row;
@@ -13,14 +11,15 @@ const REST: Duration = Duration::from_secs(12);
 
 pub async fn measure(counts: &[usize], mounts: usize) {
     let node = Node::start().await;
+    let pid = node.agent.pid();
     let mut volumes = Vec::new();
     for &count in [0].iter().chain(counts) {
         volumes.extend(node.volumes(volumes.len()..count).await);
         tokio::time::sleep(REST).await;
         let wanted = if count == 100 { "<= 15" } else { "" };
-        row(&format!("memory of the agent with {count} volumes, MiB"), mib(&node, "VmRSS").await, wanted);
-        row("  of it its own, not the program's file", mib(&node, "RssAnon").await, "");
-        row("  at most until then", mib(&node, "VmHWM").await, "");
+        row(&format!("memory of the agent with {count} volumes, MiB"), mib(pid, "VmRSS"), wanted);
+        row("  of it its own, not the program's file", mib(pid, "RssAnon"), "");
+        row("  at most until then", mib(pid, "VmHWM"), "");
     }
     let count = volumes.len();
     let (publish, unpublish) = times(&node, &volumes[count - 1..], 1, mounts.min(100)).await;
@@ -28,11 +27,9 @@ pub async fn measure(counts: &[usize], mounts: usize) {
     tell("unpublish, the same", unpublish, "");
 }
 
-/// A number of the agent's `/proc/PID/status`, in MiB.
-async fn mib(node: &Node, field: &str) -> String {
-    let socket = node.agent.dir.join("kubelet/plugins/csi.reservoir.dev/csi.sock");
-    let served_by = UnixStream::connect(socket).await.unwrap().peer_cred().unwrap();
-    let status = std::fs::read_to_string(format!("/proc/{}/status", served_by.pid().unwrap())).unwrap();
+/// A number of a process's `/proc/PID/status`, in MiB.
+pub fn mib(pid: u32, field: &str) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with(field)).unwrap();
     let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
     format!("{:.1}", kib / 1024.0)

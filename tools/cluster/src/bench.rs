@@ -1,5 +1,5 @@
-//! Pods with volumes against pods without, by turns in one run: how long they take to start and to go, and who writes how
-//! often to the API server meanwhile.
+//! Pods with volumes against pods without, by turns in one run: how long they take to start and to go, who writes how often to
+//! the API server meanwhile, and its CPU time.
 
 mod local_path;
 
@@ -9,6 +9,7 @@ use std::io::{Seek, Write as _};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use jiff::Timestamp;
 
 use crate::node::Cluster;
 use crate::progress::say;
@@ -75,9 +76,15 @@ impl Sort {
 /// The measurements of one turn.
 struct Turn {
     ready: Duration,
+    /// Seconds until half of the pods were Ready; the API server rounds them.
+    median: f64,
     gone: Duration,
     /// Writes to the API server in the turn, by writer.
     writes: BTreeMap<&'static str, usize>,
+    /// Those of Reservoir, by writer, verb, kind, and the code of a refusal.
+    own: BTreeMap<String, usize>,
+    /// Seconds of CPU of the API server in the turn.
+    cpu: f64,
 }
 
 /// Installs Reservoir and local-path-provisioner on the cluster, measures `pods` pods of each sort, prints a table, and
@@ -119,7 +126,8 @@ fn print(turns: &BTreeMap<Sort, Vec<Turn>>, pods: usize) {
         values.iter().sum::<f64>() / values.len() as f64
     };
     println!(
-        "| {pods} pods, {TURNS} turns each | from apply to all Ready | from delete to all gone |\n|---|---|---|"
+        "| {pods} pods, {TURNS} turns each | from apply to half Ready | to all Ready | from delete to all gone |\n\
+         |---|---|---|---|"
     );
     for sort in SORTS {
         let row = |of: fn(&Turn) -> f64| {
@@ -127,8 +135,9 @@ fn print(turns: &BTreeMap<Sort, Vec<Turn>>, pods: usize) {
             format!("{:.2} ({} s)", mean(sort, of) / mean(Sort::Bare, of), times.join(", "))
         };
         println!(
-            "| {} | {} | {} |",
+            "| {} | {} | {} | {} |",
             sort.name(),
+            row(|turn| turn.median),
             row(|turn| turn.ready.as_secs_f64()),
             row(|turn| turn.gone.as_secs_f64())
         );
@@ -145,6 +154,19 @@ fn print(turns: &BTreeMap<Sort, Vec<Turn>>, pods: usize) {
             let _ = write!(row, " {:.1} |", per_pod(&|turn| turn.writes.get(writer).copied().unwrap_or(0)));
         }
         println!("{row} {:.1} |", per_pod(&|turn| turn.writes.values().sum()));
+    }
+    println!("\n| CPU of the API server for each pod | |\n|---|---|");
+    for sort in SORTS {
+        println!("| {} | {:.0} ms |", sort.name(), mean(sort, |turn| turn.cpu) * 1e3 / pods as f64);
+    }
+    println!("\n| writes of Reservoir for each pod with {} | |\n|---|---|", Sort::Class.name());
+    let whole = turns[&Sort::Class].iter().flat_map(|turn| &turn.own);
+    let sums = whole.fold(BTreeMap::<&str, usize>::new(), |mut sums, (what, writes)| {
+        *sums.entry(what).or_default() += writes;
+        sums
+    });
+    for (what, writes) in sums {
+        println!("| {what} | {:.2} |", writes as f64 / (TURNS * pods) as f64);
     }
 }
 
@@ -177,38 +199,81 @@ impl Bench<'_> {
     }
 
     fn turn(&self, sort: Sort) -> anyhow::Result<Turn> {
-        let before = self.cluster.audit_log()?.len();
+        let (before, cpu) = (self.cluster.audit_log()?.len(), self.cluster.cpu_of_api_server()?);
         let started = Instant::now();
         apply(self.cluster, &sort.manifests(self.pods))?;
         let all = ["-n", NAMESPACE, "wait", "--for=condition=Ready", "--timeout=300s", "pods", "--all"];
         self.kubectl(&all)?;
         let ready = started.elapsed();
+        let median = self.median_ready()?;
         let deleted = Instant::now();
-        self.kubectl(&["-n", NAMESPACE, "delete", "pods", "--all", "--timeout=300s"])?;
-        self.kubectl(&["-n", NAMESPACE, "delete", "vclaim,pvc", "--all", "--timeout=300s"])?;
-        self.kubectl(&["delete", "spv", "--selector=bench=own", "--timeout=300s"])?;
+        // kubectl asks for each object that it waits for, five in a second at most. So it waits for none here.
+        self.delete(&["-n", NAMESPACE, "pods,vclaim,pvc", "--all"])?;
+        if sort == Sort::Claim {
+            // A volume in use cannot be deleted.
+            self.none_left(deleted, "vclaim")?;
+            self.delete(&["spv", "--selector=bench=own"])?;
+        }
         self.all_gone(deleted)?;
         let gone = deleted.elapsed();
         let (took, went) = (ready.as_secs_f64(), gone.as_secs_f64());
-        say(format_args!("{} pods, {}: Ready in {took:.1} s, gone in {went:.1} s", self.pods, sort.name()));
+        say(format_args!(
+            "{} pods, {}: half Ready in {median:.0} s, all in {took:.1} s, gone in {went:.1} s",
+            self.pods,
+            sort.name()
+        ));
         // What is reported after the fact belongs to the turn, too.
         std::thread::sleep(Duration::from_secs(5));
         let log = self.cluster.audit_log()?;
         let log = log.get(before..).context("the audit log is shorter than before: was it rotated?")?;
-        Ok(Turn { ready, gone, writes: writes(log)? })
+        let cpu = (self.cluster.cpu_of_api_server()? - cpu).as_secs_f64();
+        let (writes, own) = writes(log)?;
+        Ok(Turn { ready, median, gone, writes, own, cpu })
     }
 
-    /// Waits until no volume of a PersistentVolumeClaim is left, and no helper pod.
+    fn delete(&self, what: &[&str]) -> anyhow::Result<()> {
+        self.kubectl(&[&["delete", "--wait=false"], what].concat()).map(drop)
+    }
+
+    /// Seconds from the first pod's creation until half of the pods were Ready.
+    fn median_ready(&self) -> anyhow::Result<f64> {
+        let times = "{range .items[*]}{.metadata.creationTimestamp} \
+                     {.status.conditions[?(@.type==\"Ready\")].lastTransitionTime}{\"\\n\"}{end}";
+        let times = self.kubectl(&["-n", NAMESPACE, "get", "pods", &format!("--output=jsonpath={times}")])?;
+        let second = |time: &str| time.parse::<Timestamp>().map(|time| time.as_second());
+        let parsed = times.lines().filter_map(|line| line.split_once(' '));
+        let parsed: Vec<(i64, i64)> =
+            parsed.map(|(made, ready)| Ok((second(made)?, second(ready)?))).collect::<anyhow::Result<_>>()?;
+        let first = parsed.iter().map(|(made, _)| *made).min().context("no pod is there")?;
+        let mut ready: Vec<i64> = parsed.into_iter().map(|(_, ready)| ready - first).collect();
+        ready.sort_unstable();
+        Ok(ready[ready.len() / 2] as f64)
+    }
+
+    fn none_left(&self, since: Instant, kinds: &str) -> anyhow::Result<()> {
+        self.until_gone(since, || self.kubectl(&["-n", NAMESPACE, "get", kinds, "--output=name"]))
+    }
+
+    /// Waits until no pod, no volume of a turn, and no helper pod is left.
     fn all_gone(&self, since: Instant) -> anyhow::Result<()> {
-        loop {
-            let left = self.kubectl(&["get", "pv,spv", "--output=jsonpath={.items[*].metadata.name}"])?;
+        self.none_left(since, "pods,pvc")?;
+        self.until_gone(since, || {
+            let left = self.kubectl(&["get", "pv,spv", "--output=name"])?;
+            let left = left.lines().filter(|line| !line.ends_with("/shared")).map(|line| format!("{line}\n"));
             let helpers = self.kubectl(&["-n", local_path::NAMESPACE, "get", "pods", "--output=name"])?;
-            let left: Vec<_> = left.split_whitespace().filter(|name| *name != "shared").collect();
-            if left.is_empty() && !helpers.contains("helper-pod") {
+            let helpers = helpers.lines().filter(|line| line.contains("helper-pod"));
+            Ok(left.chain(helpers.map(str::to_owned)).collect())
+        })
+    }
+
+    fn until_gone(&self, since: Instant, left: impl Fn() -> anyhow::Result<String>) -> anyhow::Result<()> {
+        loop {
+            let left = left()?;
+            if left.is_empty() {
                 return Ok(());
             }
             if since.elapsed() > PATIENCE {
-                bail!("after {} s these are left: {left:?} {helpers}", PATIENCE.as_secs());
+                bail!("after {} s these are left: {left}", PATIENCE.as_secs());
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -222,19 +287,34 @@ fn apply(cluster: &Cluster, manifests: &str) -> anyhow::Result<()> {
     cluster.kubectl()?.args(["apply", "-f", "-"]).stdin(file).run().map(drop)
 }
 
-/// The writes in a part of the audit log, dry runs included and leases left out.
-fn writes(log: &str) -> anyhow::Result<BTreeMap<&'static str, usize>> {
-    let mut writes = BTreeMap::new();
+type Writes = (BTreeMap<&'static str, usize>, BTreeMap<String, usize>);
+
+/// The writes in a part of the audit log, and Reservoir's own, dry runs included and leases left out.
+fn writes(log: &str) -> anyhow::Result<Writes> {
+    let (mut writes, mut own) = (BTreeMap::new(), BTreeMap::new());
     // The API server may not have written the last line to its end.
     let complete = log.rsplit_once('\n').map_or("", |(complete, _)| complete);
     for line in complete.lines() {
         let event: serde_json::Value = serde_json::from_str(line).context("the audit log is not JSON")?;
-        let user = event["user"]["username"].as_str().unwrap_or_default();
-        if event["objectRef"]["resource"] != "leases" {
-            *writes.entry(writer(user)).or_default() += 1;
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let (user, object) = (text(&event["user"]["username"]), &event["objectRef"]);
+        if object["resource"] == "leases" {
+            continue;
+        }
+        let writer = writer(&user);
+        *writes.entry(writer).or_default() += 1;
+        if [CONTROLLER, AGENT].contains(&writer) {
+            let mut what = format!("{writer}: {} {}", text(&event["verb"]), text(&object["resource"]));
+            if let Some(part) = object["subresource"].as_str() {
+                let _ = write!(what, "/{part}");
+            }
+            if let Some(code @ 400..) = event["responseStatus"]["code"].as_u64() {
+                let _ = write!(what, " ({code})");
+            }
+            *own.entry(what).or_default() += 1;
         }
     }
-    Ok(writes)
+    Ok((writes, own))
 }
 
 fn setup(pods: usize) -> String {
@@ -284,7 +364,7 @@ fn pvc(name: &str, class: &str) -> String {
 
 fn pod(name: &str, claim: Option<&str>) -> String {
     let mut spec = String::from(
-        "terminationGracePeriodSeconds: 0, containers: [{name: main, image: 'localhost/reservoir-test:dev', \
+        "terminationGracePeriodSeconds: 1, containers: [{name: main, image: 'localhost/reservoir-test:dev', \
          command: [sleep, '100000']",
     );
     if let Some(claim) = claim {

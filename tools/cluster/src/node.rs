@@ -205,6 +205,17 @@ impl Cluster {
         self.exec(&format!("{}-control-plane", self.own()?.name), &["cat", config::AUDIT_LOG])
     }
 
+    /// The CPU time that the API server has used since its start.
+    pub fn cpu_of_api_server(&self) -> anyhow::Result<Duration> {
+        let node = format!("{}-control-plane", self.own()?.name);
+        let stat = self.exec(&node, &["sh", "-c", "cat /proc/$(pgrep -x kube-apiserver)/stat"])?;
+        // The fields after the name, which is in parentheses: utime and stime are the 14th and 15th of all (proc(5)).
+        let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields).split(' ');
+        let ticks: Vec<u64> = fields.skip(11).take(2).map_while(|field| field.parse().ok()).collect();
+        ensure!(ticks.len() == 2, "no CPU time is in {stat:?}");
+        Ok(Duration::from_millis(ticks.iter().sum::<u64>() * 1000 / rustix::param::clock_ticks_per_second()))
+    }
+
     fn made(name: &str, docker: Docker) -> anyhow::Result<Self> {
         let usual = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
         if name.is_empty() || !name.chars().all(usual) {

@@ -14,6 +14,7 @@ use crate::node::Cluster;
 use crate::progress::say;
 use crate::tools;
 
+mod copies;
 mod pages;
 mod plain;
 mod pools;
@@ -74,7 +75,8 @@ impl Tour {
             .args(["upgrade", "--install", "reservoir"])
             .arg(&chart)
             .args(["--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout=180s"])
-            .args(["--set", "image.tag=dev", "--set", "agent.disks[0].name=default"])
+            .args(["--set", "image.tag=dev", "--set", "agent.copies.enabled=true"])
+            .args(["--set", "agent.disks[0].name=default"])
             .args(["--set", "agent.disks[0].path=/var/lib/reservoir", "--set", "agent.disks[0].capacity=8Gi"])
             .args([
                 "--set",

@@ -32,6 +32,7 @@ impl Tour {
         self.stateful()?;
         self.fan_out()?;
         self.destroy()?;
+        self.every_node()?;
         self.unreserve(&free)?;
         println!("\n=== What was built, before it was taken away\n{}", picture.trim_end());
         Ok(())

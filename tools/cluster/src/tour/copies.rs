@@ -1,0 +1,194 @@
+//! A data set that is sealed once, copied to each node of a pool, and read there through one claim (E1–E5).
+
+use std::io::Write;
+
+use anyhow::{Context, ensure};
+
+use super::Tour;
+
+/// The nodes of the data set, in the examples.
+const POOL: &str = "pool: gpu";
+/// What the data set has on disk, so that a byte of it can be found there.
+const MARK: &str = "a mark of the data set";
+
+/// Writes 200 MiB and the mark through a claim of its own.
+const FILL: &str = r#"
+apiVersion: reservoir.dev/v1alpha1
+kind: VolumeClaim
+metadata: {name: fill, namespace: team-a}
+spec: {role: models, volume: llama, mode: ReadWrite}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: fill, namespace: team-a}
+spec:
+  template:
+    spec:
+      restartPolicy: Never
+      containers:
+        - name: fill
+          image: localhost/reservoir-test:dev
+          command:
+            - sh
+            - -c
+            - head -c 200M /dev/urandom > /model/weights && echo 'MARK' > /model/words && cat /model/* | sha256sum
+          volumeMounts: [{name: model, mountPath: /model}]
+      volumes: [{name: model, persistentVolumeClaim: {claimName: fill}}]
+"#;
+
+impl Tour {
+    /// E1 to E5, X1.
+    pub(super) fn every_node(&self) -> anyhow::Result<()> {
+        let nodes = self.field(&["nodes"], "{.items[*].metadata.name}")?;
+        let nodes: Vec<&str> = nodes.split_whitespace().collect();
+        let [home, other, ..] = nodes[..] else { anyhow::bail!("two nodes are needed: {nodes:?}") };
+
+        self.title("A data set is filled once, and sealed")?;
+        self.show(&["label", "node", home, "pool=gpu", "--overwrite"])?;
+        let sum = self.data_set(POOL)?;
+
+        self.title("Another node joins the pool and gets a copy, though its agent is killed meanwhile")?;
+        // Slow enough to be caught in the middle.
+        let slow = r#"{"spec": {"copies": {"bytesPerSecond": "16Mi"}}}"#;
+        self.show(&["patch", "spv", "llama", "--type=merge", "-p", slow])?;
+        self.show(&["label", "node", other, "pool=gpu", "--overwrite"])?;
+        let uid = self.field(&["spv", "llama"], "{.metadata.uid}")?;
+        let copies = ["spv", "-l", &format!("reservoir.dev/copy-of={uid}")];
+        let copy = self.until("a copy that is being filled", || {
+            let path = "{range .items[*]}{.metadata.name} {.status.conditions[?(@.type==\"Sealed\")].reason}{end}";
+            let said = self.field(&copies, path)?;
+            Ok(said.strip_suffix(" Copying").map(str::to_owned).ok_or(said.clone()))
+        })?;
+        self.replace_agent(other)?;
+        self.copied()?;
+        self.show(&["get", "spv", "llama", &copy])?;
+
+        self.title("One claim serves pods on each of these nodes, from the copy of the node")?;
+        self.readers(POOL)?;
+        self.show(&["-n", "team-a", "get", "pods", "-o", "wide"])?;
+        for node in [home, other] {
+            let said = self.on_node(node, "cat /model/* | sha256sum; touch /model/new || true")?;
+            println!("{node}: {said}");
+            ensure!(said.starts_with(&sum), "other files than were written, which have {sum}");
+        }
+        let said = self.refused(&["delete", "spv", "llama"])?;
+        ensure!(said.contains("team-a/sidecars-"), "it names no pod: {said}");
+
+        if self.cluster.docker().is_ok() {
+            self.flip(other, &copy)?;
+        }
+        self.no_data_set()?;
+        for node in [home, other] {
+            self.show(&["label", "node", node, "pool-"])?;
+        }
+        Ok(())
+    }
+
+    /// Makes the data set of the examples for nodes with a label, fills and seals it; returns the sum of its files.
+    pub(super) fn data_set(&self, label: &str) -> anyhow::Result<String> {
+        let manifest = self.manifest("29-data-set.yaml", &[])?;
+        println!("$ kubectl apply -f examples/29-data-set.yaml");
+        self.apply_text(&std::fs::read_to_string(manifest.path())?.replace(POOL, label))?;
+        self.ready(&["spv/llama"])?;
+        self.apply_subscription()?;
+        self.apply_text(&FILL.replace("MARK", MARK))?;
+        self.show(&["-n", "team-a", "wait", "--for=condition=Complete", "job/fill", "--timeout=120s"])?;
+        let sum = self.quietly(&["-n", "team-a", "logs", "job/fill"])?.trim().to_owned();
+        self.show(&["-n", "team-a", "delete", "job/fill", "vclaim/fill", "--timeout=120s"])?;
+        let sealed = r#"{"spec": {"sealed": true}}"#;
+        self.show(&["patch", "spv", "llama", "--type=merge", "-p", sealed])?;
+        self.show(&["wait", "--for=condition=Sealed", "spv/llama", "--timeout=120s"])?;
+        println!("{}", self.field(&["spv", "llama"], "{.status.files} files, {.status.digest}")?);
+        Ok(sum)
+    }
+
+    pub(super) fn copied(&self) -> anyhow::Result<()> {
+        self.until("all selected nodes to have a copy", || {
+            let path = "{.status.copies.ready} of {.status.copies.wanted}";
+            let said = self.field(&["spv", "llama"], path)?;
+            let is_whole = said.split_once(" of ").is_some_and(|(ready, wanted)| ready == wanted && wanted != "0");
+            Ok(if is_whole { Ok(()) } else { Err(said) })
+        })
+    }
+
+    /// A byte that flips on the disk is found, and the copy is made anew once nobody reads it.
+    fn flip(&self, node: &str, copy: &str) -> anyhow::Result<()> {
+        self.title("A byte of the copy flips on the disk; a verification finds it, and the copy is made anew")?;
+        let uid = self.field(&["spv", copy], "{.metadata.uid}")?;
+        let file = format!("/var/lib/reservoir/volumes/{uid}/data");
+        let flip = format!(
+            "at=$(grep -abo '{MARK}' {file} | head -n 1 | cut -d : -f 1) && \
+             printf X | dd of={file} bs=1 seek=$at conv=notrunc,fsync 2>&1"
+        );
+        self.cluster.exec(node, &["sh", "-c", &flip]).context("the mark is not on the disk")?;
+        let directory = self.plugin_directory()?;
+        let verify = self.plugin(&directory, &["verify", copy]);
+        println!("{}", verify?);
+        let said = self.reason(&["spv", copy], "CopyDiffers")?;
+        ensure!(said.contains("words"), "it does not name the file: {said}");
+        self.until("the node to lose its label", || {
+            let with = format!("copies.reservoir.dev/{}=ready", self.field(&["spv", "llama"], "{.metadata.uid}")?);
+            let nodes = self.quietly(&["get", "nodes", "-l", &with, "-o", "name"])?;
+            Ok(if nodes.contains(node) { Err(nodes) } else { Ok(()) })
+        })?;
+        self.no_readers()?;
+        self.show(&["wait", "--for=delete", &format!("spv/{copy}"), "--timeout=120s"])?;
+        self.copied()?;
+        self.readers(POOL)?;
+        let said = self.on_node(node, "cat /model/words")?;
+        ensure!(said.trim() == MARK, "the new copy has {said}");
+        Ok(())
+    }
+
+    /// Runs a command in the DaemonSet's pod of a node.
+    pub(super) fn on_node(&self, node: &str, command: &str) -> anyhow::Result<String> {
+        let there = format!("--field-selector=spec.nodeName={node},status.phase=Running");
+        let pod = self.field(&["-n", "team-a", "pods", "-l", "app=sidecars", &there], "{.items[0].metadata.name}")?;
+        self.quietly(&["-n", "team-a", "exec", &pod, "--", "sh", "-c", command])
+    }
+
+    /// Starts the readers of the examples on nodes with a label.
+    pub(super) fn readers(&self, label: &str) -> anyhow::Result<()> {
+        println!("$ kubectl apply -f examples/30-every-node.yaml");
+        self.apply_text(&self.every_node_example()?.replace(POOL, label))?;
+        self.ready(&["-n", "team-a", "vclaim/llama"])?;
+        for workload in ["deployment/servers", "daemonset/sidecars"] {
+            self.show(&["-n", "team-a", "rollout", "status", workload, "--timeout=120s"])?;
+        }
+        Ok(())
+    }
+
+    /// Ends the readers. The namespace is that of other steps, too.
+    fn no_readers(&self) -> anyhow::Result<()> {
+        let all = ["deployment/servers", "daemonset/sidecars", "vclaim/llama", "rolesubscription/models"];
+        self.show(&[&["-n", "team-a", "delete", "--timeout=120s"], &all[..]].concat()).map(drop)
+    }
+
+    /// Ends the readers and deletes the data set, whose copies go first.
+    pub(super) fn no_data_set(&self) -> anyhow::Result<()> {
+        self.no_readers()?;
+        self.show(&["delete", "spv", "llama", "--timeout=120s"])?;
+        let left = self.quietly(&["get", "spv", "-l", "reservoir.dev/copy-of", "-o", "name"])?;
+        ensure!(left.is_empty(), "these copies are left: {left}");
+        self.unapply("29-data-set.yaml")
+    }
+
+    fn every_node_example(&self) -> anyhow::Result<String> {
+        Ok(std::fs::read_to_string(self.repository.join("examples/30-every-node.yaml"))?)
+    }
+
+    /// The namespace and its subscription, which the claim that fills needs before the readers are there.
+    fn apply_subscription(&self) -> anyhow::Result<()> {
+        let text = self.every_node_example()?;
+        let first: Vec<&str> = text.split("\n---\n").take(2).collect();
+        self.apply_text(&first.join("\n---\n"))?;
+        self.ready(&["-n", "team-a", "rolesubscription/models"])
+    }
+
+    fn apply_text(&self, text: &str) -> anyhow::Result<()> {
+        let mut file = tempfile::Builder::new().suffix(".yaml").tempfile()?;
+        file.write_all(text.as_bytes())?;
+        print!("{}", self.cluster.kubectl()?.args(["apply", "-f"]).arg(file.path()).run()?);
+        Ok(())
+    }
+}
