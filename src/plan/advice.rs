@@ -392,9 +392,12 @@ advice! {
     have_event_followed(pvc, namespace) =
         "have an administrator run: kubectl reservoir why pvc/{pvc} -n {namespace}   # or do what the message says, if it is yours to do: \
          fields of a PersistentVolumeClaim cannot be changed, so make it anew";
+    have_growth_made(pvc, namespace) =
+        "have an administrator run: kubectl reservoir why pvc/{pvc} -n {namespace}   # or request less, if the message says how much can be had: \
+         kubectl edit pvc {pvc} -n {namespace}";
     have_space_found(pod, namespace) =
-        "have an administrator run: kubectl reservoir why pod/{pod} -n {namespace}   # a node that it could run on has too little free space \
-         for its volume";
+        "have an administrator run: kubectl reservoir why pod/{pod} -n {namespace}   # no node that it could run on has a place for its \
+         volume, and an administrator sees why";
     read_events(pvc, namespace) =
         "kubectl describe pvc {pvc} -n {namespace}   # its events name what Reservoir waits for";
     end_finished_pod(pod, namespace) =

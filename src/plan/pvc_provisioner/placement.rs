@@ -144,11 +144,18 @@ pub fn place_emptied(
 
 /// The event of a PersistentVolumeClaim for which the scheduler can choose no node.
 pub fn nowhere(volume: &SharedPersistentVolume, why: &str) -> String {
-    format!(
-        "no node has a place for the volume: {why}; a node that is added needs a reservation for role {} of its own, such as \
-         agent.disks[].reservations in the chart's values",
-        volume.spec.role
-    )
+    let elsewhere = match &volume.spec.reservation {
+        Some(name) => format!(
+            "its StorageClass asks for DiskReservation {name} alone: make the class anew with another one in its parameter \
+             reservation, or with none, or make room there"
+        ),
+        None => format!(
+            "a node that is added needs a reservation for role {} of its own, such as agent.disks[].reservations in the chart's \
+             values",
+            volume.spec.role
+        ),
+    };
+    format!("no node has a place for the volume: {why}; {elsewhere}")
 }
 
 /// The nodes that `may_be_on` accepts with a place for the volume, beside those of the same pod. Bytes of kept data are free (X8).

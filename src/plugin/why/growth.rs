@@ -17,6 +17,14 @@ use crate::plugin::snapshot::Snapshot;
 /// The reason of a growth that nobody has reported about.
 pub(super) const RESIZING: &str = "Resizing";
 
+/// The end of the types of Kubernetes' conditions for a growth that failed.
+const FAILED: &str = "ResizeError";
+
+/// True for the reason of a growth that failed.
+pub(super) fn has_failed(reason: &str) -> bool {
+    reason.ends_with(FAILED)
+}
+
 /// Reason and message of a PersistentVolumeClaim that has less than it requests (P3). Kubernetes' conditions come first.
 pub(in crate::plugin) fn growth(pvc: &PersistentVolumeClaim) -> Option<(String, String)> {
     let size = |quantities: Option<&BTreeMap<String, Quantity>>| {
@@ -28,7 +36,7 @@ pub(in crate::plugin) fn growth(pvc: &PersistentVolumeClaim) -> Option<(String, 
     if requested.bytes_or_zero() <= capacity.bytes_or_zero() {
         return None;
     }
-    let failed = status.conditions.iter().flatten().find(|c| c.type_.ends_with("ResizeError"));
+    let failed = status.conditions.iter().flatten().find(|c| has_failed(&c.type_));
     Some(match failed {
         Some(failed) => (failed.type_.clone(), failed.message.clone().unwrap_or_default()),
         None => (RESIZING.into(), format!("{requested} requested, and its volume has {capacity} now")),
@@ -49,8 +57,11 @@ pub(super) fn refusal(snapshot: &Snapshot, target: &Target) -> Option<String> {
     last_event(snapshot, &PVC, target, true).filter(failed).map(message_of)
 }
 
-/// The first PersistentVolumeClaim of a pod, or of the pods of a workload, that waits to grow.
+/// The PersistentVolumeClaim itself, or the first one of a pod or of the pods of a workload, that waits to grow.
 pub(super) fn of_users(snapshot: &Snapshot, target: &Target) -> Option<(Target, Report)> {
+    if target.kind == &PVC {
+        return growth_report(snapshot, target).map(|report| (target.clone(), report));
+    }
     let pods: Vec<&Pod> = match target.kind.workload {
         true => pods_of_workload(snapshot, target),
         false => target.find_pod(snapshot).filter(|_| target.kind == &POD).into_iter().collect(),

@@ -107,7 +107,9 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
         // The pod goes on meanwhile.
         let summary = format!("{}; {} is {}: {}", answer.summary, pvc.title(), report.reason, report.message);
         add_growth(&mut answer, report, snapshot, &pvc);
-        answer.summary = summary;
+        if target.kind != &PVC {
+            answer.summary = summary;
+        }
     }
     Ok(answer)
 }

@@ -10,7 +10,7 @@ use super::space::space_step;
 use super::target::Target;
 use super::{ending_pvc, growth, placing};
 use crate::api::condition::{self, READY};
-use crate::api::{DiskReservation, SharedPersistentVolume};
+use crate::api::{DiskReservation, Role, SharedPersistentVolume};
 use crate::cluster;
 use crate::plan::candidate::{is_cordoned, is_ready};
 use crate::plan::pvc_provisioner::class;
@@ -213,6 +213,11 @@ pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> St
             Some(said) => refusal_step(&said, namespace).unwrap_or_else(advice::follow_event),
             None => advice::look_again(),
         },
+        _ if growth::has_failed(reason) => match growth::refusal(snapshot, target) {
+            Some(said) if let Some(step) = refusal_step(&said, namespace) => step,
+            _ if snapshot.sees_space() => advice::follow_event(),
+            _ => advice::have_growth_made(name, namespace),
+        },
         FIRST_POD | "WaitForPodScheduled" => match unscheduled_pod(snapshot, target) {
             Some(pod) => placing::schedule_step(snapshot, pod),
             None => advice::start_pod(name),
@@ -338,8 +343,11 @@ fn place_step(snapshot: &Snapshot, pvc: &PersistentVolumeClaim) -> Option<String
         let name = r.status.as_ref()?.node_disk.as_ref()?;
         snapshot.disks.iter().find(|disk| disk.metadata.name.as_ref() == Some(name))
     };
-    // The reservation that the class names is on a node that the class excludes.
-    if wanted.spec.reservation.is_some() && class.allowed_topologies.is_some() && !could_hold.is_empty() {
+    // The reservation that the class names is for another role, or on a node that the class excludes.
+    let named = reservations.iter().find(|r| r.metadata.name == wanted.spec.reservation);
+    let is_of_other = named.is_some_and(|r| !Role::name_covers(&r.spec.role, &wanted.spec.role));
+    let is_excluded = class.allowed_topologies.is_some() && !could_hold.is_empty();
+    if is_of_other || wanted.spec.reservation.is_some() && is_excluded {
         return Some(advice::make_class_as_said(class.name_any()));
     }
     let suited = || could_hold.iter().filter_map(|r| disk_of(r));

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use crate::api::condition::{READY, RESIZED, Verdict, reason, set};
 use crate::api::{LABEL_PVC_UID, UidRef};
 use crate::plan::testing::*;
-use crate::plugin::kind::{CLAIM, Kind, POD, PVC, VOLUME};
-use crate::plugin::snapshot::Snapshot;
+use crate::plugin::kind::{CLAIM, DISK, Kind, POD, PVC, RESERVATION, VOLUME};
+use crate::plugin::snapshot::{Denied, Snapshot};
 use crate::plugin::why::testing::*;
 use crate::plugin::why::{Target, resize_instead};
 
@@ -570,4 +570,54 @@ fn t4_f5_why_leads_to_the_data_of_before() {
     snapshot.claims.clear();
     snapshot.volumes[0].status.as_mut().unwrap().claims = vec![bound_by("team", "other", "u")];
     assert!(!of(&snapshot, (&PVC, "d-db-1")).contains("kubectl reservoir claim"), "somebody has it");
+}
+
+/// T4, P3: a growth that failed is told to who sees the PersistentVolumeClaim alone, too. Making it anew would lose its data.
+#[test]
+fn t4_p3_who_sees_no_volume_is_told_of_a_growth_that_failed() {
+    let mut grows = wants("5Gi");
+    grows.metadata.annotations = Some(
+        [("volume.kubernetes.io/storage-provisioner".to_owned(), "csi.reservoir.dev".to_owned())].into(),
+    );
+    let said = "5Gi wished, and reservation eng has 34Mi left: enlarge the reservation, or request less";
+    grows.spec.as_mut().unwrap().volume_name = Some("pv".into());
+    grows.status = from(json!({"phase": "Bound", "capacity": {"storage": "20Mi"}, "conditions":
+        [{"type": "ControllerResizeError", "status": "True", "message": said}]}));
+    let mut user = pod_of("data", "Running");
+    user.status = from(json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}));
+    let snapshot = Snapshot {
+        classes_unseen: true,
+        denied: [&VOLUME, &DISK, &RESERVATION].map(Denied::unseen).into(),
+        pvcs: vec![grows],
+        pods: vec![user],
+        ..Snapshot::default()
+    };
+    for (kind, name) in [(&PVC, "data"), (&POD, "web")] {
+        let told = ask(&snapshot, kind, Some("team"), name).unwrap();
+        assert!(told.contains(&format!("ControllerResizeError: {said}")), "{told}");
+        let next =
+            "next: have an administrator run: kubectl reservoir why pvc/data -n team   # or request less,";
+        assert!(told.contains(next) && !told.contains("anew"), "{told}");
+    }
+}
+
+/// T4, P2: a class whose reservation is for another role is to be made anew, and no reservation of its role helps.
+#[test]
+fn t4_p2_a_class_with_a_reservation_of_another_role_leads_to_the_class() {
+    let class = class_of(json!({"role": "eng", "reservation": "ops"}), "WaitForFirstConsumer");
+    let snapshot = Snapshot {
+        classes: vec!["eng".into()],
+        our_classes: vec![class],
+        disks: vec![disk("n1.a", "n1", 7, &[])],
+        reservations: vec![reserved("eng", "eng", 4, &[]), reserved("ops", "ops", 1, &[])],
+        pvcs: vec![wants("1Gi")],
+        pods: vec![pod_of("data", "Pending")],
+        ..Snapshot::default()
+    };
+    let told = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(
+        told.contains("its StorageClass asks for DiskReservation ops alone: make the class anew"),
+        "{told}"
+    );
+    assert!(told.contains("next: kubectl get storageclass eng -o yaml   # delete it"), "{told}");
 }

@@ -55,7 +55,8 @@ impl Tour {
         let uid = self.field(&["spv", "llama"], "{.metadata.uid}")?;
         let copies = ["spv", "-l", &format!("reservoir.dev/copy-of={uid}")];
         let copy = self.until("a copy that is being filled", || {
-            let path = "{range .items[*]}{.metadata.name} {.status.conditions[?(@.type==\"Sealed\")].reason}{end}";
+            let path =
+                "{range .items[*]}{.metadata.name} {.status.conditions[?(@.type==\"Sealed\")].reason}{end}";
             let said = self.field(&copies, path)?;
             Ok(said.strip_suffix(" Copying").map(str::to_owned).ok_or(said.clone()))
         })?;
@@ -106,14 +107,17 @@ impl Tour {
         self.until("all selected nodes to have a copy", || {
             let path = "{.status.copies.ready} of {.status.copies.wanted}";
             let said = self.field(&["spv", "llama"], path)?;
-            let is_whole = said.split_once(" of ").is_some_and(|(ready, wanted)| ready == wanted && wanted != "0");
+            let is_whole =
+                said.split_once(" of ").is_some_and(|(ready, wanted)| ready == wanted && wanted != "0");
             Ok(if is_whole { Ok(()) } else { Err(said) })
         })
     }
 
     /// A byte that flips on the disk is found, and the copy is made anew once nobody reads it.
     fn flip(&self, node: &str, copy: &str) -> anyhow::Result<()> {
-        self.title("A byte of the copy flips on the disk; a verification finds it, and the copy is made anew")?;
+        self.title(
+            "A byte of the copy flips on the disk; a verification finds it, and the copy is made anew",
+        )?;
         let uid = self.field(&["spv", copy], "{.metadata.uid}")?;
         let file = format!("/var/lib/reservoir/volumes/{uid}/data");
         let flip = format!(
@@ -127,7 +131,8 @@ impl Tour {
         let said = self.reason(&["spv", copy], "CopyDiffers")?;
         ensure!(said.contains("words"), "it does not name the file: {said}");
         self.until("the node to lose its label", || {
-            let with = format!("copies.reservoir.dev/{}=ready", self.field(&["spv", "llama"], "{.metadata.uid}")?);
+            let with =
+                format!("copies.reservoir.dev/{}=ready", self.field(&["spv", "llama"], "{.metadata.uid}")?);
             let nodes = self.quietly(&["get", "nodes", "-l", &with, "-o", "name"])?;
             Ok(if nodes.contains(node) { Err(nodes) } else { Ok(()) })
         })?;
@@ -143,7 +148,8 @@ impl Tour {
     /// Runs a command in the DaemonSet's pod of a node.
     pub(super) fn on_node(&self, node: &str, command: &str) -> anyhow::Result<String> {
         let there = format!("--field-selector=spec.nodeName={node},status.phase=Running");
-        let pod = self.field(&["-n", "team-a", "pods", "-l", "app=sidecars", &there], "{.items[0].metadata.name}")?;
+        let pod =
+            self.field(&["-n", "team-a", "pods", "-l", "app=sidecars", &there], "{.items[0].metadata.name}")?;
         self.quietly(&["-n", "team-a", "exec", &pod, "--", "sh", "-c", command])
     }
 
