@@ -18,6 +18,7 @@ macro_rules! advice {
 advice! {
     nothing_to_do() = "there is nothing to do";
     look_again() = "wait a few seconds; if the state stays the same: kubectl reservoir doctor";
+    have_controller_checked() = "have an administrator run: kubectl reservoir doctor   # checks that the controller runs";
     check_controller() = "kubectl reservoir doctor   # checks that the controller runs in the version of this plug-in";
     correct_field(object) = "kubectl edit {object}   # correct the field that the message names";
     delete(object) = "kubectl delete {object}";
@@ -55,6 +56,9 @@ advice! {
     // Reservations.
     fit_free_space(object, size) =
         "kubectl reservoir resize {object} {size}   # or free space, or add a disk: kubectl reservoir status";
+    let_first_go(first) =
+        "kubectl reservoir why dr/{first}   # the free space is kept for it, as the message says; if it is made smaller or deleted, the space \
+         is free at once";
     make_free_space() = "kubectl reservoir status   # free space, or add a disk";
     fit_own_disk(object, size, disk) =
         "kubectl reservoir resize {object} {size}   # or free space on disk {disk}, which it does not leave: kubectl reservoir tree";
@@ -229,6 +233,12 @@ advice! {
          kubectl delete pvc {pvc} -n {namespace}";
     keep_volume(volume) =
         "kubectl reservoir unretire {volume}   # keeps the volume; else delete the claims that are bound to it";
+    keep_used_volume(volume) = "kubectl reservoir unretire {volume}   # keeps the volume; else end the pods that use it";
+    keep_copied_volume(volume, uid) =
+        "kubectl reservoir unretire {volume}   # keeps the volume; else end the claims and pods of the copies that are in use: kubectl get spv \
+         -l reservoir.dev/copy-of={uid} -o wide";
+    end_users_of_copy(original) =
+        "end the claims and pods that use the copy, and it goes by itself; to keep it, have spec.copies of volume {original} select its node";
     end_holder(node) =
         "kubectl get events -A --field-selector=reason=MountHeld   # end the process on {node} that the message or an event names; then it \
          goes on by itself";

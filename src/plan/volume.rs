@@ -397,7 +397,8 @@ fn retire(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus
             return (before.map(|_| Verdict::no(reason::RETIRE_WITHDRAWN, withdrawn)), false);
         }
         (0, 0) if copies_used > 0 => {
-            format!("claims and pods use none of its copies, of which {copies_used} are in use")
+            let are = if copies_used == 1 { "copy is" } else { "copies are" };
+            format!("no claim and no pod uses its copies: {copies_used} {are} in use")
         }
         (0, 0) => {
             let why = "nobody uses it any more: it is being destroyed";

@@ -5,7 +5,7 @@ use kube::{Resource, ResourceExt};
 
 use super::kind::{CLAIM, DISK, Kind, OFFER, RESERVATION, ROLE, SUBSCRIPTION, VOLUME};
 use super::snapshot::Snapshot;
-use crate::api::condition::{self, INTACT, NEARLY_FULL, READY, RESIZED, RETIRING, SEALED, TEMPLATED};
+use crate::api::condition::{self, COPIED, INTACT, NEARLY_FULL, READY, RESIZED, RETIRING, SEALED, TEMPLATED};
 
 /// An object of one of the kinds.
 pub(super) struct Item<'a> {
@@ -63,7 +63,7 @@ impl<'a> Item<'a> {
             told.is_none_or(|told| (&told.reason, &told.message) != (&c.reason, &c.message))
         });
         others.filter(|c| match c.type_.as_str() {
-            RESIZED | TEMPLATED | SEALED | INTACT => c.status != "True",
+            RESIZED | TEMPLATED | SEALED | INTACT | COPIED => c.status != "True",
             RETIRING | NEARLY_FULL => c.status == "True",
             _ => false,
         })

@@ -285,11 +285,14 @@ pub(super) async fn change_field(
 /// The result of `retire` for a volume that nobody uses.
 const UNUSED: &str = "is being destroyed: nobody uses it";
 
-/// True for the retirement of a volume without a claim or a pod.
+/// True for the retirement of a volume without a claim or a pod, also of its copies.
 fn retires_unused(before: &DynamicObject, field: &str, value: &Value) -> bool {
     let status = &before.data["status"];
     let is_none = |list: &Value| list.as_array().is_none_or(Vec::is_empty);
-    field == "retire" && *value == json!(true) && is_none(&status["claims"]) && is_none(&status["users"])
+    let is_unused = is_none(&status["claims"])
+        && is_none(&status["users"])
+        && status["copies"]["used"].as_u64().unwrap_or(0) == 0;
+    field == "retire" && *value == json!(true) && is_unused
 }
 
 /// Fails for a change that comes too late for an object that is being deleted.
@@ -543,8 +546,10 @@ mod tests {
         let mut there = volume(Value::Null, json!({}));
         assert_eq!(of(&there, "retire", json!(false)), Ok(()));
         assert!(retires_unused(&there, "retire", &json!(true)));
-        there.data["status"] = json!({"claims": [{"name": "c"}]});
-        assert!(!retires_unused(&there, "retire", &json!(true)));
+        for used in [json!({"claims": [{"name": "c"}]}), json!({"copies": {"used": 1}})] {
+            there.data["status"] = used;
+            assert!(!retires_unused(&there, "retire", &json!(true)));
+        }
     }
 
     /// T4: a wait ends early exactly if the message asks for another spec.

@@ -116,18 +116,10 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
         }
         add("holds volume", entries(&status.volumes));
         add("holds reservation", entries(&status.refinements));
-        let all: Vec<_> = snapshot.reservations.iter().collect();
-        let candidates: Vec<_> =
-            snapshot.disks.iter().map(|disk| Candidate { disk, node_labels: None }).collect();
-        // Free space of a disk that is away is no space to wait for.
-        let ready: Vec<NodeDisk> =
-            snapshot.disks.iter().filter(|disk| candidate::is_ready(disk)).cloned().collect();
-        let queue: Vec<String> =
-            share::in_order(&all, &candidates, &snapshot.roles.iter().collect::<Vec<_>>())
-                .into_iter()
-                .filter(|r| candidate::waits_for_space(r, &ready))
-                .map(|r| format!("{} ({}, {})", r.name_any(), r.spec.role, r.spec.size))
-                .collect();
+        let queue: Vec<String> = queue(snapshot)
+            .iter()
+            .map(|r| format!("{} ({}, {})", r.name_any(), r.spec.role, r.spec.size))
+            .collect();
         let position = queue.iter().position(|entry| entry.starts_with(&format!("{} (", target.name)));
         match position {
             Some(0) => add("it is first in the queue for free space,", "by the shares of the roles".into()),
@@ -301,4 +293,16 @@ fn entries(ledger: &[LedgerEntry]) -> String {
 
 fn all_names<T: Display>(items: &[T]) -> String {
     if items.is_empty() { String::new() } else { plan::names(items, items.len()) }
+}
+
+/// The reservations that wait for free space, in the order of the shares of their roles.
+pub(super) fn queue(snapshot: &Snapshot) -> Vec<&DiskReservation> {
+    let all: Vec<_> = snapshot.reservations.iter().collect();
+    let candidates: Vec<_> =
+        snapshot.disks.iter().map(|disk| Candidate { disk, node_labels: None }).collect();
+    // Free space of a disk that is away is no space to wait for.
+    let ready: Vec<NodeDisk> =
+        snapshot.disks.iter().filter(|disk| candidate::is_ready(disk)).cloned().collect();
+    let order = share::in_order(&all, &candidates, &snapshot.roles.iter().collect::<Vec<_>>());
+    order.into_iter().filter(|r| candidate::waits_for_space(r, &ready)).collect()
 }

@@ -12,7 +12,7 @@ use crate::api::condition::reason::{NEARLY_FULL, VOLUME_HELD};
 use crate::api::{Capability, DiskReservation, Role, RoleSubscription};
 use crate::cluster;
 use crate::plan::{advice, node_disk, own_pvc::pvc_of};
-use crate::plugin::kind::{CLAIM, POD, PVC, SUBSCRIPTION, VOLUME, nearest};
+use crate::plugin::kind::{CLAIM, DISK, POD, PVC, SUBSCRIPTION, VOLUME, nearest};
 use crate::plugin::snapshot::Snapshot;
 
 /// The next step for an object with a report of the given reason.
@@ -89,7 +89,10 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
         let taken = snapshot.reservations.iter().find(is_taken).map(ResourceExt::name_any);
         return taken.map_or_else(|| about.mend_disk(), advice::free_reserved_name);
     }
-    about.step(reason).unwrap_or_else(advice::check_controller)
+    about.step(reason).unwrap_or_else(|| match snapshot.sees(&DISK) {
+        true => advice::check_controller(),
+        false => advice::have_controller_checked(),
+    })
 }
 
 /// The command that resizes the volume of an object without a size of its own.

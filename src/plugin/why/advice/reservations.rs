@@ -2,6 +2,7 @@
 
 use kube::ResourceExt;
 
+use super::super::holders::queue;
 use super::{About, whole_mebibytes, word};
 use crate::api::condition::reason::{HAS_REFINEMENTS, HAS_VOLUMES};
 use crate::api::{DeletionPolicy, DiskReservation, NodeDisk, Role, Size};
@@ -21,6 +22,12 @@ impl<'a> About<'a> {
             return advice::ask_why(format!("nd/{unready}"));
         }
         let size = whole_mebibytes(self.largest_free());
+        let wanted = self.reservation.map_or(0, |r| r.spec.size.bytes_or_zero());
+        // There is enough, and it is kept for another one.
+        let first = queue(self.snapshot).first().map(|first| first.name_any());
+        if let Some(first) = first.filter(|first| size.bytes_or_zero() >= wanted && first != self.name) {
+            return advice::let_first_go(first);
+        }
         match (size.bytes_or_zero(), own) {
             (0, Some(_)) => self.free_own_disk(),
             (0, None) => advice::make_free_space(),

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use serde_json::json;
 
 use super::*;
-use crate::api::{DiskKind, NodeDisk, VolumeMode, condition};
+use crate::api::{CopiesStatus, CopyOf, DiskKind, NodeDisk, VolumeMode, condition};
 use crate::plan::node_disk::UNCONFIGURED;
 use crate::plan::testing::*;
 use crate::plugin::kind::{self, Kind};
@@ -916,4 +916,49 @@ fn q2_a_template_beyond_the_limit_gets_equal_parts() {
     snapshot.roles[0].spec.quota.limit = Some(Size::from_bytes(1 << 20));
     let waits = step(&snapshot, &RESERVATION, "b", OVER_QUOTA);
     assert!(waits.starts_with("kubectl edit vrole eng"), "{waits}");
+}
+
+/// T4, X5, E5: what a retired volume waits for is ended by what uses it: claims, pods, or copies.
+#[test]
+fn t4_a_retired_volume_is_kept_or_its_own_users_end() {
+    let with = |change: &dyn Fn(&mut SharedPersistentVolume)| {
+        let mut volume = ready_volume("v", "eng", true);
+        volume.spec.retire = true;
+        change(&mut volume);
+        step(&Snapshot { volumes: vec![volume], ..Snapshot::default() }, &VOLUME, "v", RETIRING)
+    };
+    let says = |said: String, end: &str| assert!(said.contains(end), "{said}");
+    says(with(&|v| v.status.as_mut().unwrap().user_count = 1), "else end the pods that use it");
+    says(
+        with(&|v| v.status.as_mut().unwrap().copies = Some(CopiesStatus { used: 1, ..Default::default() })),
+        "kubectl get spv -l reservoir.dev/copy-of=uid-v -o wide",
+    );
+    says(
+        with(&|v| v.spec.copy_of = Some(CopyOf { name: "of".into(), ..Default::default() })),
+        "to keep it, have spec.copies of volume of select its node",
+    );
+}
+
+/// T4, R2: who waits while the free space is kept for another reservation is led to that one, and to no larger size.
+#[test]
+fn t4_r2_space_that_is_kept_for_another_leads_to_that_one() {
+    let mut on = disk("n1.a", "n1", 7, &[]);
+    on.status.as_mut().unwrap().free = Some(gi(6));
+    let waiting = |name: &str, size: u64, since| {
+        let mut r = reservation(name, "eng", size);
+        r.metadata.creation_timestamp = since;
+        let waits = condition::Verdict::no(NOT_ENOUGH_ROOM, "too little");
+        let conditions = &mut r.status.get_or_insert_default().conditions;
+        condition::set(conditions, condition::READY, waits, None, jiff::Timestamp::UNIX_EPOCH);
+        r
+    };
+    let snapshot = Snapshot {
+        disks: vec![on],
+        reservations: vec![waiting("huge", 7, some_time()), waiting("idle", 1, later())],
+        ..Snapshot::default()
+    };
+    let said = step(&snapshot, &RESERVATION, "idle", NOT_ENOUGH_ROOM);
+    assert!(said.starts_with("kubectl reservoir why dr/huge "), "{said}");
+    let said = step(&snapshot, &RESERVATION, "huge", NOT_ENOUGH_ROOM);
+    assert!(said.starts_with("kubectl reservoir resize dr/huge 6Gi"), "{said}");
 }

@@ -17,12 +17,22 @@ use crate::plugin::kind::nearest;
 impl<'a> About<'a> {
     /// The claims of a class' volume end with its PersistentVolumeClaim.
     pub(super) fn retiring(&self) -> String {
-        match self.volume.and_then(|volume| self.pvc_with(volume)) {
-            Some(pvc) => {
-                let namespace = pvc.namespace().unwrap_or_default();
-                advice::keep_volume_of_pvc(self.name, pvc.name_any(), namespace)
-            }
-            None => advice::keep_volume(self.name),
+        let Some(volume) = self.volume else { return advice::keep_volume(self.name) };
+        if let Some(pvc) = self.pvc_with(volume) {
+            return advice::keep_volume_of_pvc(
+                self.name,
+                pvc.name_any(),
+                pvc.namespace().unwrap_or_default(),
+            );
+        }
+        if let Some(of) = &volume.spec.copy_of {
+            return advice::end_users_of_copy(&of.name);
+        }
+        let status = volume.status.clone().unwrap_or_default();
+        match (status.claims.is_empty(), status.copies.map_or(0, |copies| copies.used)) {
+            (true, _) if status.user_count > 0 => advice::keep_used_volume(self.name),
+            (true, 1..) => advice::keep_copied_volume(self.name, volume.uid().unwrap_or_default()),
+            _ => advice::keep_volume(self.name),
         }
     }
 
