@@ -131,7 +131,12 @@ pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
         );
         return said(status, Verdict::no(reason::NO_NODE_SELECTED, why));
     }
-    if disk_of(original, &around.disks).is_none_or(|disk| transfer(disk).is_none()) {
+    let copy_on = |node: &str| around.copies.iter().find(|copy| node_of(copy).is_some_and(|on| on == node));
+    let has_copy =
+        |node: &&&Node| copy_on(&node.name_any()).is_some_and(|copy| is_complete(copy) && is_ready(copy));
+    status.ready = nodes.iter().filter(has_copy).count() as u32;
+    let sends = disk_of(original, &around.disks).is_some_and(|disk| transfer(disk).is_some());
+    if status.ready < status.wanted && !sends {
         let why = "the agent of its node sends no copies: have an administrator set agent.copies.enabled: true in the chart's \
                    values";
         return said(status, Verdict::no(reason::COPIES_OFF, why));
@@ -140,12 +145,7 @@ pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
     let (mut missing, mut troubles) = (vec![], vec![]);
     for node in nodes {
         let (full, name) = (node_labels::is_full(node), node.name_any());
-        let copy = around.copies.iter().find(|copy| node_of(copy) == Some(&name));
-        let trouble = match copy {
-            Some(copy) if is_complete(copy) && is_ready(copy) => {
-                status.ready += 1;
-                None
-            }
+        let trouble = match copy_on(&name) {
             Some(copy) => trouble_of(copy),
             None if full => Some(format!(
                 "it has copies of {} volumes, which is the most: take the node out of the nodeSelector of others",
