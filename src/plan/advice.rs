@@ -477,7 +477,7 @@ advice! {
          and serves the claims that it has until they are gone";
 
     // Refusals and results of other commands.
-    delete_with_kubectl(object) = "it is not Reservoir's: kubectl delete {object}";
+    delete_with_kubectl(object) = "objects of this kind are Kubernetes' own: kubectl delete {object}";
     delete_pvc(pvc, namespace) =
         "left alone, since its StorageClass decides about it: kubectl delete pvc {pvc} -n {namespace}";
     grant(role, verbs, receiver) = "kubectl reservoir grant {role} --verbs {verbs} --to {receiver}";

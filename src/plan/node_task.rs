@@ -136,12 +136,17 @@ pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
             OnDisk::Record(record) if record.erasing => Task::Lost(on_disk),
             // A restored etcd may lack the DELETE that caused the fence.
             OnDisk::Record(record) if record.fenced => Task::Unfence,
+            // What could not be used is made usable first: a resize that fails again and again says nothing about that.
+            OnDisk::Record(_) if is_made && !condition::is_true(&status.conditions, BACKED) => Task::Make,
             // Nothing but the copied files is ever in it, so its size and its seal wait for them.
             OnDisk::Record(record)
                 if is_made && volume.spec.copy_of.is_some() && record.seal != seal::OnDisk::Sealed =>
             {
-                let usable = condition::is_true(&status.conditions, BACKED);
-                if usable && status.source.is_some() { Task::Copy } else { Task::Make }
+                if status.source.is_some() {
+                    Task::Copy
+                } else {
+                    Task::Make
+                }
             }
             OnDisk::Record(record) if is_made => {
                 // A resize may have finished without a report. Then the announced size must not be withdrawn.

@@ -271,6 +271,21 @@ fn v7_a_failed_resize_leaves_the_volume_backed() {
     assert_eq!(lost.1, Some("BackingLost"));
 }
 
+/// V7, V10: whether a volume can be used is known without a resize that fails again and again.
+#[test]
+fn v10_an_unusable_volume_is_made_usable_before_it_is_resized() {
+    let mut v = ready_volume("v", "eng", true);
+    v.spec.size = gi(3);
+    v.status.as_mut().unwrap().size = Some(gi(3));
+    v.status.as_mut().unwrap().node.as_mut().unwrap().growing = Some(gi(3));
+    let failed =
+        report(&v, Task::Make, Outcome::Failed("its disk is not served".into()), Timestamp::UNIX_EPOCH);
+    v.status = Some(failed.0);
+    assert_eq!(next(&v, RECORD), Task::Make);
+    v.status = Some(report(&v, Task::Make, Outcome::Made(1 << 30), Timestamp::UNIX_EPOCH).0);
+    assert_eq!(next(&v, RECORD), Task::Size(OnNode::Resize(3 << 30)));
+}
+
 #[test]
 fn c6_ending_claims_are_reported_once_nothing_is_mounted() {
     let mut v = ready_volume("v", "eng", true);

@@ -40,7 +40,10 @@ pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report>
     }
     if phase != "Pending" {
         // A PersistentVolumeClaim may be seen where its volume may not.
-        let whose = if snapshot.is_ours(pvc) { "pods may use it" } else { "its volume is not Reservoir's" };
+        let whose = match snapshot.is_ours(pvc) {
+            true => "its volume may not be seen with your rights, and whether pods may use it now",
+            false => "its volume is not Reservoir's",
+        };
         return report(phase != "Bound", phase, whose.into());
     }
     // An event is about some time ago: a class may have been made anew since, and numbers change.
