@@ -66,11 +66,7 @@ impl World {
             21 => lock(&self.server).end_kinds(true),
             22 if self.random.in_a_thousand(400) && !self.restores => self.move_disk(),
             22 => self.say_where_disks_are(),
-            23 if self.random.in_a_thousand(300) && !self.restores => {
-                (0..2).for_each(|controller| self.kill_controller(controller));
-                self.earlier = true;
-            }
-            23 if self.random.in_a_thousand(300) && !self.restores => {
+            23 if self.random.in_a_thousand(510) && !self.restores => {
                 (0..2).for_each(|controller| self.kill_controller(controller));
                 self.earlier = true;
             }

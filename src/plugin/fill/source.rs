@@ -44,7 +44,7 @@ impl Source {
         let place = path.split_once('/').filter(|(first, second)| !first.is_empty() && !second.is_empty());
         let (host, inside) = place.ok_or(FORMS)?;
         let from = |address: &str| ("FROM", address.to_owned());
-        let (program, variables) = match scheme {
+        let (program, variables) = match scheme.to_ascii_lowercase().as_str() {
             "https" | "http" => {
                 let file = inside.rsplit('/').next().unwrap_or_default();
                 if ["", ".", ".."].contains(&file) {
@@ -163,6 +163,7 @@ mod tests {
     fn e6_a_wrong_address_is_told_with_the_right_forms() {
         for (address, why) in [
             ("files.example/a", "write https://HOST/FILE"),
+            ("FTP://files.example/a", "nothing is fetched by FTP: write https://HOST/FILE"),
             ("ftp://files.example/a", "nothing is fetched by ftp: write https://HOST/FILE"),
             ("https://files.example", "write https://HOST/FILE"),
             ("https://files.example/a/", "names no file"),
