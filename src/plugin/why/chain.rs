@@ -4,7 +4,7 @@ use kube::ResourceExt;
 
 use super::report::{Report, TERMINATING};
 use super::target::Target;
-use super::{pods, pvcs, workloads};
+use super::{ending_pod, pods, pvcs, workloads};
 use crate::api::condition::reason::*;
 use crate::api::{DiskReservation, Role, SharedPersistentVolume};
 use crate::cluster;
@@ -172,7 +172,7 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
             let claim = claim.filter(|_| !snapshot.is_name_taken(Some(&namespace), &name));
             claim.or_else(|| Some(Target::new(&PVC, Some(namespace), name)))
         };
-        let ending = target.find_pod(snapshot).and_then(|pod| pods::disk_of_ending(snapshot, pod));
+        let ending = target.find_pod(snapshot).and_then(|pod| ending_pod::disk_of(snapshot, pod));
         let disk = pods::lost_disk(snapshot, target).or(ending).map(|disk| Target::new(&DISK, None, disk));
         // The pod is the cause, and its volume is made after it was placed.
         let waits_for_it = |t: &Target| t.kind == &PVC && pvcs::unscheduled_pod(snapshot, t).is_some();

@@ -3,11 +3,11 @@
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
-use super::pods;
+use super::ending_pod;
 use super::target::Target;
 use crate::cluster;
 use crate::plan::{advice, unclaim};
-use crate::plugin::kind::{POD, PVC, VOLUME};
+use crate::plugin::kind::{PVC, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
 /// Why a PersistentVolumeClaim that is being deleted is there yet, and the next step.
@@ -46,8 +46,7 @@ pub(in crate::plugin) fn explain(snapshot: &Snapshot, pvc: &PersistentVolumeClai
         (Some(pod), _) => {
             let pods: Vec<_> = finished.iter().map(|pod| cluster::pod_ref(pod)).collect();
             let kept = unclaim::kept_for_ended(&name, &pods);
-            let of_pod = Target::new(&POD, Some(namespace.clone()), pod.name_any());
-            let step = pods::force_step(snapshot, &of_pod);
+            let step = ending_pod::force_step(snapshot, pod);
             let step = step.unwrap_or_else(|| advice::delete_finished_pod(pod.name_any(), &namespace));
             (format!("{message}: {kept}"), step)
         }

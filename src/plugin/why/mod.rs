@@ -3,6 +3,7 @@
 mod advice;
 mod chain;
 mod containers;
+mod ending_pod;
 mod ending_pvc;
 mod events;
 mod growth;
@@ -95,7 +96,8 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
         return Ok(Why { object: target.title(), ..answer });
     }
     let mut answer = explain(snapshot, target)?;
-    if let Some(step) = pods::force_step(snapshot, target) {
+    let pod = target.find_pod(snapshot).filter(|_| target.kind == &POD);
+    if let Some(step) = pod.and_then(|pod| ending_pod::force_step(snapshot, pod)) {
         answer.next = vec![step];
     }
     if let Some(step) = old_data::step(snapshot, target).filter(|_| !answer.ready) {

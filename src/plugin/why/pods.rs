@@ -11,7 +11,6 @@ use crate::api::condition::reason::{NODE_UNREACHABLE, VOLUME_HELD};
 use crate::api::condition::{self, READY};
 use crate::api::{AccessMode, DRIVER, NodeDisk};
 use crate::cluster;
-use crate::plan::candidate::is_ready;
 use crate::plan::persistent_volume::ONE_POD;
 use crate::plan::{advice, publish::is_for_one_pod};
 use crate::plugin::kind::{CLAIM, DISK, POD, PVC, VOLUME};
@@ -107,25 +106,6 @@ pub(super) fn lost_disk(snapshot: &Snapshot, target: &Target) -> Option<String> 
         disk.spec.node_name == *node && ready.is_some_and(|ready| ready.reason == NODE_UNREACHABLE)
     };
     snapshot.disks.iter().find(is_lost).map(ResourceExt::name_any)
-}
-
-/// A disk that is not ready, with a volume of a pod that is being deleted: the kubelet waits for its unmount.
-pub(super) fn disk_of_ending(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
-    pod.metadata.deletion_timestamp.as_ref()?;
-    let claims = cluster::claims_of(pod);
-    let disks = claims.iter().filter_map(|(namespace, name)| {
-        let on = snapshot.volume_of(namespace, name)?.status.as_ref()?.node_disk.clone()?;
-        snapshot.disks.iter().find(|disk| disk.name_any() == on)
-    });
-    disks.into_iter().find(|disk| !is_ready(disk)).map(ResourceExt::name_any)
-}
-
-/// The step for a pod that is being deleted and has a volume of a disk that was declared gone: its agent serves the disk no more,
-/// and unmounts nothing.
-pub(super) fn force_step(snapshot: &Snapshot, target: &Target) -> Option<String> {
-    let name = disk_of_ending(snapshot, target.find_pod(snapshot).filter(|_| target.kind == &POD)?)?;
-    snapshot.disks.iter().find(|disk| disk.name_any() == name && disk.spec.gone)?;
-    Some(advice::force_pod(&target.name, target.namespace.as_deref().unwrap_or("default"), name))
 }
 
 /// The read-only claim of a pod in which a container wants to make something.

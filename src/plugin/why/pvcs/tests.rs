@@ -37,6 +37,16 @@ fn t4_f3_why_names_what_keeps_a_persistent_volume_claim() {
         );
         assert!(said.contains("next: kubectl delete pod web -n team"), "{said}");
     }
+    // The agent of a disk that was declared gone unmounts nothing of it any more (D4).
+    let mut gone = disk("n1.a", "n1", 7, &[]);
+    gone.spec.gone = true;
+    set_ready(&mut gone.status.as_mut().unwrap().conditions, false);
+    snapshot.disks = vec![gone];
+    snapshot.pods[0].metadata.deletion_timestamp = some_time();
+    for said in both(&snapshot) {
+        assert!(said.contains("next: kubectl delete pod web -n team --force --grace-period=0"), "{said}");
+    }
+    snapshot.disks.clear();
     snapshot.pods.clear();
     snapshot.pvcs[0].metadata.finalizers = Some(vec!["example.com/keep".into()]);
     for said in both(&snapshot) {
