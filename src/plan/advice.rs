@@ -218,6 +218,8 @@ advice! {
     replace_content(volume) =
         "kubectl describe spv {volume}   # fill another volume from the source of the files; its pods move to that one; only after \
          that: kubectl delete spv {volume}";
+    await_new_copy(original) =
+        "end the claims and pods that use the copy, and it is made anew from volume {original} by itself";
     take_seal_back(volume) =
         "kubectl patch spv {volume} --type=merge -p '{{\"spec\":{{\"sealed\":false,\"verify\":null}}}}'   # then remove or change the \
          file that the message names, and set it to true again";

@@ -80,7 +80,7 @@ pub fn report(
                     reason::VERIFIED,
                     format!("its {files} files were read again, and are what was sealed"),
                 ),
-                _ => Verdict::no(reason::COPY_DIFFERS, differing(differ, &first)),
+                _ => Verdict::no(reason::COPY_DIFFERS, differing(volume, differ, &first)),
             };
             (verdict, None)
         }
@@ -90,14 +90,17 @@ pub fn report(
     pause
 }
 
-fn differing(differ: u64, first: &[String]) -> String {
+fn differing(volume: &SharedPersistentVolume, differ: u64, first: &[String]) -> String {
     let more = match differ - first.len() as u64 {
         0 => String::new(),
         more => format!(", and {more} more"),
     };
+    let next = match &volume.spec.copy_of {
+        Some(of) => format!("it is made anew from volume {} after its last use", of.name),
+        None => "fill another volume from where the files came, and delete this one then".to_owned(),
+    };
     format!(
-        "its files are not what was sealed: {}{more}; no new claim binds to it, and its pods go on; fill another volume from where the \
-         files came, and delete this one then",
+        "its files are not what was sealed: {}{more}; no new claim binds to it, and its pods go on; {next}",
         first.join(", ")
     )
 }
@@ -219,6 +222,15 @@ mod tests {
         );
         let (status, reason, _, differs) = said(Outcome::Failed("f: input/output error".into()));
         assert_eq!((&*status, &*reason, differs), ("False", "VerifyFailed", false));
+    }
+
+    #[test]
+    fn e4_a_copy_that_differs_is_made_anew() {
+        let mut copy = sealed();
+        copy.spec.copy_of = Some(crate::api::CopyOf { name: "data".into(), ..Default::default() });
+        let status = after(&copy, read(None, 1), 5).status.unwrap();
+        let said = &condition::get(&status.conditions, INTACT).unwrap().message;
+        assert!(said.ends_with("it is made anew from volume data after its last use"), "{said}");
     }
 
     #[test]

@@ -107,7 +107,10 @@ impl<'a> About<'a> {
             NOT_SEALED => advice::seal_for_copies(name),
             NO_NODE_SELECTED => advice::select_nodes(name),
             COPIES_OFF => advice::turn_copies_on(),
-            COPY_DIFFERS => advice::replace_content(name),
+            COPY_DIFFERS => match self.volume.and_then(|volume| volume.spec.copy_of.as_ref()) {
+                Some(of) => advice::await_new_copy(&of.name),
+                None => advice::replace_content(name),
+            },
             // The node may have no object.
             NODE_UNREACHABLE if !self.snapshot.sees(&DISK) => {
                 advice::have_administrator_ask(match &self.disk {

@@ -939,6 +939,15 @@ fn t4_a_retired_volume_is_kept_or_its_own_users_end() {
     );
 }
 
+/// T4, E4: a copy whose files differ is no data that somebody has to bring back.
+#[test]
+fn t4_e4_a_copy_that_differs_is_made_anew() {
+    let mut volume = ready_volume("v", "eng", true);
+    volume.spec.copy_of = Some(CopyOf { name: "of".into(), ..Default::default() });
+    let said = step(&Snapshot { volumes: vec![volume], ..Snapshot::default() }, &VOLUME, "v", COPY_DIFFERS);
+    assert!(said.ends_with("it is made anew from volume of by itself"), "{said}");
+}
+
 /// T4, R2: who waits while the free space is kept for another reservation is led to that one, and to no larger size.
 #[test]
 fn t4_r2_space_that_is_kept_for_another_leads_to_that_one() {

@@ -6,8 +6,6 @@ use anyhow::{Context, ensure};
 
 use super::Tour;
 
-/// The nodes of the data set, in the examples.
-const POOL: &str = "pool: gpu";
 /// What the data set has on disk, so that a byte of it can be found there.
 const MARK: &str = "a mark of the data set";
 
@@ -31,7 +29,7 @@ spec:
           command:
             - sh
             - -c
-            - head -c 200M /dev/urandom > /model/weights && echo 'MARK' > /model/words && cat /model/* | sha256sum
+            - head -c 209715200 /dev/urandom > /model/weights && echo 'MARK' > /model/words && cat /model/* | sha256sum
           volumeMounts: [{name: model, mountPath: /model}]
       volumes: [{name: model, persistentVolumeClaim: {claimName: fill}}]
 "#;
@@ -45,7 +43,7 @@ impl Tour {
 
         self.title("A data set is filled once, and sealed")?;
         self.show(&["label", "node", home, "pool=gpu", "--overwrite"])?;
-        let sum = self.data_set(POOL)?;
+        let sum = self.data_set()?;
 
         self.title("Another node joins the pool and gets a copy, though its agent is killed meanwhile")?;
         // Slow enough to be caught in the middle.
@@ -65,7 +63,7 @@ impl Tour {
         self.show(&["get", "spv", "llama", &copy])?;
 
         self.title("One claim serves pods on each of these nodes, from the copy of the node")?;
-        self.readers(POOL)?;
+        self.readers()?;
         self.show(&["-n", "team-a", "get", "pods", "-o", "wide"])?;
         for node in [home, other] {
             let said = self.on_node(node, "cat /model/* | sha256sum; touch /model/new || true")?;
@@ -85,11 +83,9 @@ impl Tour {
         Ok(())
     }
 
-    /// Makes the data set of the examples for nodes with a label, fills and seals it; returns the sum of its files.
-    pub(super) fn data_set(&self, label: &str) -> anyhow::Result<String> {
-        let manifest = self.manifest("29-data-set.yaml", &[])?;
-        println!("$ kubectl apply -f examples/29-data-set.yaml");
-        self.apply_text(&std::fs::read_to_string(manifest.path())?.replace(POOL, label))?;
+    /// Makes the data set of the examples, fills and seals it; returns the sum of its files.
+    fn data_set(&self) -> anyhow::Result<String> {
+        self.apply("29-data-set.yaml")?;
         self.ready(&["spv/llama"])?;
         self.apply_subscription()?;
         self.apply_text(&FILL.replace("MARK", MARK))?;
@@ -103,7 +99,7 @@ impl Tour {
         Ok(sum)
     }
 
-    pub(super) fn copied(&self) -> anyhow::Result<()> {
+    fn copied(&self) -> anyhow::Result<()> {
         self.until("all selected nodes to have a copy", || {
             let path = "{.status.copies.ready} of {.status.copies.wanted}";
             let said = self.field(&["spv", "llama"], path)?;
@@ -137,26 +133,28 @@ impl Tour {
             Ok(if nodes.contains(node) { Err(nodes) } else { Ok(()) })
         })?;
         self.no_readers()?;
-        self.show(&["wait", "--for=delete", &format!("spv/{copy}"), "--timeout=120s"])?;
+        self.until("the copy to be made anew", || {
+            let now = self.field(&["spv", copy, "--ignore-not-found"], "{.metadata.uid}")?;
+            Ok(if now.is_empty() || now == uid { Err(now) } else { Ok(()) })
+        })?;
         self.copied()?;
-        self.readers(POOL)?;
+        self.readers()?;
         let said = self.on_node(node, "cat /model/words")?;
         ensure!(said.trim() == MARK, "the new copy has {said}");
         Ok(())
     }
 
     /// Runs a command in the DaemonSet's pod of a node.
-    pub(super) fn on_node(&self, node: &str, command: &str) -> anyhow::Result<String> {
+    fn on_node(&self, node: &str, command: &str) -> anyhow::Result<String> {
         let there = format!("--field-selector=spec.nodeName={node},status.phase=Running");
         let pod =
             self.field(&["-n", "team-a", "pods", "-l", "app=sidecars", &there], "{.items[0].metadata.name}")?;
         self.quietly(&["-n", "team-a", "exec", &pod, "--", "sh", "-c", command])
     }
 
-    /// Starts the readers of the examples on nodes with a label.
-    pub(super) fn readers(&self, label: &str) -> anyhow::Result<()> {
-        println!("$ kubectl apply -f examples/30-every-node.yaml");
-        self.apply_text(&self.every_node_example()?.replace(POOL, label))?;
+    /// Starts the readers of the examples.
+    fn readers(&self) -> anyhow::Result<()> {
+        self.apply("30-every-node.yaml")?;
         self.ready(&["-n", "team-a", "vclaim/llama"])?;
         for workload in ["deployment/servers", "daemonset/sidecars"] {
             self.show(&["-n", "team-a", "rollout", "status", workload, "--timeout=120s"])?;
@@ -171,7 +169,7 @@ impl Tour {
     }
 
     /// Ends the readers and deletes the data set, whose copies go first.
-    pub(super) fn no_data_set(&self) -> anyhow::Result<()> {
+    fn no_data_set(&self) -> anyhow::Result<()> {
         self.no_readers()?;
         self.show(&["delete", "spv", "llama", "--timeout=120s"])?;
         let left = self.quietly(&["get", "spv", "-l", "reservoir.dev/copy-of", "-o", "name"])?;
@@ -179,13 +177,9 @@ impl Tour {
         self.unapply("29-data-set.yaml")
     }
 
-    fn every_node_example(&self) -> anyhow::Result<String> {
-        Ok(std::fs::read_to_string(self.repository.join("examples/30-every-node.yaml"))?)
-    }
-
     /// The namespace and its subscription, which the claim that fills needs before the readers are there.
     fn apply_subscription(&self) -> anyhow::Result<()> {
-        let text = self.every_node_example()?;
+        let text = std::fs::read_to_string(self.repository.join("examples/30-every-node.yaml"))?;
         let first: Vec<&str> = text.split("\n---\n").take(2).collect();
         self.apply_text(&first.join("\n---\n"))?;
         self.ready(&["-n", "team-a", "rolesubscription/models"])

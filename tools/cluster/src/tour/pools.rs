@@ -21,13 +21,13 @@ const POOL: [&str; 10] = [
 
 /// The arguments that the kubelets of the pool get from their node group.
 const KUBELET: &str =
-    "--node-labels=pool=cache,models=here --register-with-taints=reservoir.dev/agent-not-ready=:NoSchedule";
+    "--node-labels=pool=cache --register-with-taints=reservoir.dev/agent-not-ready=:NoSchedule";
 
 /// The label of the nodes by which the cluster autoscaler asks for free space on a node that it could add.
 const TEMPLATE_NODE: &str = "cluster-autoscaler.kubernetes.io/template-node";
 
 impl Tour {
-    /// D6, D7, F7, R7, E2, E3. `node` is retired, and is lost at the end.
+    /// D6, D7, F7, R7. `node` is retired, and is lost at the end.
     pub(super) fn pools(&self, node: &str) -> anyhow::Result<()> {
         let mut upgrade = vec!["upgrade", "reservoir", "--reuse-values"];
         upgrade.extend(POOL.iter().flat_map(|value| ["--set", *value]));
@@ -45,10 +45,6 @@ impl Tour {
             Ok(if size == "512Mi" { Ok(()) } else { Err(size.to_owned()) })
         })?;
         self.show(&["-n", NAMESPACE, "get", "csistoragecapacities"])?;
-        let home = self.field(&["nodes"], "{.items[0].metadata.name}")?;
-        self.show(&["label", "node", &home, "models=here", "--overwrite"])?;
-        let sum = self.data_set("models: here")?;
-        self.readers("models: here")?;
         let scheduled = "{.status.conditions[?(@.type==\"PodScheduled\")].reason}";
         let waits = || {
             let reason = self.field(&["-n", "team-a", "pod/cache-0", "--ignore-not-found"], scheduled)?;
@@ -57,7 +53,7 @@ impl Tour {
         self.until("the pod to wait for a node of the pool", waits)?;
 
         self.title(
-            "A node of the pool joins; its disk, its reservations, the pod's volume and a copy of the data set come by themselves",
+            "A node of the pool joins; its disk, its reservation and the pod's volume come by themselves",
         )?;
         self.cluster.join(node, KUBELET)?;
         self.show(&["get", "nodes", "-L", "pool"])?;
@@ -80,10 +76,6 @@ impl Tour {
         let first = self.field(&claim, "{.metadata.uid}")?;
         let volume = self.volume_of("data-cache-0")?;
         self.show(&["get", "spv", &volume])?;
-        self.copied()?;
-        self.show(&["-n", "team-a", "rollout", "status", "daemonset/sidecars", "--timeout=120s"])?;
-        let said = self.on_node(node, "cat /model/* | sha256sum")?;
-        ensure!(said.trim() == sum, "{node} has other files than were written: {said} and not {sum}");
 
         self.title("The node leaves for good; its disk goes with it, and the StatefulSet gets a new claim")?;
         self.cluster.lose(node)?;
@@ -98,13 +90,6 @@ impl Tour {
         let receipts =
             self.show(&["get", "events.events.k8s.io", "-A", "--field-selector=reason=NodeGone"])?;
         ensure!(receipts.contains(&volume), "there is no event about {volume}");
-        self.until("the copy to go with its disk", || {
-            let left = self.quietly(&["get", "spv", "-l", "reservoir.dev/copy-of", "-o", "name"])?;
-            Ok(if left.is_empty() { Ok(()) } else { Err(left) })
-        })?;
-        self.ready(&["-n", "team-a", "vclaim/llama"])?;
-        self.no_data_set()?;
-        self.show(&["label", "node", &home, "models-"])?;
         self.unapply("26-cache.yaml")?;
         self.show(&["-n", "team-a", "delete", "pvc", "data-cache-0", "--timeout=60s"])?;
         self.unapply("25-every-node.yaml")
