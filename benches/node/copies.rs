@@ -10,15 +10,14 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use kube::Api;
-use kube::api::{Patch, PatchParams};
-use reservoir::api::condition::{self, COPIED, SEALED};
-use reservoir::api::{NodeDisk, SharedPersistentVolume, VolumeClaim};
+use reservoir::api::condition::{COPIED, SEALED};
+use reservoir::api::{NodeDisk, VolumeClaim};
 use reservoir::host::{FsType, Host, Pace, VolumeSpec};
 use reservoir::transfer::{Identity, Peer, Remote, Servings, serve};
 use serde_json::json;
 
 use crate::memory::mib;
-use crate::support::{Agent, Cluster, Tally, own_writes, until, until_reason};
+use crate::support::{Agent, Cluster, Tally, own_writes, until_reason, until_said};
 use crate::{host, publish, row, volume};
 
 const MIB: usize = 1 << 20;
@@ -222,7 +221,7 @@ pub async fn to_four_nodes() {
     std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
     let started = Instant::now();
     for name in &names {
-        set(&cluster, name, json!({"copies": {"nodeSelector": {}}})).await;
+        cluster.change_volume(name, json!({"copies": {"nodeSelector": {}}})).await.unwrap();
     }
     for name in &names {
         until_said(&cluster, name, COPIED, "Copied").await;
@@ -264,21 +263,6 @@ async fn sealed(cluster: &Cluster, agent: &Agent, name: &str) {
     std::fs::write(target.join("weights"), bytes).unwrap();
     agent.unpublish(&bound, &pod).await.unwrap();
     cluster.end_pod("team", name).await;
-    set(cluster, name, json!({"sealed": true})).await;
+    cluster.change_volume(name, json!({"sealed": true})).await.unwrap();
     until_said(cluster, name, SEALED, "Sealed").await;
-}
-
-async fn set(cluster: &Cluster, name: &str, spec: serde_json::Value) {
-    let volumes: Api<SharedPersistentVolume> = cluster.all();
-    let patch = Patch::Merge(json!({ "spec": spec }));
-    volumes.patch(name, &PatchParams::default(), &patch).await.unwrap();
-}
-
-async fn until_said(cluster: &Cluster, name: &str, type_: &str, reason: &str) {
-    let volumes: Api<SharedPersistentVolume> = cluster.all();
-    until(reason, || async {
-        let status = volumes.get(name).await.unwrap().status?;
-        condition::get(&status.conditions, type_).filter(|c| c.reason == reason).map(drop)
-    })
-    .await;
 }

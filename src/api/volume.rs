@@ -553,6 +553,13 @@ pub enum BackingState {
     Kept,
 }
 
+impl SharedPersistentVolume {
+    /// True if the volume is destroyed after its last use: it retires, or is being deleted (X5).
+    pub fn is_ending(&self) -> bool {
+        self.spec.retire || self.metadata.deletion_timestamp.is_some()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use kube::CustomResourceExt;

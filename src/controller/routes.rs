@@ -1,5 +1,7 @@
 //! Routes: the objects to reconcile after a change of another object.
 
+mod data_sets;
+
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -10,16 +12,14 @@ use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
 use kube::ResourceExt;
 use tokio::sync::Notify;
 
-use crate::api::condition::{self, READY};
 use crate::api::{
     DiskReservation, NodeDisk, PVC_PREFIX, Role, RoleSubscription, SharedPersistentVolume, VolumeClaim,
     VolumeOffer, VolumeRole,
 };
 use crate::cluster::{Change, Name, WorkQueue, name_of};
 use crate::plan::candidate::is_ready;
-use crate::plan::copies;
+use crate::plan::copies::transfer;
 use crate::plan::holder::{Holder, held_by_volume};
-use crate::plan::node_labels;
 use crate::plan::offer::covers;
 use crate::plan::own_pvc::pvc_of;
 use crate::plan::postponed::COUNTING;
@@ -131,63 +131,6 @@ impl Router {
         });
     }
 
-    /// Routes a change of a Node, whose readiness decides the readiness of its disks, and its labels templates (R7).
-    pub fn node(&self, node: &Node, change: &Change<Node>) {
-        self.sharing.notify_one();
-        self.disks_of(&node.name_any());
-        if change.before.map(ResourceExt::labels) != change.now.map(ResourceExt::labels) {
-            self.queues.nodes.enqueue(node);
-            // A copy that ends waits for its label to go.
-            self.with(|queues, stores| queues.volumes.enqueue_names(stores.volumes.names_by(DELETING, "")));
-        }
-        if change.before.map(labels_of_others) != change.now.map(labels_of_others) {
-            let name = node.name_any();
-            self.copies();
-            let is_in = |disk: Arc<NodeDisk>| disk.spec.node_name == name;
-            self.templates(|stores, disk| stores.disks.get(disk).is_some_and(is_in));
-        }
-    }
-
-    /// Enqueues the volumes that are to have copies, and the copies (E2).
-    fn copies(&self) {
-        self.with(|queues, stores| {
-            for original in stores.volumes.by(COPY_OF, "") {
-                queues.volumes.enqueue(&original);
-                queues
-                    .volumes
-                    .enqueue_names(stores.volumes.names_by(COPY_OF, &original.uid().unwrap_or_default()));
-            }
-        });
-    }
-
-    /// Routes a change of a copy or of an original. Other copies may be filled from it, or take its turn.
-    fn family(&self, volume: &SharedPersistentVolume, change: &Change<SharedPersistentVolume>) {
-        let of = volume.spec.copy_of.as_ref();
-        if let Some(of) = of {
-            self.queues.volumes.enqueue_name(of.name.as_str());
-        }
-        if change.before.map(decides_on_copies) == change.now.map(decides_on_copies) {
-            return;
-        }
-        let uid = of.map_or_else(|| volume.uid().unwrap_or_default(), |of| of.uid.clone());
-        self.with(|queues, stores| {
-            let copies = stores.volumes.by(COPY_OF, &uid);
-            let waits = |copy: &Arc<SharedPersistentVolume>| {
-                of.is_none() || copy.status.as_ref().is_none_or(|status| status.digest.is_none())
-            };
-            copies.iter().filter(|copy| waits(copy)).for_each(|copy| queues.volumes.enqueue(copy));
-            if of.is_none() && copies.is_empty() {
-                return;
-            }
-            let original = of.and_then(|of| stores.volumes.get(&of.name));
-            let others = copies.iter().filter(|_| of.is_none()).chain(&original).map(AsRef::as_ref);
-            let nodes = others.chain(change.before).chain(change.now);
-            let nodes: BTreeSet<String> =
-                nodes.filter_map(|volume| volume.status.as_ref()?.node_name.clone()).collect();
-            nodes.into_iter().for_each(|node| queues.nodes.enqueue_name(node));
-        });
-    }
-
     /// Enqueues the roles with templates, and the reservations of templates on the disks that `on` accepts (R7).
     fn templates(&self, on: impl Fn(&Stores, &str) -> bool) {
         self.with(|queues, stores| {
@@ -221,7 +164,7 @@ impl Router {
         if change.before.map(has) != change.now.map(has) {
             self.guarantees();
         }
-        let sends = |disk: &NodeDisk| (copies::transfer(disk).cloned(), is_ready(disk));
+        let sends = |disk: &NodeDisk| (transfer(disk).cloned(), is_ready(disk));
         if change.before.map(sends) != change.now.map(sends) {
             self.copies();
         }
@@ -483,27 +426,4 @@ fn without_users(volume: &SharedPersistentVolume) -> SharedPersistentVolume {
         }
     }
     volume
-}
-
-/// The labels of a Node that the controller does not write (E3).
-fn labels_of_others(node: &Node) -> Vec<(&String, &String)> {
-    node.labels().iter().filter(|(key, _)| !key.starts_with(node_labels::PREFIX)).collect()
-}
-
-/// The part of a volume that decides on other copies of the same content (E2).
-fn decides_on_copies(volume: &SharedPersistentVolume) -> impl PartialEq {
-    let status = volume.status.clone().unwrap_or_default();
-    let node = status.node.unwrap_or_default();
-    let ends = volume.metadata.deletion_timestamp.is_some() || volume.spec.retire;
-    let ready = condition::is_true(&status.conditions, READY);
-    let ends = (ends, status.claims.is_empty());
-    (
-        status.digest,
-        status.source,
-        (node.copy_failed_from, status.node_name),
-        node.backing,
-        ready,
-        ends,
-        volume.spec.copies.clone(),
-    )
 }

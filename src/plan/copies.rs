@@ -131,9 +131,11 @@ pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
         );
         return said(status, Verdict::no(reason::NO_NODE_SELECTED, why));
     }
-    let copy_on = |node: &str| around.copies.iter().find(|copy| node_of(copy).is_some_and(|on| on == node));
-    let has_copy =
-        |node: &&&Node| copy_on(&node.name_any()).is_some_and(|copy| is_complete(copy) && is_ready(copy));
+    // Of two copies of a node the first one counts.
+    let copies_on: BTreeMap<&str, &SharedPersistentVolume> =
+        around.copies.iter().rev().filter_map(|copy| Some((node_of(copy)?, &**copy))).collect();
+    let copy_on = |node: &Node| copies_on.get(node.metadata.name.as_deref()?).copied();
+    let has_copy = |node: &&&Node| copy_on(node).is_some_and(|copy| is_complete(copy) && is_ready(copy));
     status.ready = nodes.iter().filter(has_copy).count() as u32;
     let sends = disk_of(original, &around.disks).is_some_and(|disk| transfer(disk).is_some());
     if status.ready < status.wanted && !sends {
@@ -145,7 +147,7 @@ pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
     let (mut missing, mut troubles) = (vec![], vec![]);
     for node in nodes {
         let (full, name) = (node_labels::is_full(node), node.name_any());
-        let trouble = match copy_on(&name) {
+        let trouble = match copy_on(node) {
             Some(copy) => trouble_of(copy),
             None if full => Some(format!(
                 "it has copies of {} volumes, which is the most: take the node out of the nodeSelector of others",
@@ -180,8 +182,11 @@ pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
         }
     };
     // Nothing new for a volume that ends.
-    let ends = original.metadata.deletion_timestamp.is_some() || original.spec.retire;
-    Plan { status: Some(status), verdict: Some(verdict), missing: if ends { vec![] } else { missing } }
+    Plan {
+        status: Some(status),
+        verdict: Some(verdict),
+        missing: if original.is_ending() { vec![] } else { missing },
+    }
 }
 
 /// Why a copy makes no progress; `None`: it is being made, or is ending.
@@ -374,8 +379,7 @@ fn can_be_filled(copy: &SharedPersistentVolume) -> bool {
     let status = copy.status.clone().unwrap_or_default();
     status.digest.is_none()
         && status.node.is_some_and(|node| node.backing == BackingState::Made)
-        && copy.metadata.deletion_timestamp.is_none()
-        && !copy.spec.retire
+        && !copy.is_ending()
 }
 
 fn failed_from(copy: &SharedPersistentVolume) -> Option<&str> {

@@ -314,14 +314,13 @@ pub struct Wanted {
 fn leaves(volume: &SharedPersistentVolume, uid: &str) -> bool {
     let status = volume.status.clone().unwrap_or_default();
     let unused = status.claims.is_empty() && status.user_count == 0;
-    let ends = volume.spec.retire || volume.metadata.deletion_timestamp.is_some();
     let is_kept = match status.destroy.filter(|destroy| destroy.tombstone.is_some()) {
         Some(destroy) => destroy.kept_until.is_some(),
         None => until(volume, Timestamp::UNIX_EPOCH).is_some(),
     };
     let own = volume.metadata.uid.as_deref() == Some(uid);
     let erases = is_erasing(volume) && volume.spec.recover.as_ref().is_some_and(|recover| recover.uid == uid);
-    own && ends && unused && !is_kept || erases
+    own && volume.is_ending() && unused && !is_kept || erases
 }
 
 /// The pause before the next look at the kept data of a reservation.

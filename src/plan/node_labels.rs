@@ -61,7 +61,7 @@ pub fn is_complete(copy: &SharedPersistentVolume) -> bool {
 
 /// True for a complete copy that can be used, and that nobody is about to take away: a copy that ends loses its label first.
 pub fn serves_new_pods(copy: &SharedPersistentVolume) -> bool {
-    is_complete(copy) && is_ready(copy) && copy.metadata.deletion_timestamp.is_none() && !copy.spec.retire
+    is_complete(copy) && is_ready(copy) && !copy.is_ending()
 }
 
 fn is_ready(volume: &SharedPersistentVolume) -> bool {

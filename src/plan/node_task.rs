@@ -136,7 +136,7 @@ pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
             OnDisk::Record(record) if record.erasing => Task::Lost(on_disk),
             // A restored etcd may lack the DELETE that caused the fence.
             OnDisk::Record(record) if record.fenced => Task::Unfence,
-            // What could not be used is made usable first: a resize that fails again and again says nothing about that.
+            // An unusable volume is made usable first: a resize that fails again and again says nothing about that.
             OnDisk::Record(_) if is_made && !condition::is_true(&status.conditions, BACKED) => Task::Make,
             // Nothing but the copied files is ever in it, so its size and its seal wait for them.
             OnDisk::Record(record)

@@ -154,8 +154,7 @@ pub fn local_copy<'a>(
             && status.node_name.as_deref() == Some(node)
             && status.destroy.is_none_or(|destroy| destroy.tombstone.is_none())
     };
-    let ends = |copy: &SharedPersistentVolume| copy.metadata.deletion_timestamp.is_some() || copy.spec.retire;
-    copies.iter().filter(serves).min_by_key(|copy| (ends(copy), copy.name_any()))
+    copies.iter().filter(serves).min_by_key(|copy| (copy.is_ending(), copy.name_any()))
 }
 
 /// Permits the mount or refuses it. The live read includes a claim that was bound a moment ago, and no claim that is

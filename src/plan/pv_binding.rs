@@ -271,8 +271,7 @@ pub fn report(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen)
             let of = volume.name_any();
             let differs = volume.status.as_ref().and_then(verify::differs);
             let differs = differs.map(|differs| format!("; {}", verify::on_pod(&of, &differs.message)));
-            let ends = volume.spec.retire || volume.metadata.deletion_timestamp.is_some();
-            let ends = ends.then(|| {
+            let ends = volume.is_ending().then(|| {
                 format!("; volume {of} is destroyed after its last use, and its data with it: copy first what is needed")
             });
             let why = [Some(why), differs, ends].into_iter().flatten().collect::<String>();

@@ -169,7 +169,7 @@ fn held(seen: &Seen) -> Option<Verdict> {
 
 /// The name of a volume that is destroyed after its last use (X5, F5).
 pub fn ends(volume: &SharedPersistentVolume) -> Option<String> {
-    (volume.spec.retire || volume.metadata.deletion_timestamp.is_some()).then(|| volume.name_any())
+    volume.is_ending().then(|| volume.name_any())
 }
 
 /// The fate of the data when a claim has ended.

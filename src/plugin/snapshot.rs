@@ -229,7 +229,7 @@ impl Snapshot {
             .filter(move |pod| !cluster::is_terminal(pod) && cluster::claims_of(pod).contains(&named))
     }
 
-    /// The pods that use the volume of a VolumeClaim. Those of another one's PersistentVolumeClaim of its name have that one's volume.
+    /// The pods that use the volume of a VolumeClaim: none if somebody else's PersistentVolumeClaim has its name.
     pub fn users_of<'a>(&'a self, namespace: &str, claim: &str) -> impl Iterator<Item = &'a Pod> + use<'a> {
         let is_taken = self.is_name_taken(Some(namespace), claim);
         self.pods_of(namespace, claim).filter(move |_| !is_taken)

@@ -412,7 +412,7 @@ fn progress(object: &DynamicObject, until: &Until, generation: Option<i64>) -> O
         Until::Deleted => "Retiring",
     };
     let conditions = object.data["status"]["conditions"].as_array()?;
-    // What was never served has no condition Resized: its first size is that of the spec. Files are read again after the seal.
+    // An object that was never served has no condition Resized: its first size is that of the spec. A verification follows the seal.
     let is_before = |c: &&Value| match type_ {
         RESIZED => c["type"] == "Ready",
         INTACT => c["type"] == SEALED && c["status"] == "False",

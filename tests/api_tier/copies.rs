@@ -6,7 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume};
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kube::{ResourceExt, core::ObjectList};
-use reservoir::api::condition::{self, COPIED, READY, RETIRING, SEALED};
+use reservoir::api::condition::{COPIED, READY, RETIRING, SEALED};
 use reservoir::api::{
     CopiesStatus, LABEL_COPY_OF, NodeDisk, SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim,
 };
@@ -14,7 +14,7 @@ use reservoir::csi::proto::csi::NodeGetVolumeStatsRequest;
 use serde_json::{Value, json};
 
 use crate::ask::{self, Ask};
-use crate::support::{Agent, Cluster, until, until_gone, until_reason};
+use crate::support::{Agent, Cluster, until, until_gone, until_reason, until_said};
 
 const TEAM: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: team}}
@@ -28,23 +28,8 @@ const TEAM: &str = "
  spec: {role: eng, size: 32Mi, shared: {}}}
 ";
 
-async fn set(cluster: &Cluster, name: &str, spec: Value) -> Result<(), String> {
-    let volumes: Api<SharedPersistentVolume> = cluster.all();
-    let patch = Patch::Merge(json!({ "spec": spec }));
-    volumes.patch(name, &PatchParams::default(), &patch).await.map(drop).map_err(|error| error.to_string())
-}
-
 async fn status(cluster: &Cluster, name: &str) -> SharedPersistentVolumeStatus {
     cluster.all::<SharedPersistentVolume>().get(name).await.unwrap().status.unwrap_or_default()
-}
-
-/// Waits for a reason of a condition of a volume; returns the message.
-async fn until_said(cluster: &Cluster, name: &str, type_: &str, reason: &str) -> String {
-    until(reason, || async {
-        let status = status(cluster, name).await;
-        condition::get(&status.conditions, type_).filter(|c| c.reason == reason).map(|c| c.message.clone())
-    })
-    .await
 }
 
 /// The name of the only copy, once it is there.
@@ -108,9 +93,9 @@ async fn e2_e5_a_sealed_volume_is_copied_to_selected_nodes() {
     let (cluster, _first, second) = filled(8).await;
     let (volumes, claims): (Api<SharedPersistentVolume>, Api<VolumeClaim>) =
         (cluster.all(), cluster.within("team"));
-    set(&cluster, "data", json!({"copies": {"nodeSelector": {"pool": "gpu"}}})).await.unwrap();
+    cluster.change_volume("data", json!({"copies": {"nodeSelector": {"pool": "gpu"}}})).await.unwrap();
     until_said(&cluster, "data", COPIED, "NotSealed").await;
-    set(&cluster, "data", json!({"sealed": true})).await.unwrap();
+    cluster.change_volume("data", json!({"sealed": true})).await.unwrap();
     until_said(&cluster, "data", SEALED, "Sealed").await;
     until_said(&cluster, "data", COPIED, "NoNodeSelected").await;
     cluster.label_node("n1", "pool", "gpu").await;
@@ -181,13 +166,13 @@ async fn copied() -> (Cluster, Agent, Agent, String, VolumeClaim) {
     let (cluster, first, second) = filled(4).await;
     cluster.apply_text(reserve_on_second()).await;
     cluster.label_node("n2", "pool", "gpu").await;
-    set(&cluster, "data", json!({"sealed": true})).await.unwrap();
+    cluster.change_volume("data", json!({"sealed": true})).await.unwrap();
     until_said(&cluster, "data", SEALED, "Sealed").await;
     // Bound before anybody asked for copies.
     cluster.apply_text(&claim("r", "data", "mode: ReadOnly")).await;
     let claims: Api<VolumeClaim> = cluster.within("team");
     until_reason(&claims, "r", "Bound").await;
-    set(&cluster, "data", json!({"copies": {"nodeSelector": {"pool": "gpu"}}})).await.unwrap();
+    cluster.change_volume("data", json!({"copies": {"nodeSelector": {"pool": "gpu"}}})).await.unwrap();
     until_said(&cluster, "data", COPIED, "Copied").await;
     let (copy, bound) = (until_copied(&cluster).await, claims.get("r").await.unwrap());
     (cluster, first, second, copy, bound)
@@ -376,7 +361,7 @@ async fn e2_e3_a_second_disk_of_the_node_has_a_copy() {
     std::fs::write(target.join("weights"), &words).unwrap();
     agent.unpublish(&bound, &writer).await.unwrap();
     cluster.end_pod("team", "writer").await;
-    set(&cluster, "data", json!({"sealed": true, "copies": {"ownNode": true}})).await.unwrap();
+    cluster.change_volume("data", json!({"sealed": true, "copies": {"ownNode": true}})).await.unwrap();
     let message = until_said(&cluster, "data", COPIED, "CopiesMissing").await;
     assert!(message.contains("n1: nothing is reserved for role eng on a disk that is ready"), "{message}");
     let second = reserve_on_second().replace("nodeName: n2", "nodeDisk: n1.second");
@@ -394,7 +379,7 @@ async fn e2_e3_a_second_disk_of_the_node_has_a_copy() {
     let file = std::fs::File::options().write(true).open(path).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, b"?", at as u64).unwrap();
     file.sync_all().unwrap();
-    set(&cluster, "data", json!({"verify": "now"})).await.unwrap();
+    cluster.change_volume("data", json!({"verify": "now"})).await.unwrap();
     until_said(&cluster, "data", READY, "CopyDiffers").await;
     let late = cluster.pod_on(Some("n1"), "team", "late", &["w"]).await;
     let target = agent.publish(&cluster, &bound, &late, true).await.unwrap();
@@ -447,9 +432,9 @@ async fn a7_nobody_but_the_controller_labels_nodes_as_copies() {
 async fn e2_a_copy_survives_its_agents() {
     let (cluster, mut first, mut second) = filled(12).await;
     cluster.apply_text(reserve_on_second()).await;
-    set(&cluster, "data", json!({"sealed": true})).await.unwrap();
+    cluster.change_volume("data", json!({"sealed": true})).await.unwrap();
     until_said(&cluster, "data", SEALED, "Sealed").await;
-    set(&cluster, "data", json!({"copies": {"bytesPerSecond": "1Mi"}})).await.unwrap();
+    cluster.change_volume("data", json!({"copies": {"bytesPerSecond": "1Mi"}})).await.unwrap();
     let copy = until_copied(&cluster).await;
     until_said(&cluster, &copy, SEALED, "Copying").await;
     cluster.apply_text(&claim("r", &copy, "mode: ReadOnly")).await;
@@ -496,8 +481,9 @@ async fn e2_nobody_makes_a_copy_by_hand() {
         assert!(refused.contains(why), "{refused}");
     }
     cluster.try_create(&copy("shared: {}, copies: {}").replace("name: no", "name: yes")).await.unwrap();
-    let refused =
-        set(&cluster, "yes", json!({"copyOf": {"name": "d", "uid": "u", "digest": "d", "node": "n"}})).await;
+    let refused = cluster
+        .change_volume("yes", json!({"copyOf": {"name": "d", "uid": "u", "digest": "d", "node": "n"}}))
+        .await;
     assert!(refused.unwrap_err().contains("a volume is made as a copy, or is none (E2)"));
 }
 

@@ -11,23 +11,17 @@ use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams};
 use reservoir::api::condition::{self, INTACT, READY, RESIZED, SEALED};
 use reservoir::api::{SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::kept::start;
 use crate::plugin::{fails, program};
-use crate::support::{Agent, Cluster, one_node, until, until_reason};
+use crate::support::{Agent, Cluster, one_node, until, until_reason, until_said};
 
 fn claim(name: &str, mode: &str) -> String {
     format!(
         "{{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {{name: {name}, namespace: team}},
         spec: {{role: eng, volume: data, mode: {mode}}}}}"
     )
-}
-
-async fn set(cluster: &Cluster, spec: Value) -> Result<SharedPersistentVolume, String> {
-    let volumes: Api<SharedPersistentVolume> = cluster.all();
-    let patch = Patch::Merge(json!({ "spec": spec }));
-    volumes.patch("data", &PatchParams::default(), &patch).await.map_err(|error| error.to_string())
 }
 
 async fn status(cluster: &Cluster) -> SharedPersistentVolumeStatus {
@@ -43,15 +37,6 @@ async fn write_on(cluster: &Cluster, agent: &Agent) -> (VolumeClaim, Pod, PathBu
     let writer = cluster.pod("team", "writer", &["w"]).await;
     let target = agent.publish(cluster, &bound, &writer, false).await.unwrap();
     (bound, writer, target)
-}
-
-/// Waits for a reason of a condition of the volume; returns the message.
-async fn until_said(cluster: &Cluster, type_: &str, reason: &str) -> String {
-    until(reason, || async {
-        let status = status(cluster).await;
-        condition::get(&status.conditions, type_).filter(|c| c.reason == reason).map(|c| c.message.clone())
-    })
-    .await
 }
 
 async fn events(cluster: &Cluster, reason: &str) -> usize {
@@ -87,8 +72,8 @@ async fn e1_a_volume_is_sealed_after_its_last_writer() {
     let (bound, writer, target) = write_on(&cluster, &agent).await;
     std::fs::write(target.join("weights"), "12345").unwrap();
 
-    set(&cluster, json!({"sealed": true})).await.unwrap();
-    let message = until_said(&cluster, SEALED, "HasWriters").await;
+    cluster.change_volume("data", json!({"sealed": true})).await.unwrap();
+    let message = until_said(&cluster, "data", SEALED, "HasWriters").await;
     assert!(message.contains("when this pod has ended: team/writer"), "{message}");
     std::fs::write(target.join("more"), "67").unwrap();
     cluster.apply_text(&claim("late", "ReadWrite")).await;
@@ -104,7 +89,7 @@ async fn e1_a_volume_is_sealed_after_its_last_writer() {
     assert!(refused.message().contains("volume data is being sealed, so pods may only read it"), "{refused}");
 
     agent.unpublish(&bound, &writer).await.unwrap();
-    let message = until_said(&cluster, SEALED, "Sealed").await;
+    let message = until_said(&cluster, "data", SEALED, "Sealed").await;
     let sealed = status(&cluster).await;
     let digest = sealed.digest.clone().unwrap();
     assert_eq!((sealed.files, sealed.bytes.unwrap().bytes()), (Some(2), Ok(7)));
@@ -133,13 +118,13 @@ async fn e1_a_volume_is_sealed_after_its_last_writer() {
         "{said}"
     );
 
-    let refused = set(&cluster, json!({"sealed": false})).await.unwrap_err();
+    let refused = cluster.change_volume("data", json!({"sealed": false})).await.unwrap_err();
     assert!(refused.contains("a sealed volume stays sealed (E1)"), "{refused}");
-    set(&cluster, json!({"size": "48Mi"})).await.unwrap();
-    let message = until_said(&cluster, RESIZED, "SealedSize").await;
+    cluster.change_volume("data", json!({"size": "48Mi"})).await.unwrap();
+    let message = until_said(&cluster, "data", RESIZED, "SealedSize").await;
     assert!(message.contains("set spec.size back to 32Mi"), "{message}");
-    set(&cluster, json!({"size": "32Mi"})).await.unwrap();
-    until_said(&cluster, RESIZED, "Resized").await;
+    cluster.change_volume("data", json!({"size": "32Mi"})).await.unwrap();
+    until_said(&cluster, "data", RESIZED, "Resized").await;
     assert_eq!(status(&cluster).await.digest, Some(digest));
     assert_eq!(events(&cluster, "Sealed").await, 1);
     agent.unpublish(&bound, &second).await.unwrap();
@@ -155,8 +140,8 @@ async fn e1_a_refused_seal_is_taken_back() {
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o4755)).unwrap();
     agent.unpublish(&bound, &writer).await.unwrap();
 
-    set(&cluster, json!({"sealed": true})).await.unwrap();
-    let message = until_said(&cluster, SEALED, "SealRefused").await;
+    cluster.change_volume("data", json!({"sealed": true})).await.unwrap();
+    let message = until_said(&cluster, "data", SEALED, "SealRefused").await;
     assert_eq!(
         message,
         "program has a set-user-ID or set-group-ID bit, which no volume honours: remove it, or replace it; for that, set \
@@ -165,7 +150,7 @@ async fn e1_a_refused_seal_is_taken_back() {
     // A pod that comes meanwhile reads, and goes on to read. It is told so.
     let meanwhile = cluster.pod("team", "meanwhile", &["w"]).await;
     let reads = agent.publish(&cluster, &bound, &meanwhile, false).await.unwrap();
-    set(&cluster, json!({"sealed": false})).await.unwrap();
+    cluster.change_volume("data", json!({"sealed": false})).await.unwrap();
     until("the event", || async { (events(&cluster, "SealWithdrawn").await == 1).then_some(()) }).await;
     assert!(std::fs::write(reads.join("never"), "").is_err());
     agent.unpublish(&bound, &meanwhile).await.unwrap();
@@ -176,8 +161,8 @@ async fn e1_a_refused_seal_is_taken_back() {
     let target = agent.publish(&cluster, &bound, &writer, false).await.unwrap();
     std::fs::set_permissions(target.join("program"), PermissionsExt::from_mode(0o755)).unwrap();
     agent.unpublish(&bound, &writer).await.unwrap();
-    set(&cluster, json!({"sealed": true})).await.unwrap();
-    until_said(&cluster, SEALED, "Sealed").await;
+    cluster.change_volume("data", json!({"sealed": true})).await.unwrap();
+    until_said(&cluster, "data", SEALED, "Sealed").await;
     assert_eq!(status(&cluster).await.files, Some(1));
 }
 
@@ -186,7 +171,7 @@ async fn e1_a_refused_seal_is_taken_back() {
 async fn e4_a_sealed_volume_is_verified_on_request() {
     let (cluster, agent) = start().await;
     let claims: Api<VolumeClaim> = cluster.within("team");
-    let refused = set(&cluster, json!({"verify": "first"})).await.unwrap_err();
+    let refused = cluster.change_volume("data", json!({"verify": "first"})).await.unwrap_err();
     assert!(
         refused.contains("only a sealed volume has a digest to compare its files with (E4)"),
         "{refused}"
@@ -204,8 +189,8 @@ async fn e4_a_sealed_volume_is_verified_on_request() {
     let content = "all that is to be kept ".repeat(1000);
     std::fs::write(target.join("weights"), &content).unwrap();
     agent.unpublish(&bound, &writer).await.unwrap();
-    set(&cluster, json!({"sealed": true})).await.unwrap();
-    until_said(&cluster, SEALED, "Sealed").await;
+    cluster.change_volume("data", json!({"sealed": true})).await.unwrap();
+    until_said(&cluster, "data", SEALED, "Sealed").await;
     let digest = status(&cluster).await.digest.unwrap();
     until("the claim is told the digest", || async {
         let claim = claims.get("wants-other").await.unwrap();
@@ -223,8 +208,8 @@ async fn e4_a_sealed_volume_is_verified_on_request() {
     until_reason(&claims, "wants", "Bound").await;
     cluster.quiet_for(std::time::Duration::from_secs(1)).await;
 
-    set(&cluster, json!({"verify": "first"})).await.unwrap();
-    let message = until_said(&cluster, INTACT, "Verified").await;
+    cluster.change_volume("data", json!({"verify": "first"})).await.unwrap();
+    let message = until_said(&cluster, "data", INTACT, "Verified").await;
     assert_eq!(message, "its 1 files were read again, and are what was sealed");
     until("the event", || async { (events(&cluster, "Verified").await == 1).then_some(()) }).await;
 
@@ -236,13 +221,13 @@ async fn e4_a_sealed_volume_is_verified_on_request() {
     file.sync_all().unwrap();
     let reader = cluster.pod("team", "reader", &["w"]).await;
     agent.publish(&cluster, &bound, &reader, true).await.unwrap();
-    set(&cluster, json!({"verify": "second"})).await.unwrap();
-    let message = until_said(&cluster, INTACT, "CopyDiffers").await;
+    cluster.change_volume("data", json!({"verify": "second"})).await.unwrap();
+    let message = until_said(&cluster, "data", INTACT, "CopyDiffers").await;
     assert!(
         message.starts_with("its files are not what was sealed: weights has other bytes; no new claim"),
         "{message}"
     );
-    assert_eq!(until_said(&cluster, READY, "CopyDiffers").await, message);
+    assert_eq!(until_said(&cluster, "data", READY, "CopyDiffers").await, message);
     let verified = status(&cluster).await.verified.unwrap();
     assert_eq!((verified.request.as_deref(), verified.differ), (Some("second"), 1));
     // One of the volume, and one of the pod that reads.

@@ -130,7 +130,7 @@ fn e2_what_keeps_copies_from_being_made_is_told() {
     let mut off = around(vec![]);
     off.disks = vec![disk("n1.a", "n1", 100, &[]).into()];
     assert_eq!(said(&original(), &off).0, reason::COPIES_OFF);
-    // What is complete counts though nobody sends any more.
+    // Complete copies count though nobody sends any more.
     off.copies = ["n2", "n3"].map(|node| complete(made(&original(), node)).into()).into();
     let plan = super::plan(&original(), &off);
     assert_eq!(

@@ -95,6 +95,12 @@ struct Counts {
     of: i32,
 }
 
+/// The number of pods of the last rollout; of a spec that Kubernetes has not looked at yet there are none.
+fn of_last_rollout(workload: &impl Resource, observed: Option<i64>, updated: Option<i32>) -> i32 {
+    let is_seen = observed.is_none_or(|seen| Some(seen) >= workload.meta().generation);
+    updated.filter(|_| is_seen).unwrap_or(0)
+}
+
 /// The workload of controllers or agents with its pods, by the owners of these.
 fn workload<'a>(
     facts: &'a Facts,
@@ -210,10 +216,8 @@ impl Checks {
                         conditions.into_iter().find(|c| c.type_ == "ReplicaFailure" && c.status == "True");
                     let refusal = refused.and_then(|c| c.message.clone());
                     let workload = workload(facts, controller, &name, of, refusal);
-                    let is_seen = status
-                        .observed_generation
-                        .is_none_or(|seen| Some(seen) >= controller.metadata.generation);
-                    let updated = status.updated_replicas.filter(|_| is_seen).unwrap_or(0);
+                    let updated =
+                        of_last_rollout(controller, status.observed_generation, status.updated_replicas);
                     self.check_replicas(
                         &format!("controllers ({namespace}/{})", controller.name_any()),
                         Counts { ready, updated, of },
@@ -235,10 +239,8 @@ impl Checks {
                     let namespace = agents.namespace().unwrap_or_default();
                     let name = format!("daemonset/{}", agents.name_any());
                     let (ready, of) = (status.number_ready, status.desired_number_scheduled);
-                    let is_seen = status
-                        .observed_generation
-                        .is_none_or(|seen| Some(seen) >= agents.metadata.generation);
-                    let updated = status.updated_number_scheduled.filter(|_| is_seen).unwrap_or(0);
+                    let updated =
+                        of_last_rollout(agents, status.observed_generation, status.updated_number_scheduled);
                     let refusal = last_warning(&facts.warnings, "DaemonSet", &agents.name_any());
                     let workload = workload(facts, agents, &name, of, refusal);
                     self.check_replicas(
@@ -283,7 +285,7 @@ impl Checks {
         }
         let (why, next) = cause();
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-        // What was upgraded is not in force while the pods of before are the ready ones.
+        // An upgrade is not in force while the ready pods are those of before.
         let rollout = match ready == of && of > 0 {
             true => format!(", but the last rollout has made {updated} of {of} pods"),
             false => String::new(),

@@ -62,8 +62,7 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
         let users: Vec<String> = users.map(|p| cluster::pod_ref(p).to_string()).collect();
         add("used by pod", all_names(&users));
         let bound = snapshot.volume_of(target.namespace.as_deref().unwrap_or_default(), &target.name);
-        let ends = |v: &&SharedPersistentVolume| v.metadata.deletion_timestamp.is_some() || v.spec.retire;
-        if let Some(ending) = bound.filter(ends) {
+        if let Some(ending) = bound.filter(|volume| volume.is_ending()) {
             add("its volume", format!("{} is destroyed after its last use", ending.name_any()));
         }
         let volume = claim.and_then(|c| c.spec.volume.as_ref());

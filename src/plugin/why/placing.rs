@@ -27,14 +27,12 @@ pub(super) const VOLUME_NODE: &str = "VolumeNode";
 /// The report of a pod that cannot run on the node of its volume. `message` is that of the scheduler.
 pub(super) fn report(snapshot: &Snapshot, target: &Target, pod: &Pod, message: &str) -> Option<Report> {
     let place = other_node(snapshot, pod)?;
-    let on = match &*place.copies_on {
-        [] => format!("its volume {} is on node {}", place.volume, place.node),
+    let Placed { volume, node, copies_on, .. } = &place.own;
+    let on = match &**copies_on {
+        [] => format!("its volume {volume} is on node {node}"),
         nodes => {
             let nodes = names(nodes, nodes.len());
-            format!(
-                "its volume {} is on node {}, and has complete copies on {nodes}",
-                place.volume, place.node
-            )
+            format!("its volume {volume} is on node {node}, and has complete copies on {nodes}")
         }
     };
     let taint = place
@@ -61,21 +59,16 @@ pub(super) fn report(snapshot: &Snapshot, target: &Target, pod: &Pod, message: &
     Some(Report::of(target.title(), if elsewhere { OTHER_NODE } else { VOLUME_NODE }, why, true))
 }
 
-/// A volume of a pod, and its node.
+/// Why a pod is on no node with its volume.
 struct Place<'a> {
-    volume: String,
-    node: String,
+    own: Placed,
     /// Another volume of the pod on another node, and that node.
     other: Option<(String, String)>,
     /// The other node that the pod's spec asks for.
     asked: Option<String>,
-    /// The nodes with a complete copy of the volume (E3).
-    copies_on: Vec<String>,
-    /// True if the volume is to have copies.
-    has_copies: bool,
-    /// True if the node is cordoned.
+    /// True if the volume's node is cordoned.
     is_cordoned: bool,
-    /// The first taint of the node that the pod does not tolerate.
+    /// The first taint of that node that the pod does not tolerate.
     taint: Option<&'a Taint>,
 }
 
@@ -95,7 +88,7 @@ fn other_node<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<Place<'a>> {
     let volumes: Vec<_> =
         claims.iter().filter_map(|(namespace, name)| placed(snapshot, namespace, name)).collect();
     volumes.iter().find_map(|placed| {
-        let Placed { volume, node, disk, copies_on, has_copies } = placed;
+        let Placed { node, disk, copies_on, .. } = placed;
         let asked = asked.filter(|asked| !placed.is_on(asked)).cloned();
         let other = volumes.iter().find(|other| !placed.nodes().any(|node| other.is_on(node)));
         let other = other.map(|other| (other.volume.clone(), other.node.clone()));
@@ -109,28 +102,21 @@ fn other_node<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<Place<'a>> {
         let taint = found.filter(|_| unscheduled.is_some() && copies_on.is_empty()).and_then(|node| {
             taints::of(node).find(|taint| !taints::is_tolerated(taint, spec.tolerations.as_ref()))
         });
-        let place = || Place {
-            volume: volume.clone(),
-            node: node.clone(),
-            other: other.clone(),
-            asked: asked.clone(),
-            copies_on: copies_on.clone(),
-            has_copies: *has_copies,
-            is_cordoned,
-            taint,
-        };
+        let place =
+            || Place { own: placed.clone(), other: other.clone(), asked: asked.clone(), is_cordoned, taint };
         (asked.is_some() || other.is_some() || by_volume || is_cordoned || taint.is_some()).then(place)
     })
 }
 
 /// A volume with its place, as the caller may see it.
+#[derive(Clone)]
 struct Placed {
     volume: String,
     node: String,
     disk: Option<String>,
-    /// See [`Place::copies_on`].
+    /// The nodes with a complete copy of the volume (E3).
     copies_on: Vec<String>,
-    /// See [`Place::has_copies`].
+    /// True if the volume is to have copies.
     has_copies: bool,
 }
 
@@ -190,7 +176,7 @@ pub(super) fn by_node_name(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
     let is_chosen =
         |pvc: &&PersistentVolumeClaim| pvc.annotations().contains_key("volume.kubernetes.io/selected-node");
     let is_delayed = |pvc: &&PersistentVolumeClaim| match snapshot.classes_unseen {
-        // Who may not see the class has Kubernetes' words.
+        // A caller who may not see the class has Kubernetes' words.
         true => {
             let target = Target::new(&PVC, pvc.namespace(), pvc.name_any());
             let last = last_event(snapshot, &PVC, &target, false).and_then(|event| event.reason.as_deref());
@@ -225,7 +211,7 @@ pub(super) fn to_space(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
 }
 
 /// The PersistentVolumeClaim of a pod for which the node of its other volume has too little free space of the role, and the step.
-/// Who may not see that asks somebody who may.
+/// A caller who may not see that asks somebody who may.
 fn space_beside<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<(&'a PersistentVolumeClaim, String)> {
     unscheduled(pod).filter(|condition| cluster::lacks_storage(condition))?;
     let namespace = pod.namespace().unwrap_or_default();
@@ -297,35 +283,34 @@ fn daemon_set_of(pod: &Pod) -> Option<&str> {
 pub(super) fn other_node_step(snapshot: &Snapshot, target: &Target) -> String {
     let namespace = target.namespace.as_deref().unwrap_or("default");
     let pod = target.find_pod(snapshot);
-    match pod.and_then(|pod| other_node(snapshot, pod)) {
-        Some(Place { node, other: Some(_), .. }) => advice::gather_volumes(namespace, node),
+    let Some(place) = pod.and_then(|pod| other_node(snapshot, pod)) else { return advice::look_again() };
+    let Placed { volume, node, has_copies, .. } = place.own;
+    match (place.other, place.asked, place.taint) {
+        (Some(_), _, _) => advice::gather_volumes(namespace, node),
         // The pod starts where it is to, once there is a copy.
-        Some(Place { volume, asked: Some(_), has_copies: true, .. }) => {
-            advice::ask_why(format!("spv/{volume}"))
-        }
-        Some(Place { node, asked: Some(_), .. }) => match pod.and_then(daemon_set_of) {
+        (None, Some(_), _) if has_copies => advice::ask_why(format!("spv/{volume}")),
+        (None, Some(_), _) => match pod.and_then(daemon_set_of) {
             Some(of) => advice::pin_daemon_set(of, namespace, node),
             None => advice::leave_other_node(&target.name, namespace, node),
         },
-        Some(Place { volume, node, is_cordoned: true, .. }) => {
+        (None, None, _) if place.is_cordoned => {
             let step = advice::uncordon(node, volume);
             if snapshot.sees(&DISK) { step } else { advice::have_run(step) }
         }
-        Some(Place { node, taint: Some(taint), .. }) if taint.key == startup_taint::TAINT => {
+        (None, None, Some(taint)) if taint.key == startup_taint::TAINT => {
             advice::take_startup_taint(node, &taint.key)
         }
         // Kubernetes and cloud providers take their own off.
-        Some(Place { node, taint: Some(taint), .. }) if !taint.key.contains("kubernetes.io/") => {
+        (None, None, Some(taint)) if !taint.key.contains("kubernetes.io/") => {
             advice::tolerate_taint(&target.name, namespace, node, taints::text(taint))
         }
-        Some(Place { volume, node, .. }) => {
+        (None, None, _) => {
             let space = pod.and_then(|pod| space_beside(snapshot, pod)).map(|(_, step)| step);
             space.unwrap_or_else(|| match snapshot.sees(&DISK) {
                 true => advice::fit_node(node, volume),
                 false => advice::have_pod_fitted(&target.name, namespace, volume, node),
             })
         }
-        None => advice::look_again(),
     }
 }
 

@@ -10,7 +10,7 @@ use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::config::Kubeconfig;
 use kube::core::discovery::ApiResource;
 use kube::{Client, Resource, ResourceExt};
-use reservoir::api::{AccessMode, VolumeClaim};
+use reservoir::api::{AccessMode, SharedPersistentVolume, VolumeClaim};
 use reservoir::controller;
 use reservoir::telemetry::{Metrics, log_filter};
 use reservoir_cluster::api::{ApiOptions, ApiServer};
@@ -263,6 +263,13 @@ impl Cluster {
         namespace: &str,
     ) -> Api<K> {
         Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// Changes fields of a volume's spec; a refusal is a sentence.
+    pub async fn change_volume(&self, name: &str, spec: Value) -> Result<SharedPersistentVolume, String> {
+        let volumes: Api<SharedPersistentVolume> = self.all();
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        volumes.patch(name, &PatchParams::default(), &patch).await.map_err(|error| error.to_string())
     }
 
     /// Applies manifests as `kubectl apply --server-side` does, with the same strictness.

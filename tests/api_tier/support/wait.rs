@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use kube::core::object::HasStatus;
 use kube::{Resource, ResourceExt};
+use reservoir::api::SharedPersistentVolume;
 use reservoir::api::condition::{self, READY};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -54,6 +55,16 @@ where
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Waits until a condition of a volume has the reason; returns its message.
+pub async fn until_said(cluster: &Cluster, name: &str, type_: &str, reason: &str) -> String {
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    until(&format!("{type_} of volume {name} is {reason}"), || async {
+        let status = volumes.get(name).await.unwrap().status?;
+        condition::get(&status.conditions, type_).filter(|c| c.reason == reason).map(|c| c.message.clone())
+    })
+    .await
 }
 
 /// Waits until the object is gone.

@@ -5,7 +5,6 @@ mod local_path;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{Seek, Write as _};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -92,7 +91,7 @@ struct Turn {
 pub fn pods(cluster: &Cluster, pods: usize) -> anyhow::Result<()> {
     Tour::new(cluster.clone(), false).install()?;
     let bench = Bench { cluster, pods };
-    apply(cluster, &setup(pods))?;
+    cluster.apply(&setup(pods))?;
     bench.kubectl(&[
         "wait",
         "--for=condition=Ready",
@@ -201,7 +200,7 @@ impl Bench<'_> {
     fn turn(&self, sort: Sort) -> anyhow::Result<Turn> {
         let (before, cpu) = (self.cluster.audit_log()?.len(), self.cluster.cpu_of_api_server()?);
         let started = Instant::now();
-        apply(self.cluster, &sort.manifests(self.pods))?;
+        self.cluster.apply(&sort.manifests(self.pods))?;
         let all = ["-n", NAMESPACE, "wait", "--for=condition=Ready", "--timeout=300s", "pods", "--all"];
         self.kubectl(&all)?;
         let ready = started.elapsed();
@@ -278,13 +277,6 @@ impl Bench<'_> {
             std::thread::sleep(Duration::from_millis(100));
         }
     }
-}
-
-fn apply(cluster: &Cluster, manifests: &str) -> anyhow::Result<()> {
-    let mut file = tempfile::tempfile()?;
-    file.write_all(manifests.as_bytes())?;
-    file.rewind()?;
-    cluster.kubectl()?.args(["apply", "-f", "-"]).stdin(file).run().map(drop)
 }
 
 type Writes = (BTreeMap<&'static str, usize>, BTreeMap<String, usize>);

@@ -5,6 +5,7 @@
 //! traces. Every function blocks: async callers use `spawn_blocking`.
 
 use std::fs;
+use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -203,6 +204,14 @@ impl Cluster {
     /// The audit log of the API server, one JSON object per line.
     pub fn audit_log(&self) -> anyhow::Result<String> {
         self.exec(&format!("{}-control-plane", self.own()?.name), &["cat", config::AUDIT_LOG])
+    }
+
+    /// Applies manifests, and returns what kubectl prints.
+    pub fn apply(&self, manifests: &str) -> anyhow::Result<String> {
+        let mut file = tempfile::tempfile()?;
+        file.write_all(manifests.as_bytes())?;
+        file.rewind()?;
+        self.kubectl()?.args(["apply", "-f", "-"]).stdin(file).run()
     }
 
     /// The CPU time that the API server has used since its start.

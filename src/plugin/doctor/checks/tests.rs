@@ -49,7 +49,7 @@ fn faults(facts: &Facts) -> Vec<(Level, String)> {
     faults.map(|f| (f.level, f.message)).collect()
 }
 
-/// T4, V10, E4: data that is lost, fails or differs is a problem of the installation, whoever waits for it.
+/// T4, V10, E4: the doctor reports volumes whose data is lost, fails or differs.
 #[test]
 fn t4_v10_the_doctor_looks_at_the_data_of_volumes() {
     use crate::api::condition::Verdict;

@@ -948,7 +948,7 @@ fn t4_e4_a_copy_that_differs_is_made_anew() {
     assert!(said.ends_with("it is made anew from volume of by itself"), "{said}");
 }
 
-/// T4, R2: who waits while the free space is kept for another reservation is led to that one, and to no larger size.
+/// T4, R2: a reservation that waits for space which is kept for another one leads to that one, and to no larger size.
 #[test]
 fn t4_r2_space_that_is_kept_for_another_leads_to_that_one() {
     let mut on = disk("n1.a", "n1", 7, &[]);

@@ -82,7 +82,7 @@ fn t4_p2_why_pod_reserves_on_the_node_of_its_volume() {
     for told in [of(&snapshot), pvc(&snapshot)] {
         assert!(told.contains(next), "{told}");
     }
-    // What the role has there can be larger.
+    // The role has a reservation there, which can be larger.
     snapshot.reservations.push(reserved("ops-w", "ops", 0, &[]));
     assert!(of(&snapshot).contains("next: kubectl reservoir resize dr/ops-w 1Gi"), "{}", of(&snapshot));
     snapshot.reservations.pop();

@@ -36,7 +36,7 @@ pub(super) fn install(cluster: &Cluster) -> anyhow::Result<()> {
         "its manifest names other images than {own} and busybox"
     );
     let manifest = manifest.replace(&own, IMAGE).replace(helper, &format!("image: {}\n", image::TEST));
-    super::apply(cluster, &manifest)?;
+    cluster.apply(&manifest)?;
     let rollout =
         ["-n", NAMESPACE, "rollout", "status", "deployment/local-path-provisioner", "--timeout=120s"];
     cluster.kubectl()?.args(rollout).run().map(drop)

@@ -1,12 +1,10 @@
 //! A data set that is sealed once, copied to each node of a pool, and read there through one claim (E1–E5).
 
-use std::io::Write;
-
 use anyhow::{Context, ensure};
 
 use super::Tour;
 
-/// What the data set has on disk, so that a byte of it can be found there.
+/// Text in the data set by which a byte of it is found on the disk.
 const MARK: &str = "a mark of the data set";
 
 /// Writes 200 MiB and the mark through a claim of its own.
@@ -88,7 +86,7 @@ impl Tour {
         self.apply("29-data-set.yaml")?;
         self.ready(&["spv/llama"])?;
         self.apply_subscription()?;
-        self.apply_text(&FILL.replace("MARK", MARK))?;
+        print!("{}", self.cluster.apply(&FILL.replace("MARK", MARK))?);
         self.show(&["-n", "team-a", "wait", "--for=condition=Complete", "job/fill", "--timeout=120s"])?;
         let sum = self.quietly(&["-n", "team-a", "logs", "job/fill"])?.trim().to_owned();
         self.show(&["-n", "team-a", "delete", "job/fill", "vclaim/fill", "--timeout=120s"])?;
@@ -181,14 +179,7 @@ impl Tour {
     fn apply_subscription(&self) -> anyhow::Result<()> {
         let text = std::fs::read_to_string(self.repository.join("examples/30-every-node.yaml"))?;
         let first: Vec<&str> = text.split("\n---\n").take(2).collect();
-        self.apply_text(&first.join("\n---\n"))?;
+        print!("{}", self.cluster.apply(&first.join("\n---\n"))?);
         self.ready(&["-n", "team-a", "rolesubscription/models"])
-    }
-
-    fn apply_text(&self, text: &str) -> anyhow::Result<()> {
-        let mut file = tempfile::Builder::new().suffix(".yaml").tempfile()?;
-        file.write_all(text.as_bytes())?;
-        print!("{}", self.cluster.kubectl()?.args(["apply", "-f"]).arg(file.path()).run()?);
-        Ok(())
     }
 }

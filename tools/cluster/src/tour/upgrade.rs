@@ -92,9 +92,7 @@ impl Tour {
                 "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "datasets"}}],
             },
         });
-        let file = tempfile::NamedTempFile::new()?;
-        serde_json::to_writer(&file, &pod)?;
-        self.cluster.kubectl()?.args(["apply", "-f"]).arg(file.path()).run()?;
+        self.cluster.apply(&pod.to_string())?;
         self.ready(&["-n", "team-a", "pod/on-and-on"])
     }
 
