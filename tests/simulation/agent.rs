@@ -1,6 +1,7 @@
 //! The agent of a node: its decisions are those of `plan`, its requests those of `cluster`, and its host is a model.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kube::api::ListParams;
@@ -12,18 +13,30 @@ use reservoir::api::{
 };
 use reservoir::cluster::{self, CacheConfig, Change, Name, WorkQueue, cache, run_workers};
 use reservoir::plan::node_task::{self, OnDisk, Outcome, Recorded, Task};
-use reservoir::plan::publish::{Permit, Refusal, Request, authorise, disk_not_served};
+use reservoir::plan::publish::{Permit, Refusal, Request, authorise, disk_not_served, local_copy};
 use reservoir::plan::resize::OnNode;
 use reservoir::plan::{birth, fullness, held_by, kept, seal, verify};
 
 use crate::clock;
+use crate::copies::Failures;
 use crate::host::{self, Host, Hosts, Mount, Record};
 use crate::rules;
 use crate::seals::Readings;
 use crate::server::{self, Shared};
 use crate::setup::Setup;
 
-const DISK_ERROR: &str = "Input/output error";
+pub const DISK_ERROR: &str = "Input/output error";
+
+/// The part of a volume that the agent keeps.
+#[derive(Clone)]
+struct Seen {
+    tenant: Name,
+    at_rest: bool,
+}
+
+fn names_of(names: &Mutex<BTreeSet<Name>>) -> MutexGuard<'_, BTreeSet<Name>> {
+    names.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The parts of an agent.
 #[derive(Clone)]
@@ -33,6 +46,7 @@ pub struct Agent {
     pub hosts: Hosts,
     pub server: Shared,
     pub readings: Readings,
+    pub failures: Failures,
     pub setup: Setup,
 }
 
@@ -100,10 +114,20 @@ impl Agent {
         let mine = watcher::Config::default().fields(&format!("status.nodeName={}", self.node));
         let (queue, names) = WorkQueue::<SharedPersistentVolume>::new();
         let queue = Arc::new(queue);
-        let to = queue.clone();
-        let changed = move |change: Change<_>| to.enqueue_name(change.name.clone());
-        let kept =
-            CacheConfig { keep: |v: SharedPersistentVolume| Some(Name::from(v.spec.role)), keys: |_, _| {} };
+        let restless = Arc::new(Mutex::new(BTreeSet::new()));
+        let (to, is_restless) = (queue.clone(), restless.clone());
+        let changed = move |change: Change<Seen>| {
+            let rested = [change.before, change.now].iter().all(|seen| seen.is_some_and(|seen| seen.at_rest));
+            if !rested || names_of(&is_restless).contains(change.name) {
+                to.enqueue_name(change.name.clone());
+            }
+        };
+        let kept = CacheConfig {
+            keep: |v: SharedPersistentVolume| {
+                Some(Seen { at_rest: node_task::is_at_rest(&v), tenant: v.spec.role.into() })
+            },
+            keys: |_, _| {},
+        };
         let (tenants, task) = cache(api.clone(), mine.clone(), kept, changed, || {});
         let to = queue.clone();
         let entered = move |change: Change<DiskReservation>| {
@@ -112,10 +136,15 @@ impl Agent {
         let kept = CacheConfig { keep: |of| Some(birth::ledger(of)), keys: |_, _| {} };
         let (ledgers, follow_ledgers) = cache(Api::all(self.client.clone()), mine, kept, entered, || {});
         let reconcile = |name: Name| {
-            let (api, ledgers) = (api.clone(), ledgers.clone());
+            let (api, ledgers, restless) = (api.clone(), ledgers.clone(), restless.clone());
             async move {
                 let ledgers = ledgers.all();
-                let Some(mut volume) = cluster::get(&api, &name).await? else { return Ok(None) };
+                let found = cluster::get(&api, &name).await?;
+                match found.as_ref().is_some_and(|volume| !node_task::is_at_rest(volume)) {
+                    true => names_of(&restless).insert(name),
+                    false => names_of(&restless).remove(&name),
+                };
+                let Some(mut volume) = found else { return Ok(None) };
                 if volume.status.as_ref().and_then(|status| status.node_name.as_deref()) != Some(&self.node) {
                     let Some(born) = birth::on_node(volume, &self.node, &ledgers) else { return Ok(None) };
                     volume = born;
@@ -124,7 +153,7 @@ impl Agent {
             }
         };
         let tenant =
-            |name: &Name| tenants.get(name).map_or_else(|| name.clone(), |tenant| Name::clone(&tenant));
+            |name: &Name| tenants.get(name).map_or_else(|| name.clone(), |volume| volume.tenant.clone());
         tokio::join!(
             task,
             follow_ledgers,
@@ -196,7 +225,7 @@ impl Agent {
         });
         let is_measured = on_disk.is_some_and(|on_disk| node_task::is_measured(volume, on_disk));
         let task = on_disk.map_or(Task::Rest, |on_disk| node_task::next(volume, on_disk));
-        if on_disk.is_some() && task != Task::Seal(seal::Step::Read) {
+        if on_disk.is_some() && !matches!(task, Task::Seal(seal::Step::Read) | Task::Copy) {
             self.readings.stop(&uid);
         }
         let outcome = match on_disk {
@@ -263,7 +292,16 @@ impl Agent {
                 Outcome::Untouched
             }
             Task::Seal(step) => Outcome::Seal(self.seal(step, uid).await),
-            Task::Copy => unreachable!("no volume here is a copy"),
+            Task::Copy => {
+                let made = match on_disk {
+                    OnDisk::Record(Recorded { size: Some(bytes), .. }) => Outcome::Made(bytes),
+                    _ => Box::pin(self.perform(Task::MakeCopy, volume, uid, on_disk)).await,
+                };
+                match made {
+                    Outcome::Made(bytes) => Outcome::Copied(bytes, self.fill(volume, uid).await),
+                    failed => failed,
+                }
+            }
             Task::Verify => {
                 let request = volume.spec.verify.clone();
                 let differ =
@@ -275,7 +313,7 @@ impl Agent {
                 }
             }
             Task::Lost(_) => Outcome::NoRecord,
-            Task::Make => {
+            Task::Make | Task::MakeCopy => {
                 if let (Some(Recover { uid: from }), OnDisk::Nothing | OnDisk::NotInherited) =
                     (&volume.spec.recover, on_disk)
                 {
@@ -378,10 +416,22 @@ impl Agent {
     ) -> Result<(), String> {
         let Publish { pod, volume: name, target, read_only, several_pods, block, .. } = asked;
         let api: Api<SharedPersistentVolume> = Api::all(self.client.clone());
-        let read = tokio::time::timeout(Duration::from_secs(30), cluster::get(&api, name)).await;
-        let volume = read.map_err(|late| late.to_string())?.map_err(|error| error.to_string())?;
+        let read = async {
+            let volume = cluster::get(&api, name).await?;
+            let copies = cluster::copies_on(&self.node, volume.as_ref(), &self.client).await?;
+            Ok::<_, cluster::Error>((volume, copies))
+        };
+        let read = tokio::time::timeout(Duration::from_secs(30), read).await;
+        let (volume, copies) = read.map_err(|late| late.to_string())?.map_err(|error| error.to_string())?;
+        let copy = match self.on_host(|host| host.mounts.get(target).map(|there| there.volume.clone())) {
+            // A pod keeps what it has.
+            Some(there) => copies.iter().find(|copy| copy.metadata.uid.as_ref() == Some(&there)),
+            None => volume.as_ref().and_then(|volume| local_copy(volume, &copies, &self.node)),
+        };
+        let mounted = copy.or(volume.as_ref());
+        let mounted_uid = copy.and_then(ResourceExt::uid).unwrap_or_else(|| volume_uid.to_owned());
         let request = Request {
-            has_copy: false,
+            has_copy: copy.is_some(),
             volume: name,
             volume_uid,
             claim_uid,
@@ -389,7 +439,7 @@ impl Agent {
             namespace: &pod.namespace,
             read_only,
             keeps_read_only: self.setup.keeps_read_only
-                || self.on_host(|host| host.refuses_writes(volume_uid)),
+                || self.on_host(|host| host.refuses_writes(&mounted_uid)),
             block,
             several_pods,
             fs_type: "",
@@ -397,7 +447,7 @@ impl Agent {
         };
         let Permit { mode, with_others } = authorise(volume.as_ref(), request).map_err(|why| {
             if matches!(why, Refusal::SayReadOnly(_)) {
-                self.note_refused(name, &pod);
+                self.note_refused(&mounted.map_or_else(|| name.to_owned(), ResourceExt::name_any), &pod);
             }
             why.to_string()
         })?;
@@ -409,17 +459,19 @@ impl Agent {
             self.tell(|| format!("event of the pod: {message}"));
         }
         if self.on_host(|host| host.serves.is_none())
-            && let Some(volume) = &volume
+            && let Some(volume) = mounted
         {
             let disk = volume.status.as_ref().and_then(|status| status.node_disk.as_deref());
             return Err(disk_not_served(volume, disk.unwrap_or_default(), &self.node));
         }
-        let (volume, claim) = (volume_uid.to_owned(), claim_uid.to_owned());
-        let mount = Mount { volume, pod: pod.clone(), claim, mode, several_pods };
+        let digest = copy.and(volume.as_ref()).and_then(|of| of.status.as_ref()?.digest.as_deref());
+        let (of, claim) = (volume_uid.to_owned(), claim_uid.to_owned());
+        let mount = Mount { volume: mounted_uid, of, pod: pod.clone(), claim, mode, several_pods };
         self.on_host(|host| match host.agents == agents && host.has_agent {
-            true => host.publish(target, mount.clone(), with_others),
+            true => host.publish(target, mount.clone(), with_others, digest),
             false => Err("the agent died".into()),
         })?;
+        let name = mounted.map_or_else(|| name.to_owned(), ResourceExt::name_any);
         self.tell(|| format!("mounts {name} into pod {}/{} {mode:?}", pod.namespace, pod.name));
         rules::after_publish(&self.server, &self.hosts, &self.node, &mount);
         Ok(())

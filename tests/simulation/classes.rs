@@ -201,13 +201,14 @@ pub fn due_for_pod(server: &Server, pod: &Value) -> Option<Request> {
     let pvcs = pvcs?;
     let (waiting, others): (Vec<_>, Vec<_>) =
         pvcs.iter().partition(|pvc| is_pending(pvc) && class_of(pvc).is_some_and(is_delayed));
-    let bound: Option<Vec<String>> =
-        others.iter().map(|pvc| crate::kubernetes::node_of_bound(server, pvc)).collect();
-    let selected = waiting.iter().filter_map(|pvc| selected_node(pvc).map(str::to_owned));
-    let fixed: Vec<String> = bound?.into_iter().chain(selected).collect();
+    let bound: Option<Vec<Vec<String>>> =
+        others.iter().map(|pvc| crate::kubernetes::nodes_of_bound(server, pvc)).collect();
+    let selected = waiting.iter().filter_map(|pvc| selected_node(pvc).map(|node| vec![node.to_owned()]));
+    let fixed: Vec<Vec<String>> = bound?.into_iter().chain(selected).collect();
     let unselected = waiting.iter().find(|pvc| selected_node(pvc).is_none())?;
     let fits = |node: &String| {
-        fixed.iter().all(|other| other == node) && waiting.iter().all(|pvc| has_capacity(server, pvc, node))
+        fixed.iter().all(|nodes| nodes.contains(node))
+            && waiting.iter().all(|pvc| has_capacity(server, pvc, node))
     };
     let nodes: Vec<String> =
         objects(server, "nodes").iter().map(|node| text(&node["metadata"]["name"])).collect();

@@ -132,6 +132,7 @@ impl Agent {
             belongs_to: belongs_to(&object, disk.as_ref(), &mine),
             node_uid,
             devices: Some(vec![]),
+            transfer: self.transfer(),
             error,
             ..Default::default()
         };
@@ -271,6 +272,7 @@ impl Agent {
                 (spec.recover, spec.principal, spec.retire) =
                     (Some(Recover { uid: uid.clone() }), None, false);
                 (spec.size, spec.sealed) = (size.clone(), matches!(record.seal, Seal::Sealed(_)));
+                (spec.verify, spec.copies, spec.copy_of) = Default::default();
                 orphans.push(Orphan {
                     uid: uid.clone(),
                     size,

@@ -193,6 +193,7 @@ impl World {
         let mut hosts = host::lock(&self.hosts);
         let host = hosts.entry(node.to_owned()).or_default();
         (host.is_full, host.failing) = (is_full, failing);
+        host.sends_other = if self.random.in_a_thousand(300) { self.random.below(700) } else { 0 };
         if self.random.in_a_thousand(100) {
             host.disk.iter_mut().for_each(Disk::lose_key);
         }
@@ -216,7 +217,7 @@ impl World {
         lock(&self.server).faults = Faults::default();
         lock(&self.server).end_kinds(true);
         for host in host::lock(&self.hosts).values_mut() {
-            (host.is_full, host.failing, host.is_calm) = (false, 0, true);
+            (host.is_full, host.failing, host.sends_other, host.is_calm) = (false, 0, 0, true);
             host.held.clear();
         }
         for node in NODES {

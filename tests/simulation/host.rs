@@ -46,12 +46,17 @@ pub struct Record {
     pub seal: Seal,
     /// True if the disk has changed a byte of the files.
     pub is_rotten: bool,
+    /// The parts of the files that a copy has received.
+    pub received: u8,
 }
 
 /// A mount in a pod.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mount {
+    /// The volume whose files the pod sees.
     pub volume: String,
+    /// The volume that the claim is bound to: another one if the pod reads a copy (E3).
+    pub of: String,
     pub pod: PodRef,
     pub claim: String,
     pub mode: AccessMode,
@@ -81,6 +86,8 @@ pub struct Host {
     pub is_full: bool,
     /// How often the disk answers with an error, in a thousand calls.
     pub failing: u64,
+    /// How often the agent sends other bytes than the files have, in a thousand parts (E2).
+    pub sends_other: u64,
     /// The disk in this node.
     pub disk: Option<Disk>,
     /// UID of the Node, once the agent has asked for it.
@@ -206,6 +213,7 @@ impl Host {
             files,
             seal,
             is_rotten,
+            received: 0,
         };
         self.records.insert(uid, record);
         Ok(())
@@ -248,8 +256,14 @@ impl Host {
         self.records.remove(uid).and_then(|record| record.size).unwrap_or(0)
     }
 
-    /// Mounts a volume at the target, unless something forbids that.
-    pub fn publish(&mut self, target: &str, mount: Mount, with_others: bool) -> Result<(), String> {
+    /// Mounts a volume at the target, unless something forbids that. With a digest the pod gets that content or nothing.
+    pub fn publish(
+        &mut self,
+        target: &str,
+        mount: Mount,
+        with_others: bool,
+        digest: Option<&str>,
+    ) -> Result<(), String> {
         if let Some(there) = self.mounts.get(target) {
             // A writer of before stays one while its volume waits to be sealed (E1).
             let is_closed = self.records.get(&mount.volume).is_some_and(|of| !matches!(of.seal, Seal::Open));
@@ -263,6 +277,9 @@ impl Host {
         }
         if !matches!(record.seal, Seal::Open) && mount.mode == AccessMode::ReadWrite {
             return Err("the volume is sealed".into());
+        }
+        if digest.is_some_and(|wanted| !matches!(&record.seal, Seal::Sealed(has) if has.digest == wanted)) {
+            return Err("the volume has not the content of that digest".into());
         }
         if !with_others && self.mounts_of(&mount.volume).iter().any(|other| other.pod.uid != mount.pod.uid) {
             return Err("another pod has the volume".into());

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use reservoir::api::PodRef;
+use reservoir::api::{PodRef, TOPOLOGY_NODE};
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, Publish};
@@ -65,12 +65,12 @@ fn is_terminal(pod: &Value) -> bool {
 }
 
 pub fn claims_of(pod: &Value) -> Vec<(String, bool)> {
-    let volumes = pod["spec"]["volumes"].as_array().cloned().unwrap_or_default();
+    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
     let claim = |volume: &Value| {
         let claim = &volume["persistentVolumeClaim"];
         claim["claimName"].as_str().map(|name| (name.to_owned(), claim["readOnly"] == true))
     };
-    volumes.iter().filter_map(claim).collect()
+    volumes.filter_map(claim).collect()
 }
 
 /// Without one finalizer.
@@ -192,25 +192,50 @@ fn pv_of(server: &Server, pvc: &Value) -> Option<Arc<Object>> {
     is_bound.then_some(pv)
 }
 
-/// The node of a claim that is bound, and that is not being deleted.
-pub fn node_of_bound(server: &Server, pvc: &Value) -> Option<String> {
-    pv_of(server, pvc).filter(|_| !is_being_deleted(pvc)).map(|pv| node_of(&pv))
+/// The nodes to which a claim leads that is bound, and that is not being deleted.
+pub fn nodes_of_bound(server: &Server, pvc: &Value) -> Option<Vec<String>> {
+    let pv = pv_of(server, pvc).filter(|_| !is_being_deleted(pvc))?;
+    let nodes = objects(server, "nodes").into_iter().filter(|node| admits(&pv, node));
+    Some(nodes.map(|node| text(&node["metadata"]["name"])).collect())
 }
 
-fn node_of(pv: &Value) -> String {
-    let terms = &pv["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"];
-    text(&terms[0]["matchExpressions"][0]["values"][0])
+/// True if the affinity of a PersistentVolume admits a node.
+fn admits(pv: &Value, node: &Value) -> bool {
+    let label = |key: &str| match key {
+        TOPOLOGY_NODE => node["metadata"]["name"].as_str(),
+        _ => node["metadata"]["labels"][key].as_str(),
+    };
+    let holds = |of: &Value| {
+        let has = label(of["key"].as_str().unwrap_or_default());
+        let is_among = of["values"].as_array().into_iter().flatten().any(|value| value.as_str() == has);
+        is_among == (of["operator"] == "In")
+    };
+    let terms = pv["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"].as_array();
+    let mut terms = terms.into_iter().flatten().map(|term| term["matchExpressions"].as_array());
+    terms.any(|all| all.into_iter().flatten().all(holds))
 }
 
-/// The node on which all volumes of the pod are.
+/// A node to which all claims of the pod lead, and its own selector. One without trouble comes first.
 fn node_for(server: &Server, pod: &Value) -> Option<String> {
     let namespace = text(&pod["metadata"]["namespace"]);
-    let node = |(claim, _): &(String, bool)| {
-        node_of_bound(server, &*get(server, "persistentvolumeclaims", &namespace, claim)?)
+    let nodes = |(claim, _): &(String, bool)| {
+        nodes_of_bound(server, &*get(server, "persistentvolumeclaims", &namespace, claim)?)
     };
-    let nodes: Vec<String> = claims_of(pod).iter().map(node).collect::<Option<_>>()?;
-    let first = nodes.first()?.clone();
-    (nodes.iter().all(|node| *node == first) && get(server, "nodes", "", &first).is_some()).then_some(first)
+    let led_to: Vec<Vec<String>> = claims_of(pod).iter().map(nodes).collect::<Option<_>>()?;
+    let (first, others) = led_to.split_first()?;
+    let is_selected = |node: &Value| {
+        let mut wanted = pod["spec"]["nodeSelector"].as_object().into_iter().flatten();
+        wanted.all(|(key, value)| node["metadata"]["labels"][key] == *value)
+    };
+    let found = first.iter().filter(|node| others.iter().all(|led_to| led_to.contains(node)));
+    let found = found.filter_map(|node| get(server, "nodes", "", node)).filter(|node| is_selected(node));
+    let (fine, others): (Vec<_>, Vec<_>) = found.partition(|node| {
+        node["spec"]["unschedulable"] != true && node["status"]["conditions"][0]["status"] == "True"
+    });
+    let found = if fine.is_empty() { others } else { fine };
+    // Which one is chosen depends on CPU and memory, of which nothing is known here.
+    let node = found.get(server.store.version as usize % found.len().max(1))?;
+    Some(text(&node["metadata"]["name"]))
 }
 
 /// A kubelet, until it is dropped.
@@ -307,10 +332,14 @@ async fn start(agent: &Agent, pod: &Value) -> bool {
 
 /// One piece of work of Kubernetes; false if nothing changed.
 pub fn turn(server: &Shared) -> bool {
-    let mut server = lock(server);
-    let due = due(&server);
-    let Some(request) = server.random.pick(&due).cloned() else { return false };
+    let server = &mut *lock(server);
     let before = server.store.version;
+    // It depends on the objects alone.
+    if server.due.as_ref().is_none_or(|(version, _)| *version != before) {
+        server.due = Some((before, due(server)));
+    }
+    let due = server.due.iter().flat_map(|(_, due)| due).collect::<Vec<_>>();
+    let Some(request) = server.random.pick(&due).map(|request| (*request).clone()) else { return false };
     server.answer("kubernetes", &request);
     server.store.version > before
 }

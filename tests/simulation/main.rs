@@ -5,6 +5,7 @@
 mod agent;
 mod classes;
 mod clock;
+mod copies;
 mod disks;
 mod earlier;
 mod faults;
@@ -13,6 +14,7 @@ mod kubernetes;
 mod random;
 mod real;
 mod rest;
+mod rest_of_copies;
 mod rest_of_disks;
 mod rules;
 mod seals;

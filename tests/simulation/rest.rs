@@ -8,12 +8,14 @@ use kube::{Resource, ResourceExt};
 use reservoir::api::{
     AccessMode, DiskReservation, NodeDisk, SharedPersistentVolume, Size, VolumeClaim, VolumeOffer, condition,
 };
+use reservoir::plan::node_labels::serves_new_pods;
 use reservoir::plan::pvc_provisioner::SELECTED_NODE;
 use serde_json::Value;
 
 use crate::classes;
 use crate::host::{self, Hosts};
 use crate::kubernetes;
+use crate::rest_of_copies::{self, is_copy_of, readers};
 use crate::rest_of_disks;
 use crate::seals;
 use crate::server::{Revision, Server, Shared, lock};
@@ -148,6 +150,7 @@ pub fn check(server: &Shared, hosts: &Hosts, setup: &Setup, rest: &Rest) -> Vec<
         broken.extend(l2_says_how_it_is("disk", disk, disk.status.as_ref().map(|s| &s.conditions[..])));
     }
     broken.extend(rest_of_disks::check(&server, hosts, setup));
+    broken.extend(rest_of_copies::check(&server, hosts, setup));
     broken.extend(claims.iter().filter_map(|claim| l7_a_free_volume_is_had(claim, &volumes)));
     broken.extend(
         volumes.iter().filter_map(|volume| l7_a_lost_claim_holds_nothing(&server, volume, &claims, hosts)),
@@ -178,7 +181,7 @@ fn l2_says_how_it_is<K: Resource<DynamicType = ()>>(
     })
 }
 
-fn users_of(server: &Server, volume: &SharedPersistentVolume) -> usize {
+fn users_of(server: &Server, volume: &SharedPersistentVolume, hosts: &Hosts) -> usize {
     let claims = volume.status.as_ref().map_or(0, |status| status.claims.len());
     let pods: Vec<Pod> = server.all("pods");
     let names = volume.status.iter().flat_map(|status| &status.claims);
@@ -188,7 +191,15 @@ fn users_of(server: &Server, volume: &SharedPersistentVolume) -> usize {
         let claims: Vec<_> = reservoir::cluster::claims_of(pod);
         !ended && names.clone().any(|claim| claims.contains(&(claim.namespace.clone(), claim.name.clone())))
     };
-    claims + pods.iter().filter(uses).count()
+    // E5: who uses a copy uses its original, which waits for its copies besides.
+    let copies: Vec<SharedPersistentVolume> = server.all("sharedpersistentvolumes");
+    let copies = copies.iter().filter(|copy| is_copy_of(copy, volume));
+    let of_copies: usize = copies.map(|copy| users_of(server, copy, hosts)).sum();
+    // X3: a claim that was lost with the original's disk (D7), or by force, leaves its pods what they read.
+    let is_copy = volume.spec.copy_of.is_some();
+    let uid = volume.uid().filter(|_| is_copy).unwrap_or_default();
+    let mounts: usize = host::lock(hosts).values().map(|host| host.mounts_of(&uid).len()).sum();
+    claims + pods.iter().filter(uses).count() + readers(server, volume).len() + mounts + of_copies
 }
 
 fn l1_l5_a_volume_is_as_it_says(
@@ -198,10 +209,10 @@ fn l1_l5_a_volume_is_as_it_says(
 ) -> Option<String> {
     let (name, status) = (volume.name_any(), volume.status.clone().unwrap_or_default());
     if volume.metadata.deletion_timestamp.is_some() {
-        return (users_of(server, volume) == 0)
+        return (users_of(server, volume, hosts) == 0)
             .then(|| format!("L5: volume {name} is deleted and unused, and does not go"));
     }
-    if volume.spec.retire && users_of(server, volume) == 0 {
+    if volume.spec.retire && users_of(server, volume, hosts) == 0 {
         return Some(format!("X5: volume {name} retires and is unused, and does not go"));
     }
     if !condition::is_true(&status.conditions, condition::READY) {
@@ -300,10 +311,16 @@ fn l3_a_pod_runs_with_its_volumes(
     let is_usable = |node: Option<&String>, namespace: &str, claim: &str| {
         volumes.iter().any(|volume| {
             let status = volume.status.clone().unwrap_or_default();
-            volume.metadata.deletion_timestamp.is_none()
-                && status.node_name.as_ref() == node
-                && volume.spec.shared.is_some()
+            let is_here = status.node_name.as_ref() == node
                 && condition::is_true(&status.conditions, condition::READY)
+                || volumes.iter().any(|copy| {
+                    is_copy_of(copy, volume)
+                        && serves_new_pods(copy)
+                        && copy.status.as_ref().and_then(|status| status.node_name.as_ref()) == node
+                });
+            volume.metadata.deletion_timestamp.is_none()
+                && is_here
+                && volume.spec.shared.is_some()
                 && status.claims.iter().any(|c| c.namespace == namespace && c.name == claim && !c.ending)
         })
     };

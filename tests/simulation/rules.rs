@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::host::{self, Host, Hosts, Mount};
+use crate::rest_of_copies;
 use crate::seals;
 use crate::server::{Object, Request, Revision, Server, Shared, is_being_deleted, lock};
 
@@ -63,6 +64,7 @@ pub fn check(server: &Server, revision: &Revision, hosts: &Hosts) -> Checked {
             s8_a_binding_is_written_once(&before, &now)?;
             x2_nobody_binds_to_a_volume_that_goes(&before, &now)?;
             seals::check(&before, &now, hosts)?;
+            rest_of_copies::check_revision(server, &before, &now)?;
             // D4, D7: the node of a disk that was declared gone says nothing any more.
             if !server.gone.contains(&now.uid().unwrap_or_default()) {
                 c6_a_binding_ends_after_its_mounts(&before, &now, hosts)?;
@@ -289,7 +291,9 @@ fn c6_a_binding_ends_after_its_mounts(
     let (had, has) = (claims(before), claims(now));
     for claim in had.values().filter(|claim| !has.contains_key(&claim.uid)) {
         for host in host::lock(hosts).values() {
-            let mounted = host.mounts.values().find(|mount| mount.claim == claim.uid);
+            // The node of a copy keeps it for a reader that is left of a pod that was deleted by force.
+            let of_volume = |mount: &&Mount| now.metadata.uid.as_ref() == Some(&mount.volume);
+            let mounted = host.mounts.values().filter(of_volume).find(|mount| mount.claim == claim.uid);
             if let Some(mount) = mounted {
                 return Err(format!(
                     "S7: the binding of {claim} to volume {} ended, and pod {} has it mounted",
@@ -396,19 +400,21 @@ pub fn before_erase(server: &Shared, node: &str, uid: &str, read: &SharedPersist
     server.violations.extend(broken);
 }
 
-/// Called after a mount: S6, S7, S9, S16.
+/// Called after a mount: S6, S7, S9, S16, E1, E3.
 pub fn after_publish(server: &Shared, hosts: &Hosts, node: &str, mount: &Mount) {
     let mut server = lock(server);
-    let of_mount = |(_, volume): &(_, &Arc<Object>)| volume["metadata"]["uid"] == *mount.volume;
-    let volume =
-        server.store.list("sharedpersistentvolumes", "").find(of_mount).map(|(_, volume)| volume.typed());
-    let Some(volume): Option<Arc<SharedPersistentVolume>> = volume else { return };
+    let find = |uid: &str| -> Option<Arc<SharedPersistentVolume>> {
+        let mut all = server.store.list("sharedpersistentvolumes", "");
+        all.find(|(_, volume)| volume["metadata"]["uid"] == *uid).map(|(_, volume)| volume.typed())
+    };
+    let (Some(mounted), Some(volume)) = (find(&mount.volume), find(&mount.of)) else { return };
     let hosts = host::lock(hosts);
     let checked = [
         s6_an_exclusive_volume_is_in_one_pod(&volume, &hosts),
-        s7_a_mount_is_of_a_binding(&volume, node, mount),
+        s7_a_mount_is_of_a_binding(&mounted, &volume, node, mount),
         s9_a_reader_gets_a_mount_for_reading(&volume, mount),
-        seals::e1_nobody_mounts_a_sealed_volume_to_write(&volume, mount),
+        seals::e1_nobody_mounts_a_sealed_volume_to_write(&mounted, mount),
+        rest_of_copies::e3_a_reader_has_the_content_of_the_original(&mounted, &volume, mount, &hosts),
         s16_a_claim_is_mounted_once_in_a_pod(&hosts, mount),
     ];
     server.violations.extend(checked.into_iter().filter_map(Result::err));
@@ -430,9 +436,14 @@ fn s6_an_exclusive_volume_is_in_one_pod(
 }
 
 /// The publish read the volume before. Since then the claim may have been marked as ending, and not have lost its binding.
-fn s7_a_mount_is_of_a_binding(volume: &SharedPersistentVolume, node: &str, mount: &Mount) -> Checked {
-    let name = volume.name_any();
-    require(volume.status.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node), || {
+fn s7_a_mount_is_of_a_binding(
+    mounted: &SharedPersistentVolume,
+    volume: &SharedPersistentVolume,
+    node: &str,
+    mount: &Mount,
+) -> Checked {
+    let name = mounted.name_any();
+    require(mounted.status.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node), || {
         format!("S7: volume {name} is mounted on node {node}, which is not its node")
     })?;
     let bound = claims(volume).get(&mount.claim).cloned();

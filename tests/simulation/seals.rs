@@ -16,6 +16,7 @@ use reservoir::plan::verify;
 use tokio::sync::watch;
 
 use crate::agent::Agent;
+use crate::copies::Pull;
 use crate::host::{self, Host, Hosts, Mount, Record};
 use crate::random::Random;
 use crate::rules::{Checked, claims, require};
@@ -37,7 +38,7 @@ impl Files {
         self.number >> 30
     }
 
-    fn content(self) -> Content {
+    pub fn content(self) -> Content {
         Content { digest: format!("blake3:{:064x}", self.number), files: 1, bytes: self.number >> 40 }
     }
 }
@@ -79,7 +80,7 @@ impl Host {
         }
     }
 
-    fn sealable(&mut self, uid: &str) -> Result<&mut Record, Outcome> {
+    pub fn sealable(&mut self, uid: &str) -> Result<&mut Record, Outcome> {
         let record = self.records.get_mut(uid);
         let record = record.filter(|record| record.size.is_some() && !record.fenced && !record.erasing);
         record.ok_or_else(|| Outcome::Failed("the volume is fenced or not made".into()))
@@ -134,8 +135,26 @@ impl Host {
 #[derive(Clone, Default)]
 pub struct Readings(Arc<Mutex<BTreeMap<String, Reading>>>);
 
+/// The purpose of a reading.
+#[derive(Clone)]
+pub enum Purpose {
+    Seal,
+    /// Also fills the volume first.
+    Copy(Pull),
+}
+
+impl Purpose {
+    fn is_that_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Copy(one), Self::Copy(other)) => one.source == other.source,
+            (one, other) => matches!((one, other), (Self::Seal, Self::Seal)),
+        }
+    }
+}
+
 #[derive(Clone)]
 struct Reading {
+    purpose: Purpose,
     stop: Arc<AtomicBool>,
     done: watch::Receiver<Option<Option<Outcome>>>,
 }
@@ -164,30 +183,38 @@ impl Agent {
                 self.record(uid, |host| host.admit_writers(uid)).await;
                 Outcome::Opened
             }
-            Step::Read => self.read(uid).await.unwrap_or(Outcome::Reading),
+            Step::Read => self.read(uid, Purpose::Seal).await.unwrap_or(Outcome::Reading),
         }
     }
 
     /// `None` while the files are being read.
-    async fn read(&self, uid: &str) -> Option<Outcome> {
-        let mut reading = self.reading_of(uid);
+    pub async fn read(&self, uid: &str, purpose: Purpose) -> Option<Outcome> {
+        let mut reading = self.reading_of(uid, purpose);
         let done = tokio::time::timeout(SHORT, reading.done.wait_for(Option::is_some)).await.ok()?;
         let outcome = done.map(|done| done.clone());
         self.readings.all().remove(uid);
         outcome.unwrap_or_default().flatten()
     }
 
-    fn reading_of(&self, uid: &str) -> Reading {
+    fn reading_of(&self, uid: &str, purpose: Purpose) -> Reading {
         let mut all = self.readings.all();
-        if let Some(reading) = all.get(uid) {
-            return reading.clone();
+        match all.get(uid) {
+            Some(reading) if reading.purpose.is_that_of(&purpose) => return reading.clone(),
+            Some(other) => other.stop.store(true, Ordering::Relaxed),
+            None => {}
         }
         let (to, done) = watch::channel(None);
-        let reading = Reading { stop: Arc::default(), done };
+        let reading = Reading { purpose: purpose.clone(), stop: Arc::default(), done };
         all.insert(uid.to_owned(), reading.clone());
         let (agent, uid, stop) = (self.clone(), uid.to_owned(), reading.stop.clone());
         // It goes on when the reconcile that began it ends, and ends with its agent.
-        tokio::spawn(async move { to.send_replace(Some(agent.read_files(&uid, &stop).await)) });
+        tokio::spawn(async move {
+            let outcome = match purpose {
+                Purpose::Seal => agent.read_files(&uid, &stop).await,
+                Purpose::Copy(pull) => agent.pull(&uid, &pull, &stop).await,
+            };
+            to.send_replace(Some(outcome));
+        });
         reading
     }
 
@@ -305,7 +332,7 @@ pub fn e1_a_seal_comes_to_be(volume: &SharedPersistentVolume, hosts: &Hosts) -> 
 pub fn has_mount_of_before(volumes: &[SharedPersistentVolume], pod: &str, host: &Host) -> bool {
     let of_pod = host.mounts.values().filter(|mount| mount.pod.uid == pod);
     of_pod.into_iter().any(|mount| {
-        let volume = volumes.iter().find(|volume| volume.uid().as_ref() == Some(&mount.volume));
+        let volume = volumes.iter().find(|volume| volume.uid().as_ref() == Some(&mount.of));
         let may_write = volume.and_then(|volume| {
             claims(volume).get(&mount.claim).map(|bound| bound.mode == AccessMode::ReadWrite)
         });

@@ -28,6 +28,10 @@ pub struct Setup {
     pub has_static: bool,
     /// Volumes may adopt directories (V8).
     pub adopts: bool,
+    /// Agents send and fill copies, and the controller labels nodes for them (E2, E3).
+    pub copies: bool,
+    /// The third node has a disk from the start.
+    pub has_third_disk: bool,
 }
 
 impl Setup {
@@ -47,6 +51,8 @@ impl Setup {
             has_agent_pods: often(500),
             has_static: often(400),
             adopts: often(500) && kind == DiskKind::Path,
+            copies: often(400),
+            has_third_disk: often(600),
         }
     }
 

@@ -7,6 +7,7 @@ use reservoir::plan::kept;
 use serde_json::{Value, json};
 
 use crate::classes;
+use crate::copies;
 use crate::kubernetes::{delete, patch, pods, text};
 use crate::random::Random;
 use crate::server::{Object, Request, Server, is_being_deleted};
@@ -33,7 +34,7 @@ pub fn create(plural: &'static str, namespace: &str, name: &str, spec: Value) ->
     }
 }
 
-fn gi(random: &mut Random, most: u64) -> String {
+pub fn gi(random: &mut Random, most: u64) -> String {
     format!("{}Gi", 1 + random.below(most))
 }
 
@@ -43,7 +44,7 @@ pub fn any(server: &Server, random: &mut Random, plural: &'static str) -> Option
     random.pick(&all).map(|object| Arc::clone(object))
 }
 
-fn delete_it(plural: &'static str, object: Arc<Object>) -> Request {
+pub fn delete_it(plural: &'static str, object: Arc<Object>) -> Request {
     let metadata = &object["metadata"];
     delete(plural, &text(&metadata["namespace"]), &text(&metadata["name"]), Value::Null)
 }
@@ -51,6 +52,9 @@ fn delete_it(plural: &'static str, object: Arc<Object>) -> Request {
 /// The next request of somebody; `None`: nobody wants anything.
 pub fn next(server: &Server, random: &mut Random, setup: &Setup) -> Option<(&'static str, Request)> {
     let namespace = *random.pick(&NAMESPACES)?;
+    if setup.copies && random.in_a_thousand(350) {
+        return copies::act(server, random, namespace);
+    }
     let role = *random.pick(&ROLES)?;
     let request = match random.below(128) {
         0..12 => ("operator", reserve(random, role)),
@@ -218,7 +222,7 @@ fn pod(random: &mut Random, namespace: &str) -> Request {
     pod
 }
 
-fn subscribe(random: &mut Random, namespace: &str) -> Request {
+pub fn subscribe(random: &mut Random, namespace: &str) -> Request {
     let roles: Vec<&str> = ROLES.into_iter().filter(|_| random.in_a_thousand(700)).collect();
     let capabilities = if random.in_a_thousand(800) { json!(["SHARED_RESOURCES"]) } else { json!([]) };
     let roles = if roles.is_empty() { vec![ROLES[0]] } else { roles };

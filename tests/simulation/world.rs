@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use crate::agent::Agent;
 use crate::classes;
 use crate::clock;
+use crate::copies;
 use crate::disks::Disk;
 use crate::host::{self, Hosts};
 use crate::kubernetes::AGENTS;
@@ -45,8 +46,11 @@ pub struct Outcome {
     pub story: Vec<String>,
 }
 
-/// The last one has no disk at first.
+/// In some runs the last one has no disk at first.
 pub const NODES: [&str; 3] = ["n1", "n2", "n3"];
+
+/// After so many steps people make data sets that are gone once more.
+const DATA_SETS: u64 = 150;
 
 pub struct World {
     plan: Plan,
@@ -99,7 +103,8 @@ impl World {
             kubelets,
         };
         world.found();
-        for node in &NODES[..2] {
+        world.begin_data_sets();
+        for node in &NODES[..if setup.has_third_disk { 3 } else { 2 }] {
             host::lock(&world.hosts).entry((*node).to_owned()).or_default().disk =
                 Some(Disk::new(format!("disk-of-{node}")));
         }
@@ -136,6 +141,15 @@ impl World {
         }
     }
 
+    fn begin_data_sets(&mut self) {
+        if self.setup.copies {
+            let mut server = lock(&self.server);
+            for (who, request) in copies::begun(&mut self.random) {
+                server.answer(who, &request);
+            }
+        }
+    }
+
     /// Creates a Node, unless it is there.
     pub fn create_node(&self, node: &str) {
         let pool = POOLS[usize::from(node == "n2")];
@@ -163,6 +177,7 @@ impl World {
             hosts: self.hosts.clone(),
             server: self.server.clone(),
             readings: Default::default(),
+            failures: Default::default(),
             setup: self.setup,
         }
     }
@@ -189,7 +204,7 @@ impl World {
             namespace: "reservoir-system".into(),
             replaces_pods: true,
             untaints_nodes: self.setup.has_agent_pods,
-            labels_nodes: true,
+            labels_nodes: self.setup.copies,
             concurrency: 8,
             agents: self.setup.has_agent_pods.then(|| "app=agent".to_owned()),
             look_again: controller::LOOK_AGAIN,
@@ -274,11 +289,14 @@ impl World {
 
     async fn play(&mut self) {
         tokio::time::sleep(Duration::from_secs(5)).await;
-        for _ in 0..self.plan.steps {
+        for step in 1..=self.plan.steps {
             let longest = if self.random.in_a_thousand(20) { 60_000 } else { 700 };
             let pause = self.random.below(longest);
             tokio::time::sleep(Duration::from_millis(pause)).await;
             self.step();
+            if step % DATA_SETS == 0 {
+                self.begin_data_sets();
+            }
             self.run_agent_pods();
             if self.is_broken() {
                 return;
@@ -311,6 +329,7 @@ impl World {
     /// Everything works again.
     fn recover(&mut self) {
         self.repair();
+        copies::verify_what_rotted(&self.server, &self.hosts);
         NODES.iter().for_each(|node| self.set_node_ready(node, true));
         self.kill_controller(1);
         self.start_controller(0);

@@ -47,6 +47,7 @@ impl Server {
             }
             ("UPDATE", "sharedpersistentvolumes") => {
                 seals(object)?;
+                copies(object)?;
                 opens(object, before.unwrap_or(&Value::Null))
             }
             ("UPDATE", "persistentvolumeclaims") => asks_for_less(object, before.unwrap_or(&Value::Null)),
@@ -106,6 +107,11 @@ fn in_use(who: &str, volume: &Value) -> Result<(), String> {
     // P4.
     let ends_with_pvc =
         who.starts_with("controller") && !labels["reservoir.dev/pvc-uid"].is_null() && claims <= 1 && are_own;
+    // E5: the copies are a part of the data set.
+    let copies = volume["status"]["copies"]["used"].as_u64().unwrap_or(0);
+    if !waits(volume) && copies > 0 && (pods == 0 || ends_with_pvc) {
+        return Err(format!("volume has {copies} copies that claims and pods use"));
+    }
     match waits(volume) || ends_with_pvc || pods == 0 && claims == 0 {
         true => Ok(()),
         false => Err(format!("volume is in use by {pods} pods and bound to {claims} claims")),
@@ -152,6 +158,19 @@ fn seals(volume: &Value) -> Result<(), String> {
     match spec["sealed"] == true && (spec["volumeMode"] == "Block" || spec["adopt"].is_object()) {
         true => Err("neither a device nor an adopted directory is sealed".into()),
         false => Ok(()),
+    }
+}
+
+/// E2: validations in the schema of volumes.
+fn copies(volume: &Value) -> Result<(), String> {
+    let spec = &volume["spec"];
+    let may = spec["shared"].is_object()
+        && spec["volumeMode"] != "Block"
+        && spec["adopt"].is_null()
+        && spec["copyOf"].is_null();
+    match spec["copies"].is_null() || may {
+        true => Ok(()),
+        false => Err("copies are of a shared volume with files of its own".into()),
     }
 }
 

@@ -62,7 +62,7 @@ impl Server {
             KINDS[*plural].is_custom && self.store.get(&(CRDS, String::new(), crd_of(plural))).is_none()
         };
         self.gone_kinds = KINDS.keys().copied().filter(is_gone).collect();
-        self.wake_watchers();
+        self.wake_all_watchers();
     }
 
     /// Notes the volumes of disks that were declared gone: their data is given up (D4, D7).
@@ -170,6 +170,7 @@ impl Server {
                 self.commit("kubernetes", "delete", id, Value::clone(&crd.object), Owners::new(), true);
                 self.gone_kinds.insert(plural);
                 self.epoch_of.insert(plural, self.store.version);
+                self.wake_watchers(plural);
             }
             if again && self.gone_kinds.remove(plural) {
                 let crd = OURS.iter().find(|crd| crd["spec"]["names"]["kind"] == kind.kind);
@@ -179,6 +180,5 @@ impl Server {
                 assert_eq!(code, 201, "{}", answer.value());
             }
         }
-        self.wake_watchers();
     }
 }

@@ -43,7 +43,8 @@ pub struct Server {
     pub faults: Faults,
     /// What happened so far, in words, if somebody reads it.
     pub story: Option<Vec<String>>,
-    watchers: Vec<std::sync::Weak<Notify>>,
+    /// What watches, by the plural of its kind.
+    watchers: BTreeMap<&'static str, Vec<std::sync::Weak<Notify>>>,
     hash: DefaultHasher,
     /// The milliseconds at which something is delivered. Each delivery has one of its own, so its reaction is over before
     /// the next delivery.
@@ -74,6 +75,8 @@ pub struct Server {
     epoch_of: BTreeMap<&'static str, u64>,
     /// The rules that were broken.
     pub violations: Vec<String>,
+    /// The work that waits for Kubernetes, and the version at which it was looked for.
+    pub due: Option<(u64, Vec<Request>)>,
     hosts: Hosts,
 }
 
@@ -92,7 +95,7 @@ impl Server {
             random,
             faults: Faults::default(),
             story: told.then(Vec::new),
-            watchers: vec![],
+            watchers: Default::default(),
             hash: DefaultHasher::new(),
             slots: Default::default(),
             compacted: 0,
@@ -108,6 +111,7 @@ impl Server {
             gone_kinds: Default::default(),
             epoch_of: Default::default(),
             violations: vec![],
+            due: None,
             hosts,
         }
     }
@@ -170,13 +174,20 @@ impl Server {
             self.tell(|| format!("BROKEN: {broken}"));
             self.violations.push(broken);
         }
-        self.wake_watchers();
+        self.wake_watchers(id.0);
         now
     }
 
-    fn wake_watchers(&mut self) {
-        self.watchers.retain(|watcher| watcher.strong_count() > 0);
-        self.watchers.iter().filter_map(std::sync::Weak::upgrade).for_each(|watcher| watcher.notify_one());
+    /// Nobody else has anything to do because of a revision: to wake all of them costs more than the revision.
+    fn wake_watchers(&mut self, plural: &'static str) {
+        let Some(watchers) = self.watchers.get_mut(plural) else { return };
+        watchers.retain(|watcher| watcher.strong_count() > 0);
+        watchers.iter().filter_map(std::sync::Weak::upgrade).for_each(|watcher| watcher.notify_one());
+    }
+
+    fn wake_all_watchers(&mut self) {
+        let kinds: Vec<&'static str> = self.watchers.keys().copied().collect();
+        kinds.into_iter().for_each(|plural| self.wake_watchers(plural));
     }
 
     /// Copies of the objects of a kind.

@@ -319,7 +319,7 @@ async fn watch(
         }
         let next = server.store.log.partition_point(|revision| revision.version <= from);
         let news = Arc::new(Notify::new());
-        server.watchers.push(Arc::downgrade(&news));
+        server.watchers.entry(request.plural).or_default().push(Arc::downgrade(&news));
         server.hear(&who, format!("watch {} from {from}", request.describe()).as_bytes());
         (first, next, news, server.epoch(request.plural))
     };

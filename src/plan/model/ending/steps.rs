@@ -140,7 +140,7 @@ impl Setup {
             }
             Work::Leave(read, user) => {
                 let mut status = read.volume.object(self.shared).status.unwrap_or_default();
-                unbind(&mut status, false, |binding| {
+                unbind(&mut status, false, &[], |binding| {
                     *binding == binding_of(user) || binding.uid == binding_of(user).uid
                 });
                 let now = read.volume.with(&status);
