@@ -6,8 +6,8 @@ use reservoir::api::NodeDisk;
 use reservoir_cluster::api::ApiOptions;
 
 use super::support::{
-    Agent, Cluster, Order, Tally, Write, claim_lives, class_lives, own_writes, prepare_claims, prepare_class,
-    until_reason,
+    Agent, Cluster, Order, Request, Tally, claim_lives, class_lives, own_writes, prepare_claims,
+    prepare_class, until_reason,
 };
 use super::{Controller, row};
 
@@ -30,7 +30,7 @@ pub async fn measure(lives: usize, idle: u64) {
 }
 
 /// Waits until Reservoir writes nothing any more.
-async fn settled(cluster: &Cluster) -> Vec<Write> {
+async fn settled(cluster: &Cluster) -> Vec<Request> {
     loop {
         let before = own_writes(cluster).len();
         tokio::time::sleep(Duration::from_secs(3)).await;

@@ -349,7 +349,9 @@ fn as_agent(volume: &SharedPersistentVolume) -> Option<reservoir::api::SharedPer
         Task::Erase => Outcome::Erased(size),
         Task::Keep => Outcome::Kept,
         Task::Rest => Outcome::Untouched,
-        Task::Lost(_) | Task::Size(_) | Task::Seal(_) | Task::Verify | Task::Copy => return None,
+        Task::Lost(_) | Task::Size(_) | Task::Seal(_) | Task::Verify | Task::MakeCopy | Task::Copy => {
+            return None;
+        }
     };
     let (mut status, _) = report(volume, task, outcome, Timestamp::now());
     release(volume, &mut status, ending(volume));

@@ -3,21 +3,17 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use kube::Api;
-use reservoir::api::condition::{COPIED, SEALED};
-use reservoir::api::{NodeDisk, VolumeClaim};
 use reservoir::host::{FsType, Host, Pace, VolumeSpec};
 use reservoir::transfer::{Identity, Peer, Remote, Servings, serve};
-use serde_json::json;
 
 use crate::memory::mib;
-use crate::support::{Agent, Cluster, Tally, own_writes, until_reason, until_said};
+use crate::support::{Cluster, DataSets, Tally, own_writes};
 use crate::{host, publish, row, volume};
 
 const MIB: usize = 1 << 20;
@@ -193,39 +189,19 @@ fn tell(what: &str, rounds: &[(Duration, Duration)]) {
 const VOLUMES: usize = 2;
 /// Nodes that get copies.
 const COPIES: usize = 4;
-/// Bytes of the file in each.
-const WEIGHTS: usize = 192 * MIB;
+/// MiB of the file in each.
+const WEIGHTS: usize = 192;
 
 /// Copies volumes to four nodes, and measures the agent that sends them and the writes to the API server.
 pub async fn to_four_nodes() {
     let cluster = Cluster::start().await;
-    let nodes: Vec<String> = (0..=COPIES).map(|number| format!("n{number}")).collect();
-    let mut agents = Vec::new();
-    for node in &nodes {
-        cluster.node(node, true).await;
-        // The one that sends is a process of its own, for its memory.
-        agents.push(Agent::start_copying(&cluster, node, "1Gi", node == "n0").await);
-        until_reason(&cluster.all::<NodeDisk>(), &format!("{node}.default"), "Ready").await;
-        let reservation = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "DiskReservation",
-            "metadata": {"name": node}, "spec": {"role": "eng", "size": "640Mi", "nodeName": node}});
-        cluster.apply_text(&reservation.to_string()).await;
-    }
-    cluster.apply_text(TEAM).await;
-    let names: Vec<String> = (0..VOLUMES).map(|number| format!("data{number}")).collect();
-    for name in &names {
-        sealed(&cluster, &agents[0], name).await;
-    }
-    let (before, pid) = (own_writes(&cluster).len(), agents[0].pid());
+    let sets = DataSets::seal(&cluster, (VOLUMES, COPIES), WEIGHTS, true).await;
+    let (before, pid) = (own_writes(&cluster).len(), sets.agents[0].pid());
     row("memory of the agent before it sends, MiB", mib(pid, "VmRSS"), "");
     // The most until now was in the seal.
     std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
     let started = Instant::now();
-    for name in &names {
-        cluster.change_volume(name, json!({"copies": {"nodeSelector": {}}})).await.unwrap();
-    }
-    for name in &names {
-        until_said(&cluster, name, COPIED, "Copied").await;
-    }
+    sets.copy(&cluster).await;
     let (copies, took) = ((VOLUMES * COPIES) as f64, started.elapsed());
     row("  at most while it sends to four at once", mib(pid, "VmHWM"), "<= 40");
     cluster.quiet_for(Duration::from_secs(3)).await;
@@ -234,35 +210,6 @@ pub async fn to_four_nodes() {
     for (what, each) in Tally::of(&writes).per_life(VOLUMES * COPIES) {
         row(&format!("  {what}"), format!("{each:.1}"), "");
     }
-    let rate = copies * (WEIGHTS / MIB) as f64 / took.as_secs_f64();
+    let rate = copies * WEIGHTS as f64 / took.as_secs_f64();
     row("all copies together, from the wish to the last seal, MiB a second", format!("{rate:.0}"), "");
-}
-
-const TEAM: &str = "
-{apiVersion: v1, kind: Namespace, metadata: {name: team}}
----
-{apiVersion: reservoir.dev/v1alpha1, kind: RoleSubscription, metadata: {name: eng, namespace: team},
- spec: {roles: [eng], capabilities: [SHARED_RESOURCES]}}
-";
-
-/// Makes a volume on the first node, fills it, and seals it.
-async fn sealed(cluster: &Cluster, agent: &Agent, name: &str) {
-    for object in [
-        json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "SharedPersistentVolume", "metadata": {"name": name},
-            "spec": {"role": "eng", "size": "256Mi", "shared": {}, "reservation": "n0"}}),
-        json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "VolumeClaim",
-            "metadata": {"name": name, "namespace": "team"}, "spec": {"role": "eng", "volume": name}}),
-    ] {
-        cluster.apply_text(&object.to_string()).await;
-    }
-    let claims: Api<VolumeClaim> = cluster.within("team");
-    until_reason(&claims, name, "Bound").await;
-    let (bound, pod) = (claims.get(name).await.unwrap(), cluster.pod("team", name, &[name]).await);
-    let target: PathBuf = agent.publish(cluster, &bound, &pod, false).await.unwrap();
-    let bytes: Vec<u8> = (0..WEIGHTS).map(|i: usize| (i.wrapping_mul(i) >> 9) as u8).collect();
-    std::fs::write(target.join("weights"), bytes).unwrap();
-    agent.unpublish(&bound, &pod).await.unwrap();
-    cluster.end_pod("team", name).await;
-    cluster.change_volume(name, json!({"sealed": true})).await.unwrap();
-    until_said(cluster, name, SEALED, "Sealed").await;
 }

@@ -14,6 +14,7 @@ use reservoir::api::{AccessMode, SharedPersistentVolume, VolumeClaim};
 use reservoir::controller;
 use reservoir::telemetry::{Metrics, log_filter};
 use reservoir_cluster::api::{ApiOptions, ApiServer};
+use reservoir_cluster::is_read;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tracing_subscriber::filter::LevelFilter;
@@ -179,14 +180,19 @@ impl Cluster {
     }
 
     /// The writes in the audit log, oldest first, with refused ones.
-    pub fn writes(&self) -> Vec<Write> {
+    pub fn writes(&self) -> Vec<Request> {
+        self.requests().into_iter().filter(|request| !request.is_read).collect()
+    }
+
+    /// The writes in the audit log and the reads of the kinds that Reservoir reads, oldest first, with refused ones.
+    pub fn requests(&self) -> Vec<Request> {
         let log = std::fs::read_to_string(self.server.audit_log()).unwrap();
-        log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).map(Write::from).collect()
+        log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).map(Request::from).collect()
     }
 
     /// The writes of the controller and the agents.
-    pub fn our_writes(&self) -> Vec<Write> {
-        self.writes().into_iter().filter(Write::is_ours).collect()
+    pub fn our_writes(&self) -> Vec<Request> {
+        self.writes().into_iter().filter(Request::is_ours).collect()
     }
 
     /// Waits until the controller and the agents have written nothing for the given pause.
@@ -343,10 +349,11 @@ impl Drop for Cluster {
     }
 }
 
-/// A write to the API server, from the audit log.
+/// A request to the API server, from the audit log.
 #[derive(Clone)]
-pub struct Write {
+pub struct Request {
     pub user_agent: String,
+    pub is_read: bool,
     pub what: String,
     /// The verb, and that it is a dry run.
     pub verb: String,
@@ -356,7 +363,7 @@ pub struct Write {
     pub code: u64,
 }
 
-impl From<Value> for Write {
+impl From<Value> for Request {
     fn from(entry: Value) -> Self {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let object = &entry["objectRef"];
@@ -373,17 +380,18 @@ impl From<Value> for Write {
         let verb = text(&entry["verb"]) + if is_dry_run { " (dry run)" } else { "" };
         let resource = [&object["resource"], &object["subresource"]].map(text);
         let resource = resource.join("/").trim_end_matches('/').to_owned();
-        Self { user_agent: text(&entry["userAgent"]), what: what.join(" "), verb, resource, code }
+        let (user_agent, what, is_read) = (text(&entry["userAgent"]), what.join(" "), is_read(&entry));
+        Self { user_agent, is_read, what, verb, resource, code }
     }
 }
 
-impl Debug for Write {
+impl Debug for Request {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {} ({})", self.user_agent, self.what, self.code)
     }
 }
 
-impl Write {
+impl Request {
     fn is_ours(&self) -> bool {
         [CONTROLLER_AGENT, AGENT_AGENT].contains(&self.user_agent.as_str())
     }

@@ -13,19 +13,19 @@ use reservoir::api::{DiskReservation, PVC_PREFIX, SharedPersistentVolume, Volume
 use reservoir::plan::pvc_provisioner::SELECTED_NODE;
 use serde_json::{Value, json};
 
-use super::{AGENT_AGENT, Cluster, Write, until, until_gone, until_reason};
+use super::{AGENT_AGENT, Cluster, Request, until, until_gone, until_reason};
 
 /// The number of writes of Reservoir, by writer, kind of object and verb.
 #[derive(Default)]
 pub struct Tally(BTreeMap<String, usize>);
 
 impl Tally {
-    pub fn of(writes: &[Write]) -> Self {
+    pub fn of(requests: &[Request]) -> Self {
         let mut tally = Self::default();
-        for write in writes {
-            let writer = if write.user_agent == AGENT_AGENT { "agent" } else { "controller" };
-            let refused = if write.code < 400 { String::new() } else { format!(" ({})", write.code) };
-            let what = format!("{writer} {} {}{refused}", write.verb, write.resource);
+        for request in requests {
+            let who = if request.user_agent == AGENT_AGENT { "agent" } else { "controller" };
+            let refused = if request.code < 400 { String::new() } else { format!(" ({})", request.code) };
+            let what = format!("{who} {} {}{refused}", request.verb, request.resource);
             *tally.0.entry(what).or_default() += 1;
         }
         tally
@@ -37,18 +37,27 @@ impl Tally {
 
     /// The lines of the tally, each with its number for one of so many lives.
     pub fn per_life(&self, lives: usize) -> Vec<(&str, f64)> {
-        self.0.iter().map(|(what, writes)| (what.as_str(), *writes as f64 / lives as f64)).collect()
+        self.0.iter().map(|(what, requests)| (what.as_str(), *requests as f64 / lives as f64)).collect()
     }
 }
 
 /// The writes of controller and agents, without leases, events, and questions for the writer's own name. Everybody else
 /// is a test, or a program of Kubernetes. A dry run counts.
-pub fn own_writes(cluster: &Cluster) -> Vec<Write> {
-    let is_own = |write: &Write| {
-        let others = write.user_agent == "test" || write.user_agent.starts_with("kube-");
-        !others && !["leases", "events", "selfsubjectreviews"].contains(&write.resource.as_str())
-    };
-    cluster.writes().into_iter().filter(is_own).collect()
+pub fn own_writes(cluster: &Cluster) -> Vec<Request> {
+    own(cluster.writes())
+}
+
+/// The reads of controller and agents.
+pub fn own_reads(cluster: &Cluster) -> Vec<Request> {
+    own(cluster.requests().into_iter().filter(|request| request.is_read).collect())
+}
+
+fn own(mut requests: Vec<Request>) -> Vec<Request> {
+    requests.retain(|request| {
+        let others = request.user_agent == "test" || request.user_agent.starts_with("kube-");
+        !others && !["leases", "events", "selfsubjectreviews"].contains(&request.resource.as_str())
+    });
+    requests
 }
 
 /// The size of the volumes.

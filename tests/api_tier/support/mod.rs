@@ -3,10 +3,11 @@
 mod admission;
 mod agent;
 mod cluster;
+mod data_sets;
 mod lives;
 mod random;
 mod wait;
 mod watch;
 
 #[allow(unused_imports, reason = "the benchmarks use a part")]
-pub use self::{admission::*, agent::*, cluster::*, lives::*, random::*, wait::*, watch::*};
+pub use self::{admission::*, agent::*, cluster::*, data_sets::*, lives::*, random::*, wait::*, watch::*};

@@ -80,7 +80,7 @@ struct Turn {
     gone: Duration,
     /// Writes to the API server in the turn, by writer.
     writes: BTreeMap<&'static str, usize>,
-    /// Those of Reservoir, by writer, verb, kind, and the code of a refusal.
+    /// Those of Reservoir and its reads, by who asks, verb, kind, and the code of a refusal.
     own: BTreeMap<String, usize>,
     /// Seconds of CPU of the API server in the turn.
     cpu: f64,
@@ -158,14 +158,14 @@ fn print(turns: &BTreeMap<Sort, Vec<Turn>>, pods: usize) {
     for sort in SORTS {
         println!("| {} | {:.0} ms |", sort.name(), mean(sort, |turn| turn.cpu) * 1e3 / pods as f64);
     }
-    println!("\n| writes of Reservoir for each pod with {} | |\n|---|---|", Sort::Class.name());
+    println!("\n| writes and reads of Reservoir for each pod with {} | |\n|---|---|", Sort::Class.name());
     let whole = turns[&Sort::Class].iter().flat_map(|turn| &turn.own);
-    let sums = whole.fold(BTreeMap::<&str, usize>::new(), |mut sums, (what, writes)| {
-        *sums.entry(what).or_default() += writes;
+    let sums = whole.fold(BTreeMap::<&str, usize>::new(), |mut sums, (what, requests)| {
+        *sums.entry(what).or_default() += requests;
         sums
     });
-    for (what, writes) in sums {
-        println!("| {what} | {:.2} |", writes as f64 / (TURNS * pods) as f64);
+    for (what, requests) in sums {
+        println!("| {what} | {:.2} |", requests as f64 / (TURNS * pods) as f64);
     }
 }
 
@@ -281,7 +281,7 @@ impl Bench<'_> {
 
 type Writes = (BTreeMap<&'static str, usize>, BTreeMap<String, usize>);
 
-/// The writes in a part of the audit log, and Reservoir's own, dry runs included and leases left out.
+/// The writes in a part of the audit log, and Reservoir's own with its reads, dry runs included and leases left out.
 fn writes(log: &str) -> anyhow::Result<Writes> {
     let (mut writes, mut own) = (BTreeMap::new(), BTreeMap::new());
     // The API server may not have written the last line to its end.
@@ -294,7 +294,9 @@ fn writes(log: &str) -> anyhow::Result<Writes> {
             continue;
         }
         let writer = writer(&user);
-        *writes.entry(writer).or_default() += 1;
+        if !crate::is_read(&event) {
+            *writes.entry(writer).or_default() += 1;
+        }
         if [CONTROLLER, AGENT].contains(&writer) {
             let mut what = format!("{writer}: {} {}", text(&event["verb"]), text(&object["resource"]));
             if let Some(part) = object["subresource"].as_str() {

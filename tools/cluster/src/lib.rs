@@ -33,5 +33,10 @@ pub mod tools;
 pub mod tour;
 pub mod version;
 
-/// The audit policy of both tiers: each write with its user.
+/// The audit policy of both tiers: each write with its user, and each read of the kinds that Reservoir reads.
 const AUDIT_POLICY: &str = include_str!("../assets/audit-policy.yaml");
+
+/// True if an event of the audit log is a read.
+pub fn is_read(event: &serde_json::Value) -> bool {
+    ["get", "list"].iter().any(|verb| event["verb"] == *verb)
+}

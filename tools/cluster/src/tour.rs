@@ -274,6 +274,7 @@ pub fn writes(audit_log: &str) -> anyhow::Result<Vec<String>> {
         let of = |field: &str| event["objectRef"][field].as_str().unwrap_or_default().to_owned();
         if user.starts_with(&format!("system:serviceaccount:{NAMESPACE}:reservoir-"))
             && of("resource") != "leases"
+            && !crate::is_read(&event)
         {
             let verb = event["verb"].as_str().unwrap_or_default();
             writes.push(format!("{user} {verb} {} {}/{}", of("resource"), of("namespace"), of("name")));

@@ -51,11 +51,12 @@ impl Tour {
         let uid = self.field(&["spv", "llama"], "{.metadata.uid}")?;
         let copies = ["spv", "-l", &format!("reservoir.dev/copy-of={uid}")];
         let copy = self.until("a copy that is being filled", || {
-            let path =
-                "{range .items[*]}{.metadata.name} {.status.conditions[?(@.type==\"Sealed\")].reason}{end}";
+            let path = "{range .items[*]}{.metadata.name} {.status.source.name}{end}";
             let said = self.field(&copies, path)?;
-            Ok(said.strip_suffix(" Copying").map(str::to_owned).ok_or(said.clone()))
+            Ok(said.strip_suffix(" llama").map(str::to_owned).ok_or(said.clone()))
         })?;
+        // Some of its 200 MiB arrive.
+        std::thread::sleep(std::time::Duration::from_secs(3));
         self.replace_agent(other)?;
         self.copied()?;
         self.show(&["get", "spv", "llama", &copy])?;
