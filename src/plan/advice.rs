@@ -18,6 +18,8 @@ macro_rules! advice {
 advice! {
     nothing_to_do() = "there is nothing to do";
     look_again() = "wait a few seconds; if the state stays the same: kubectl reservoir doctor";
+    look_again_or_ask(object) =
+        "wait a few seconds; if the state stays the same, have an administrator run: kubectl reservoir why {object}";
     have_controller_checked() = "have an administrator run: kubectl reservoir doctor   # checks that the controller runs";
     check_controller() = "kubectl reservoir doctor   # checks that the controller runs in the version of this plug-in";
     correct_field(object) = "kubectl edit {object}   # correct the field that the message names";
@@ -169,12 +171,6 @@ advice! {
     fit_reservation(volume, size, role) =
         "kubectl reservoir resize spv/{volume} {size}   # its disk has no more; or free space: kubectl reservoir tree \
          --role {role}";
-    make_pvc_anew(pvc, namespace, size) =
-        "kubectl delete pvc {pvc} -n {namespace}   # no disk has more for it than {size}: make it anew with that, or add a \
-         disk";
-    make_pod_anew(pod, namespace, size) =
-        "kubectl delete pod {pod} -n {namespace}   # no disk has more for its ephemeral volume than {size}: make it anew with that, or \
-         add a disk";
     grow_both(reservation, larger, resize) =
         "kubectl reservoir resize dr/{reservation} {larger} && {resize}   # the most that the disk of both has, which they do not leave";
     end_users_to_grow(pod, namespace) =
@@ -229,6 +225,9 @@ advice! {
         "kubectl patch spv {volume} --type=merge -p '{{\"spec\":{{\"sealed\":true}}}}'   # when its files are complete";
     select_nodes(volume) =
         "kubectl edit spv {volume}   # correct spec.copies.nodeSelector, or label nodes";
+    label_for_copy(node, labels, volume) =
+        "kubectl label node {node} {labels}   # volume {volume} gets a copy there then, where its role has reserved space, and the pod starts; or \
+         keep the pod away from the node";
     turn_copies_on() = "have an administrator set agent.copies.enabled: true in the chart's values, with helm upgrade";
     keep_volume_of_pvc(volume, pvc, namespace) =
         "kubectl reservoir unretire {volume}   # keeps the volume; else end the pods that use PersistentVolumeClaim {pvc}: \
@@ -285,6 +284,9 @@ advice! {
     subscribe_to_near_role(role, namespace, near) =
         "kubectl reservoir unsubscribe {role} -n {namespace} && kubectl reservoir subscribe {near} -n \
          {namespace}   # if role {near} is meant";
+    await_offer(role, namespace) =
+        "kubectl get volumeoffers -n {namespace}   # an offer comes by itself with the first volume, or the first free space of a reservation, \
+         of the role; if another role is meant: kubectl reservoir unsubscribe {role} -n {namespace}";
     see_offers(namespace) = "kubectl get volumeoffers -n {namespace}   # the volumes on offer";
     ask_about_holder(object, namespace) =
         "kubectl reservoir why {object}   # or claim another volume: kubectl get volumeoffers -n \
@@ -303,6 +305,8 @@ advice! {
         "kubectl get resourcequotas,limitranges -n {namespace}   # have the one that the message names changed; then it \
          goes on by itself";
     resize_volume(volume, size) = "the size is that of the volume: kubectl reservoir resize spv/{volume} {size}";
+    have_volume_resized(volume, size) =
+        "the size is that of the volume: have an administrator run: kubectl reservoir resize spv/{volume} {size}";
     resize_pvc(pvc, namespace, size) =
         "kubectl patch pvc {pvc} -n {namespace} -p \
          '{{\"spec\":{{\"resources\":{{\"requests\":{{\"storage\":\"{size}\"}}}}}}}}'   # it can only grow, if its StorageClass has \
@@ -321,19 +325,25 @@ advice! {
 
     // Pods, PersistentVolumeClaims and workloads.
     look_elsewhere(pod, namespace) =
-        "kubectl describe pod {pod} -n {namespace}   # its claims are bound: it waits for something else than \
+        "kubectl describe pod {pod} -n {namespace}   # none of its claims waits: it waits for something else than \
          Reservoir";
     volumes_unseen(pod, namespace) =
         "kubectl describe pod {pod} -n {namespace}   # its claims are bound; their volumes may not be seen with your rights, and its \
-         events have what it waits for";
+         events have what it waits for; if they name a volume or its node, have an administrator run: kubectl reservoir why pod/{pod} -n \
+         {namespace}";
     look_at_failed(pod, namespace) =
         "kubectl describe pod {pod} -n {namespace}   # it has failed, and uses no volume any more: the exit codes of its containers and its \
          events say why";
+    read_end_of_log(pod, namespace, container) =
+        "kubectl logs {pod} -n {namespace} -c {container} --tail=50   # it has failed, and uses no volume any more";
     claims_unseen(pod, namespace) =
         "kubectl describe pod {pod} -n {namespace}   # its claims may not be seen with your rights";
     end_other_pod(pod, namespace) =
         "kubectl describe pod {pod} -n {namespace}   # end it, or wait for its end; a Deployment needs strategy.type \
          Recreate";
+    run_one_pod(pod, namespace, owner) =
+        "kubectl describe pod {pod} -n {namespace}   # both are pods of {owner}, and one at a time has the volume: run one alone \
+         (replicas or parallelism 1), or use a volume with spec.shared, or one for each pod (volumeClaimTemplates of a StatefulSet)";
     claim_volume_of_name(name, role, namespace) =
         "kubectl reservoir claim {name} --role {role} --volume {name} -n {namespace}   # claims the volume of this \
          name; or name another claim in the pod";
@@ -348,6 +358,9 @@ advice! {
          on its node, {node}";
     gather_volumes(namespace, node) =
         "kubectl reservoir tree -n {namespace}   # use a pod for each node, or make a volume anew in a reservation on node {node}";
+    leave_own_pv(pod, namespace) =
+        "kubectl delete pod {pod} -n {namespace}   # then its PersistentVolumeClaim and its PersistentVolume, which somebody else than \
+         Reservoir made; and claim the volume: kubectl reservoir claim --help";
     leave_inline_volume(pod, namespace) =
         "kubectl delete pod {pod} -n {namespace}   # make it again with a claim, or with volumes[].ephemeral of a StorageClass \
          of Reservoir";
@@ -356,18 +369,24 @@ advice! {
     look_at_installation() =
         "kubectl reservoir doctor   # the pod waits for a mount, or nobody reports what it waits for";
     have_agent_looked_for(node) = "have an administrator run: kubectl reservoir doctor   # no agent of Reservoir serves node {node}";
+    have_copies_looked_for(pod, namespace, volume, node) =
+        "have an administrator run: kubectl reservoir why pod/{pod} -n {namespace}   # whether volume {volume} is to have a copy there; \
+         without copies its pods run on node {node} alone";
     have_mount_looked_at(pod, namespace, node) =
         "have an administrator run: kubectl reservoir why pod/{pod} -n {namespace}   # it waits on node {node} for a mount, or nobody \
          reports what it waits for";
     fit_node(node, volume) =
-        "kubectl describe node {node}   # volume {volume} is on it, so the pod has to fit there: selectors, \
-         requests, tolerations";
+        "kubectl describe node {node}   # volume {volume} is on it, so the pod has to fit there, or on a node with \
+         a copy, if there is one: selectors, requests, tolerations";
     have_pod_fitted(pod, namespace, volume, node) =
         "have an administrator run: kubectl reservoir why pod/{pod} -n {namespace}   # volume {volume} is on node {node}, so the pod has to \
-         fit there: selectors, requests, tolerations";
+         fit there, or on a node with a copy, if there is one: selectors, requests, tolerations";
     tolerate_taint(pod, namespace, node, taint) =
         "kubectl delete pod {pod} -n {namespace}   # make it again with a toleration for {taint}, or have that taint of node {node} removed: \
          all pods of a volume run on its node";
+    leave_apart(pod, namespace, other, node) =
+        "kubectl describe pod {pod} -n {namespace}   # leave the podAntiAffinity out that keeps it away from {other}, or give it a volume of its \
+         own: all pods of a volume run on its node, {node}";
     take_startup_taint(node, taint) =
         "kubectl taint node {node} {taint}-   # its agent serves; with removeStartupTaint: true in the chart's values the controller does \
          that for each node";
@@ -384,7 +403,7 @@ advice! {
     have_data_kept(pv) =
         "have an administrator run, before the last pod that uses it ends: kubectl patch pv {pv} -p \
          '{{\"spec\":{{\"persistentVolumeReclaimPolicy\":\"Retain\"}}}}'   # with the policy Delete the data goes with that pod";
-    end_pods_of_pvc(namespace) = "kubectl reservoir tree -n {namespace}   # end the pods that use it";
+    end_pods_of_pvc(pvc, namespace) = "kubectl describe pvc {pvc} -n {namespace}   # end the pods that it is used by";
     have_pod_scheduled(pod, namespace) =
         "kubectl describe pod {pod} -n {namespace}   # its volume is made on the node that it is placed on, and no node was chosen: \
          nodeSelector, requests, tolerations, schedulerName";
@@ -396,14 +415,17 @@ advice! {
     reserve_for_pod(name, role, size, node) =
         "kubectl reservoir reserve {name} --role {role} --size {size} --node {node}   # role {role} has too little free space on the nodes \
          that the pod may run on; or let the pod run where it has";
+    let_run_there(pod, namespace, node, made) =
+        "kubectl describe pod {pod} -n {namespace}   # let it run on node {node}: its nodeSelector, affinity or tolerations; or make {made} \
+         anew with another class";
     grant_to_namespace(role, kind, name) =
         "have an administrator run: kubectl reservoir grant {role} --verbs create,use,resize --to {kind} {name}";
     follow_event() = "do what the message says; Reservoir tries again by itself";
     have_events_looked_at(object) =
         "have an administrator run: kubectl reservoir why {object}   # about the events above, which say what the pod itself can do";
-    have_event_followed(pvc, namespace) =
+    have_event_followed(pvc, namespace, made) =
         "have an administrator run: kubectl reservoir why pvc/{pvc} -n {namespace}   # or do what the message says, if it is yours to do: \
-         fields of a PersistentVolumeClaim cannot be changed, so make it anew";
+         fields of a PersistentVolumeClaim cannot be changed, so make {made} anew";
     have_growth_made(pvc, namespace) =
         "have an administrator run: kubectl reservoir why pvc/{pvc} -n {namespace}   # or request less, if the message says how much can be had: \
          kubectl edit pvc {pvc} -n {namespace}";
@@ -415,21 +437,26 @@ advice! {
     end_finished_pod(pod, namespace) =
         "kubectl delete pod {pod} -n {namespace}   # it has ended, and its ephemeral volume goes with it; ttlSecondsAfterFinished of a Job and \
          successfulJobsHistoryLimit of a CronJob do that by themselves";
-    make_pvc_as_said(pvc, namespace) =
-        "kubectl delete pvc {pvc} -n {namespace}   # then make it anew as the message says: these fields cannot be changed";
-    make_pod_as_said(pod, namespace) =
-        "kubectl delete pod {pod} -n {namespace}   # its ephemeral volume has fields that cannot be changed: make it anew as the message \
-         says";
+    make_pvc_anew(pvc, namespace, how) =
+        "kubectl delete pvc {pvc} -n {namespace}   # then make it anew {how}: these fields cannot be changed";
+    make_pod_anew(pod, namespace, how) =
+        "kubectl delete pod {pod} -n {namespace}   # its ephemeral volume has fields that cannot be changed: make it, or the template of what \
+         makes it, anew {how}";
+    make_set_anew(set, namespace, pvc, how) =
+        "kubectl delete sts {set} -n {namespace} --cascade=orphan && kubectl delete pvc {pvc} -n {namespace}   # a StatefulSet makes it again from \
+         its volumeClaimTemplates, which cannot be changed: make the StatefulSet anew {how}; its pods go on meanwhile";
     make_class_as_said(class) =
         "kubectl get storageclass {class} -o yaml   # delete it, and make it anew as the message says";
     claim_after_lost(pvc, namespace, role, volume) =
         "kubectl delete pvc {pvc} -n {namespace}   # its volume stays with its data; then: kubectl reservoir claim {pvc} --role {role} --volume \
          {volume} -n {namespace}";
+    claim_after_lost_of_set(set, namespace, replicas, pvc, role, volume) =
+        "kubectl scale sts {set} -n {namespace} --replicas={replicas} && kubectl delete pvc {pvc} -n {namespace}   # its volume stays with its \
+         data; then: kubectl reservoir claim {pvc} --role {role} --volume {volume} -n {namespace}, and scale up again; before, set \
+         persistentVolumeClaimRetentionPolicy.whenScaled to Retain if it is Delete, which would end the data of other pods";
     leave_volume_name(pv, pvc, namespace) =
         "kubectl get pv {pv}; kubectl delete pvc {pvc} -n {namespace}   # then make it again without spec.volumeName";
-    use_near_class(pvc, namespace, class) =
-        "kubectl delete pvc {pvc} -n {namespace}   # then make it with storageClassName {class}, if that is meant";
-    see_classes(class) = "kubectl get storageclasses   # none is called {class}; make it, or the PersistentVolumeClaim anew";
+    see_classes(class, made) = "kubectl get storageclasses   # none is called {class}; make it, or {made} anew";
     read_foreign_events(pvc, namespace) =
         "kubectl describe pvc {pvc} -n {namespace}   # its StorageClass is not Reservoir's";
     read_unknown_events(pvc, namespace) =
@@ -439,6 +466,8 @@ advice! {
          of it any more, and its data is given up";
     await_end(pod, namespace) =
         "kubectl describe pod {pod} -n {namespace}   # it is ending: its grace period, its finalizers or its events say what it waits for";
+    await_unmount(node) =
+        "kubectl reservoir doctor   # the containers of the pod have ended, and the agent of node {node} has to unmount its volumes: is it there?";
     have_node_brought_back(pod, namespace) =
         "have an administrator run: kubectl reservoir why pod/{pod} -n {namespace}   # its node is not ready, so nothing of the pod changes \
          before the node is back";
@@ -448,15 +477,23 @@ advice! {
     read_own_crash_log(pod, namespace, container, run) =
         "kubectl logs {pod} -n {namespace} -c {container}{run} --tail=50   # its volumes are mounted: the container ends by \
          itself";
+    read_failed_log(pod, namespace) =
+        "kubectl logs {pod} -n {namespace} --tail=50   # the last pod that has failed; the Job goes on with another one";
     read_workload(kind, name, namespace) =
         "kubectl describe {kind} {name} -n {namespace}   # its events and its template say why pods are missing";
 
     // Ready objects, for people who want to end them.
     retire_after_use(volume) =
         "a volume in use cannot be deleted; to destroy it after its last use: kubectl reservoir retire {volume}";
+    leave_copy(original) =
+        "there is nothing to do; it goes by itself when spec.copies of volume {original} does not select its node any more: kubectl edit \
+         spv/{original}";
     leave_volume_to_class(pvc) =
         "there is nothing to do; the volume is that of PersistentVolumeClaim {pvc}, and the reclaim policy of its \
          PersistentVolume decides about the data";
+    keep_retiring(volume) =
+        "there is nothing to do; volume {volume} is destroyed after its last use, whatever the reclaim policy of its PersistentVolume says: copy \
+         first what is needed, or keep it: kubectl reservoir unretire {volume}";
     see_reservation(role) = "a reservation with content cannot be deleted: kubectl reservoir tree --role {role}";
     leave_reservation_to_template(template, vrole) =
         "there is nothing to do; template {template} of VolumeRole {vrole} makes the reservation anew if it is deleted: kubectl edit vrole \
@@ -523,6 +560,9 @@ advice! {
          upgrade";
     correct_image(release, namespace) =
         "helm get values {release} -n {namespace} --all   # correct image.repository, image.tag or imagePullSecrets, with helm upgrade";
+    correct_path(release, namespace) =
+        "helm get values {release} -n {namespace} --all   # correct kubeletDir, or the path or device in agent.disks, whichever the message \
+         names, with helm upgrade";
     raise_memory(release, namespace) =
         "helm get values {release} -n {namespace} --all   # raise agent.resources.limits.memory or controller.resources.limits.memory, with \
          helm upgrade";
@@ -549,11 +589,13 @@ advice! {
     see_orphans() =
         "kubectl reservoir orphans   # lists it; kubectl reservoir recover prints the manifests that bring it back";
     recover_orphan(word) =
-        "kubectl reservoir recover {word}   # prints the manifest that brings its data back, which no volume has";
+        "kubectl reservoir recover {word}   # prints the manifest that brings its data back, which no volume has; to erase it, delete \
+         that volume then";
     recover_as_it_is(object, uid) =
         "kubectl delete {object}   # deletes no data; then apply what this prints, as it is: kubectl reservoir recover {uid}";
     recover_listed() = "kubectl reservoir recover   # what is listed; then the others are listed";
     configure_disks() = "give the agents some: agent.disks in the chart's values";
+    await_agents() = "mend first what keeps the agents from being ready: they report the disks of agent.disks in the chart's values then";
     have_rights_granted(role, verbs, receiver) =
         "if you need them, have an administrator run: kubectl reservoir grant {role} --verbs {verbs} --to {receiver}";
     have_operator_bound(user) =

@@ -10,7 +10,7 @@ use crate::plan::advice;
 /// kubectl's verbs that sentences use, with their flags. A flag with `=` has a value.
 const VERBS: &[(&str, &str)] = &[
     ("get", "-n= -A -l= -L= -o= --field-selector="),
-    ("delete", "-n= --force --grace-period="),
+    ("delete", "-n= --force --grace-period= --cascade="),
     ("describe", "-n="),
     ("edit", "-n="),
     ("patch", "-n= --type= -p="),
@@ -112,6 +112,8 @@ fn filled(name: &str, template: &str) -> String {
         "delete" => "kubectl delete vclaim/c -n team",
         "workload" => "deployment/reservoir-controller",
         "kind" => "pod",
+        "how" => "as the message says",
+        "made" => "it",
         "verbs" => "use,create",
         "receiver" => "user jane",
         "patch" => "{}",

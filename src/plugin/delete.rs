@@ -8,8 +8,9 @@ use super::cli::{DryRun, Write};
 use super::errors::explain_api_error;
 use super::kind::{POD, PVC};
 use super::snapshot::Snapshot;
+use super::wait::{Until, wait_until};
 use super::why::{self, Target};
-use super::write::{Until, api_of, delete_params, print_result, wait_until};
+use super::write::{api_of, delete_params, print_result};
 use crate::plan::advice;
 
 /// Deletes an object. The message of a refusal has the cause.

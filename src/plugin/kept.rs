@@ -8,12 +8,12 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::cli::{Erase, Undelete};
-use super::kind::{RESERVATION, VOLUME, did_you_mean};
+use super::kind::{CLAIM, RESERVATION, VOLUME, did_you_mean};
 use super::output::confirm;
 use super::paint::{human, table};
 use super::snapshot::Snapshot;
 use super::write;
-use crate::api::{DiskReservation, Kept, LedgerEntry, Orphan, SharedPersistentVolume};
+use crate::api::{DiskReservation, Kept, LedgerEntry, Orphan, SharedPersistentVolume, VolumeClaim};
 use crate::plan::{advice, kept, kept_on_disk, names, orphans};
 
 /// Kept data, with its place.
@@ -148,10 +148,27 @@ async fn read(client: &Client) -> anyhow::Result<Snapshot> {
 pub(super) async fn undelete(client: &Client, args: &Undelete, namespace: &str) -> anyhow::Result<()> {
     let snapshot = read(client).await?;
     let volume = undeleted(&snapshot, args).map_err(anyhow::Error::msg)?;
-    let step = claimed_again(&snapshot, &args.volume, &volume, namespace);
+    let step = match waiting_claims(&snapshot, &volume.name_any()).first() {
+        None => claimed_again(&snapshot, &args.volume, &volume, namespace),
+        Some(claim) => {
+            let (of, name) = (claim.namespace().unwrap_or_default(), claim.name_any());
+            let why = advice::ask_why(CLAIM.argument(&name, Some(&of)));
+            format!("VolumeClaim {of}/{name} waits for it already: {why}")
+        }
+    };
     write::create_object(client, &VOLUME, json!(volume), &args.write).await?;
     eprintln!("{step}");
     Ok(())
+}
+
+/// The claims without a volume that name this one.
+fn waiting_claims<'a>(snapshot: &'a Snapshot, volume: &str) -> Vec<&'a VolumeClaim> {
+    let waits = |claim: &&VolumeClaim| {
+        claim.spec.volume.as_deref() == Some(volume)
+            && claim.metadata.deletion_timestamp.is_none()
+            && claim.status.as_ref().is_none_or(|status| status.volume.is_none())
+    };
+    snapshot.claims.iter().filter(waits).collect()
 }
 
 /// The command that claims the volume: for the pods of the PersistentVolumeClaim that it was made for, if there was one.
@@ -244,6 +261,12 @@ mod tests {
         );
         let claim = claimed_again(&snapshot, "ns/data", &back, "default");
         assert!(claim.starts_with("kubectl reservoir claim data --role eng --volume a -n ns "), "{claim}");
+        assert!(waiting_claims(&snapshot, "a").is_empty());
+        let named = |name, volume| crate::plan::testing::claim("ns", name, volume);
+        snapshot.claims = vec![named("b", "b"), named("early", "a")];
+        let waiting = waiting_claims(&snapshot, "a");
+        assert_eq!(waiting.len(), 1, "one that waits needs no other");
+        assert_eq!(waiting[0].name_any(), "early");
         let mut sealed = back;
         sealed.spec.sealed = true;
         let claim = claimed_again(&snapshot, "ns/data", &sealed, "default");

@@ -19,12 +19,13 @@ use super::output::{print, render};
 use super::paint::Paint;
 use super::snapshot::Snapshot;
 use super::tree::{self, Filter};
+use super::wait::Until;
 use super::watch::Changes;
 use super::why::{self, Target};
-use super::write::{self, Until};
+use super::write;
 use super::{
-    complete, delete, discover, fill, kept, orphans, rights, status, subscribe, unclaim, uninstall,
-    unsubscribe,
+    complete, delete, discover, fill, kept, manifests, orphans, rights, status, subscribe, unclaim,
+    uninstall, unsubscribe,
 };
 use crate::api::condition::{INTACT, RESIZED};
 
@@ -87,15 +88,15 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             print(&output, &why, || why::text(&why, paint))?;
         }
         Command::Reserve(args) => {
-            let manifest = write::reservation_manifest(&args);
+            let manifest = manifests::reservation_manifest(&args);
             write::create_object(&client, &kind::RESERVATION, manifest, &args.write).await?;
         }
         Command::Create(args) => {
-            let manifest = write::volume_manifest(&args);
+            let manifest = manifests::volume_manifest(&args);
             write::create_object(&client, &kind::VOLUME, manifest, &args.write).await?;
         }
         Command::Claim(args) => {
-            let manifest = write::claim_manifest(&args, &namespace);
+            let manifest = manifests::claim_manifest(&args, &namespace);
             write::create_object(&client, &kind::CLAIM, manifest, &args.write).await?;
         }
         Command::Subscribe { roles, name, write } => {

@@ -193,17 +193,33 @@ impl Snapshot {
     /// Prints a note if no object has the role or a related one, and another role has a similar name: a grant on a mistyped
     /// role, or a subscription to it, would have no effect.
     pub fn note_unknown_role(&self, role: &str) {
-        let items = self.items();
-        let known: BTreeSet<&str> = items
-            .iter()
-            .filter(|item| item.kind != &kind::SUBSCRIPTION)
-            .filter_map(|item| item.role)
-            .collect();
-        let near = kind::did_you_mean(role, known.iter().copied());
-        let related = |other: &&str| Role::name_covers(other, role) || Role::name_covers(role, other);
-        if !near.is_empty() && !known.iter().any(related) {
-            eprintln!("note: no object is of role {role}{near}");
+        if let Some(near) = self.near_role(role) {
+            eprintln!("note: no object is of role {role}; did you mean {near}?");
         }
+    }
+
+    /// The most similar role of an object, if none has the role or a related one. A bound claim and an offer name roles that are
+    /// there to who may see nothing else.
+    pub fn near_role(&self, role: &str) -> Option<&str> {
+        let of_claims = self.claims.iter().filter(|c| c.status.as_ref().is_some_and(|s| s.volume.is_some()));
+        let offers = self.offers.iter().map(|offer| &offer.spec);
+        let offered = offers.clone().flat_map(|offer| &offer.volumes).map(|volume| &volume.role);
+        let known: BTreeSet<&str> = (self.roles.iter().map(|of| &of.spec.role))
+            .chain(self.reservations.iter().map(|of| &of.spec.role))
+            .chain(self.volumes.iter().map(|of| &of.spec.role))
+            .chain(of_claims.map(|of| &of.spec.role))
+            .chain(offered)
+            .chain(offers.flat_map(|offer| &offer.reservations).map(|of| &of.role))
+            .map(String::as_str)
+            .collect();
+        let is_related = |other: &&str| Role::name_covers(other, role) || Role::name_covers(role, other);
+        if known.iter().any(is_related) {
+            return None;
+        }
+        // The role with its kind, as other commands take objects.
+        let rest = role.split_once('/').map(|(_, rest)| rest);
+        let with_kind = rest.and_then(|rest| known.get(rest).copied());
+        with_kind.or_else(|| kind::nearest(role, known.iter().copied()))
     }
 
     /// Prints a note if the namespace has nothing of what is shown, and does not exist.
@@ -233,6 +249,11 @@ impl Snapshot {
     pub fn users_of<'a>(&'a self, namespace: &str, claim: &str) -> impl Iterator<Item = &'a Pod> + use<'a> {
         let is_taken = self.is_name_taken(Some(namespace), claim);
         self.pods_of(namespace, claim).filter(move |_| !is_taken)
+    }
+
+    /// The Node of that name.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.metadata.name.as_deref() == Some(name))
     }
 
     /// The VolumeClaim of that name.
@@ -310,6 +331,20 @@ impl Snapshot {
         let disks: Vec<_> = self.disks.iter().collect();
         let why = placement::place_emptied(&wanted, |_| true, &reservations, &disks).err()?;
         Some(placement::nowhere(&wanted, &why))
+    }
+
+    /// The message about a pod that is not placed where its PersistentVolumeClaim has a place, by the present numbers, if the
+    /// event is about that.
+    pub fn places_now(&self, pvc: &PersistentVolumeClaim, event: &Event) -> Option<String> {
+        let is_about_that = event.message.as_ref()?.contains(placement::ON_NO_NODE);
+        let class =
+            self.our_class(pvc).filter(|class| is_about_that && class.allowed_topologies.is_none())?;
+        let wanted = self.wanted(pvc)?;
+        let pod = self.pods_of(&pvc.namespace().unwrap_or_default(), &pvc.name_any()).next()?;
+        let (reservations, disks): (Vec<_>, Vec<_>) =
+            (self.reservations.iter().collect(), self.disks.iter().collect());
+        let places = placement::places(&wanted, class, &[], |_| true, &reservations, &disks);
+        (!places.is_empty()).then(|| placement::elsewhere(&wanted, &pod.name_any(), &places))
     }
 
     /// The StorageClass of a PersistentVolumeClaim of Reservoir.

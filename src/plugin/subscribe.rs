@@ -7,8 +7,10 @@ use serde_json::json;
 
 use super::cli::{DryRun, Write};
 use super::kind;
+use super::manifests::subscription_manifest;
 use super::snapshot::Snapshot;
-use super::write::{Until, api_of, create_object, print_result, subscription_manifest, wait_until};
+use super::wait::{Until, wait_until};
+use super::write::{api_of, create_object, print_result};
 use crate::api::{Capability, RoleSubscription};
 use crate::plan::advice;
 

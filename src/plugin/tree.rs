@@ -1,6 +1,6 @@
 //! The view `tree`: disk → reservation → refinement, volume → claim → pod.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use serde::Serialize;
 
@@ -73,6 +73,22 @@ pub(super) fn tree(snapshot: &Snapshot, filter: &Filter) -> Vec<Node> {
         reason: Some("Pending".into()),
         children: vec![],
     }));
+    // A caller without the right to see volumes sees the PersistentVolumeClaims of volumes.
+    let served = snapshot.pvcs.iter().filter(|pvc| !snapshot.sees(&kind::VOLUME) && snapshot.is_ours(pvc));
+    let is_bound = |pvc: &&PersistentVolumeClaim| {
+        let has_volume = pvc.spec.as_ref().is_some_and(|spec| spec.volume_name.is_some());
+        has_volume && snapshot.claim(pvc.namespace().as_deref(), &pvc.name_any()).is_none()
+    };
+    roots.extend(served.filter(is_bound).map(|pvc| Node {
+        kind: kind::PVC.name,
+        namespace: pvc.namespace(),
+        name: pvc.name_any(),
+        role: None,
+        about: "with a volume that your rights do not show".into(),
+        ready: true,
+        reason: None,
+        children: pod_nodes(snapshot.pods_of(&pvc.namespace().unwrap_or_default(), &pvc.name_any())),
+    }));
     if let Some(role) = filter.role {
         let of_role = |node: &Node| node.role.as_deref().is_some_and(|of| Role::name_covers(role, of));
         roots.retain_mut(|node| retain_wanted(node, &of_role));
@@ -104,9 +120,13 @@ fn node(snapshot: &Snapshot, kind: &Kind, namespace: Option<&str>, name: &str, a
     let deleting = item.as_ref().is_some_and(|item| item.deleting);
     let reason =
         item.as_ref().and_then(|item| condition::get(item.conditions, READY)).map(|c| c.reason.clone());
-    let reason = reason
-        .filter(|_| !ready)
-        .unwrap_or_else(|| if deleting { "Deleting" } else { "not reconciled yet" }.into());
+    // The claims of other namespaces may not be listed.
+    let without = match &item {
+        None => "not seen",
+        Some(_) if deleting => "Deleting",
+        Some(_) => "not reconciled yet",
+    };
+    let reason = reason.filter(|_| !ready).unwrap_or_else(|| without.into());
     Node {
         kind: kind.name,
         namespace: namespace.map(str::to_owned),
@@ -342,7 +362,7 @@ mod tests {
              │  └─ SharedPersistentVolume data  eng, 1Gi shared, 9Gi wished, retiring\n\
              │     ├─ VolumeClaim a/data  ReadWrite\n\
              │     │  └─ Pod a/p  Running\n\
-             │     └─ VolumeClaim b/data  ReadWrite  not reconciled yet\n\
+             │     └─ VolumeClaim b/data  ReadWrite  not seen\n\
              ├─ Orphan dark  lost 1Gi  NoObject\n\
              └─ Orphan (72 more)  9Gi  NoObject\n\
              DiskReservation big  ops, 99Gi requested  not reconciled yet\n\
@@ -360,5 +380,22 @@ mod tests {
         assert!(within.contains("VolumeClaim a/data") && within.contains("Pod a/p"), "{within}");
         assert!(!within.contains("b/") && !within.contains("ml") && within.contains("NodeDisk"), "{within}");
         assert_eq!(drawn(&Filter { role: Some("nobody"), namespace: None }), "there is nothing to show\n");
+    }
+
+    /// T4: a tenant with PersistentVolumeClaims of a class is not told that there is nothing.
+    #[test]
+    fn t4_the_tree_has_pvcs_whose_volumes_may_not_be_seen() {
+        let pvc = serde_json::json!({"metadata": {"namespace": "a", "name": "data"}, "spec": {"volumeName": "pv", "storageClassName": "ours"}});
+        let mut snapshot = Snapshot {
+            pvcs: vec![serde_json::from_value(pvc).unwrap()],
+            pods: snapshot().pods,
+            classes: vec!["ours".into()],
+            ..Snapshot::default()
+        };
+        assert!(tree(&snapshot, &Filter::default()).is_empty());
+        snapshot.denied = vec![crate::plugin::snapshot::Denied::unseen(&kind::VOLUME)];
+        let shown = text(&tree(&snapshot, &Filter::default()), Paint::plain());
+        assert!(shown.starts_with("PersistentVolumeClaim a/data  with a volume that your rights"), "{shown}");
+        assert!(shown.contains("Pod a/p  Running"), "{shown}");
     }
 }

@@ -1,133 +1,27 @@
 //! Writing commands: creation of an object or change of a field, with `--dry-run`, `--wait` and `--output`.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, bail};
-use futures::StreamExt;
+use anyhow::bail;
 use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
     ValidationDirective,
 };
 use kube::core::GroupVersionKind;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::watch_object;
 use kube::{Client, ResourceExt};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::cli::{Claim, Create, DryRun, Reserve, Write};
+use super::cli::{DryRun, Write};
 use super::errors::explain_api_error;
-use super::kind::{self, Kind, did_you_mean};
+use super::kind::{self, Kind};
 use super::output::print;
-use crate::api::condition::reason::*;
-use crate::api::condition::{INTACT, RESIZED, SEALED};
+use super::snapshot::Snapshot;
+use super::wait::{Until, wait_until};
+use super::why::Target;
 use crate::api::{GROUP, Size};
 use crate::cluster;
 use crate::plan::advice;
 
 /// Field manager of the plug-in's writes.
 pub(super) const MANAGER: &str = "kubectl-reservoir";
-
-/// Reasons that end a wait, because only another spec or another person can end the state. Such a state may pass in a
-/// moment: the controller may not have seen new objects yet.
-const FINAL: &[&str] = &[
-    INVALID,
-    NO_SUCH_DISK,
-    NOT_A_SUB_ROLE,
-    CANNOT_SHRINK,
-    SHRINK_IN_USE,
-    HAS_WRITERS,
-    REFUSED,
-    ROLE_NOT_ALLOWED,
-    ALWAYS_WRITABLE,
-    NO_SUBSCRIPTION,
-    NO_CAPABILITY,
-    ROLE_TAKEN,
-    NAME_TAKEN,
-    VOLUME_LOST,
-    VOLUME_GONE,
-    DISK_GONE,
-    DISK_MOVED,
-    WRONG_DISK,
-    BACKING_LOST,
-    NO_ORPHAN,
-    VOLUME_RETIRING,
-    VOLUME_DESTROYING,
-    VOLUME_SEALED,
-    SEALED_SIZE,
-    SEAL_REFUSED,
-    COPY_DIFFERS,
-    COPIES_OFF,
-    NO_NODE_SELECTED,
-];
-
-/// Time after which such a state counts as lasting.
-const STUCK: Duration = Duration::from_secs(3);
-/// The same for a failed resize, which the node tries again after fifteen seconds.
-const FAILED_AGAIN: Duration = Duration::from_secs(20);
-
-/// The end of the wait of `--wait`.
-pub(super) enum Until {
-    /// The condition of this type is true for the written spec.
-    Condition(&'static str),
-    Deleted,
-}
-
-/// A manifest without the fields that are null.
-fn manifest(kind: &Kind, namespace: Option<&str>, name: &str, spec: Value) -> Value {
-    let given = |spec: Value| match spec {
-        Value::Object(fields) => fields.into_iter().filter(|(_, value)| !value.is_null()).collect(),
-        _ => Map::new(),
-    };
-    let metadata = given(json!({"name": name, "namespace": namespace}));
-    json!({"apiVersion": format!("{GROUP}/v1alpha1"), "kind": kind.name, "metadata": metadata, "spec": given(spec)})
-}
-
-fn map_of(pairs: &[(String, String)]) -> Option<Map<String, Value>> {
-    let map = pairs.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
-    Some(map).filter(|map: &Map<_, _>| !map.is_empty())
-}
-
-/// Builds the manifest of a DiskReservation.
-pub(super) fn reservation_manifest(args: &Reserve) -> Value {
-    let spec = json!({"role": args.role, "size": args.size, "nodeDisk": args.disk, "nodeName": args.node,
-        "nodeSelector": map_of(&args.node_selector), "parent": args.parent});
-    manifest(&kind::RESERVATION, None, &args.name, spec)
-}
-
-/// Builds the manifest of a SharedPersistentVolume.
-pub(super) fn volume_manifest(args: &Create) -> Value {
-    let fs_type = (!args.block && args.adopt.is_none()).then_some(&args.fs_type);
-    let spec = json!({"role": args.role, "size": args.size, "reservation": args.reservation,
-        "shared": (!args.exclusive).then(|| json!({})), "fsType": fs_type,
-        "volumeMode": args.block.then_some("Block"), "gid": args.gid,
-        "keepFor": args.keep_for, "adopt": args.adopt.as_ref().map(|path| json!({"path": path}))});
-    let mut manifest = manifest(&kind::VOLUME, None, &args.name, spec);
-    if let Some(labels) = map_of(&args.label) {
-        manifest["metadata"]["labels"] = labels.into();
-    }
-    manifest
-}
-
-/// Builds the manifest of a VolumeClaim.
-pub(super) fn claim_manifest(args: &Claim, namespace: &str) -> Value {
-    let selector = args.volume.is_none().then(|| {
-        let mut selector = Map::new();
-        selector.extend(map_of(&args.selector).map(|labels| ("matchLabels".to_owned(), labels.into())));
-        selector.extend(args.min_size.as_ref().map(|size| ("minSize".to_owned(), json!(size))));
-        selector
-    });
-    let spec = json!({"role": args.role, "volume": args.volume, "selector": selector,
-        "mode": if args.read_only { "ReadOnly" } else { "ReadWrite" }, "digest": args.digest});
-    manifest(&kind::CLAIM, Some(namespace), &args.name, spec)
-}
-
-/// Builds the manifest of a RoleSubscription. Its default name is its first role.
-pub(super) fn subscription_manifest(roles: &[String], name: Option<&str>, namespace: &str) -> Value {
-    let default =
-        || roles.first().map(|role| role.to_lowercase().replace(['/', '_'], "-")).unwrap_or_default();
-    let spec = json!({"roles": roles, "capabilities": ["SHARED_RESOURCES"]});
-    manifest(&kind::SUBSCRIPTION, Some(namespace), &name.map_or_else(default, str::to_owned), spec)
-}
 
 /// Parameters of a POST or PUT.
 pub(super) fn post_params(dry_run: Option<DryRun>) -> PostParams {
@@ -224,7 +118,7 @@ fn already_there(error: &kube::Error, kind: &Kind, object: &DynamicObject) -> an
 /// Changes one field of the spec. With `--wait` it waits until `until`.
 pub(super) async fn change_field(
     client: &Client,
-    kind: &Kind,
+    kind: &'static Kind,
     name: &str,
     (field, value): (&str, Value),
     (result, until): (&str, Option<Until>),
@@ -232,21 +126,23 @@ pub(super) async fn change_field(
 ) -> anyhow::Result<()> {
     let api = api_of(client, kind, None);
     let Some(mut before) = api.get_opt(name).await.map_err(|error| explain_api_error(&error))? else {
-        let all = api.list(&Default::default()).await.map(|list| list.items).unwrap_or_default();
-        let names: Vec<String> = all.iter().map(ResourceExt::name_any).collect();
-        let near = did_you_mean(name, names.iter().map(String::as_str));
+        let snapshot = Snapshot::read(client, None, "default").await?;
+        let mut reservations = snapshot.reservations.iter().filter(|_| field == "size");
         // A size is that of a reservation, too.
-        let other = api_of(client, &kind::RESERVATION, None).get_opt(name).await.ok().flatten();
-        let other = other.filter(|_| field == "size" && near.is_empty() && kind != &kind::RESERVATION);
-        let near = other.map_or(near, |_| format!("; there is DiskReservation {name}: dr/{name}"));
-        bail!("there is no {} {name}{near}", kind.name);
+        if kind == &kind::VOLUME && reservations.any(|reservation| reservation.name_any() == name) {
+            bail!("there is no {} {name}; there is DiskReservation {name}: dr/{name}", kind.name);
+        }
+        bail!(Target::new(kind, None, name.to_owned()).not_found(&snapshot));
     };
     too_late(kind, &before, field, &value)?;
+    keeps_size(&before, field, &value)?;
     let result = match before.metadata.deletion_timestamp {
         Some(_) => "is being destroyed already",
         None if retires_unused(&before, field, &value) => UNUSED,
+        None if field == "size" && is_unmade(kind, &before) => UNMADE,
         None => result,
     };
+    note_losses(kind, &before, field, &value).into_iter().for_each(|note| eprintln!("note: {note}"));
     let is_as_before = match &before.data["spec"][field] {
         Value::Null => value == json!(false),
         there => *there == value,
@@ -285,6 +181,56 @@ pub(super) async fn change_field(
 /// The result of `retire` for a volume that nobody uses.
 const UNUSED: &str = "is being destroyed: nobody uses it";
 
+/// The result of `resize` for a volume or a reservation without a place.
+const UNMADE: &str = "is to be made in that size";
+
+/// True for a volume that its node has not made, and for a reservation without bytes.
+fn is_unmade(kind: &Kind, object: &DynamicObject) -> bool {
+    let status = &object.data["status"];
+    if kind == &kind::VOLUME { status["node"]["size"].is_null() } else { status["size"].is_null() }
+}
+
+/// Fails for another size of a volume that is sealed, or is being sealed: such a volume keeps the one that it has (E1).
+fn keeps_size(before: &DynamicObject, field: &str, value: &Value) -> anyhow::Result<()> {
+    let (spec, status) = (&before.data["spec"], &before.data["status"]);
+    let Some(has) = status["node"]["size"].as_str().filter(|_| field == "size") else { return Ok(()) };
+    let bytes = |size: &str| Size::written(size).bytes().ok();
+    if value.as_str().and_then(bytes) == bytes(has) {
+        return Ok(());
+    }
+    let name = before.name_any();
+    match (status["digest"].is_string(), spec["sealed"] == json!(true)) {
+        (true, _) => bail!(
+            "volume {name} is sealed, so it keeps its {has}: for another size copy its files into another volume"
+        ),
+        (false, true) => bail!(
+            "volume {name} is being sealed, so it keeps its {has}: {}",
+            advice::ask_why(kind::VOLUME.argument(&name, None))
+        ),
+        (false, false) => Ok(()),
+    }
+}
+
+/// What a change leads to besides what was asked for: kept data that gives way to a smaller reservation (X8), and a copy that is made
+/// anew (E2).
+fn note_losses(kind: &Kind, before: &DynamicObject, field: &str, value: &Value) -> Option<String> {
+    let (spec, status) = (&before.data["spec"], &before.data["status"]);
+    let bytes = |size: &Value| Size::written(size.as_str()?).bytes().ok();
+    let copied = spec["copyOf"]["name"].as_str().filter(|_| field == "retire" && *value == json!(true));
+    if let Some(original) = copied {
+        let node = spec["copyOf"]["node"].as_str().unwrap_or_default();
+        return Some(format!(
+            "it is a copy of volume {original}, whose spec.copies makes another one while it selects node {node}"
+        ));
+    }
+    let is_less = field == "size" && bytes(value) < bytes(&status["used"]);
+    let kept = status["kept"].as_str().filter(|_| kind == &kind::RESERVATION && is_less)?;
+    Some(format!(
+        "{kept} of the reservation are kept data of destroyed volumes, which is erased as far as the smaller size needs: {}",
+        advice::see_kept()
+    ))
+}
+
 /// True for the retirement of a volume without a claim or a pod, also of its copies.
 fn retires_unused(before: &DynamicObject, field: &str, value: &Value) -> bool {
     let status = &before.data["status"];
@@ -301,10 +247,10 @@ fn too_late(kind: &Kind, object: &DynamicObject, field: &str, value: &Value) -> 
     if object.metadata.deletion_timestamp.is_none() || field == "retire" && *value == json!(true) {
         return Ok(());
     }
-    let is_kept = kind == &kind::VOLUME && object.data["spec"]["keepFor"].is_string();
-    let next = match is_kept {
-        true => format!("; its data is kept after that: {}", advice::bring_back(&name)),
-        false => format!(": {}", advice::ask_why(kind.argument(&name, None))),
+    let keep_for = object.data["spec"]["keepFor"].as_str().filter(|_| kind == &kind::VOLUME);
+    let next = match keep_for {
+        Some(time) => format!("; its data is kept for {time} after that: {}", advice::bring_back(&name)),
+        None => format!(": {}", advice::ask_why(kind.argument(&name, None))),
     };
     bail!("{} {name} is being deleted, and it is too late for a change{next}", kind.name)
 }
@@ -323,137 +269,17 @@ pub(super) fn print_result(
     print(&write.output, &object, || format!("{singular}.{GROUP}/{} {result}{dry}\n", object.name_any()))
 }
 
-/// Waits, and prints each change of the condition on standard error.
-pub(super) async fn wait_until(
-    api: &Api<DynamicObject>,
-    kind: &Kind,
-    written: &DynamicObject,
-    write: &Write,
-    until: &Until,
-) -> anyhow::Result<()> {
-    if !write.wait || write.dry_run.is_some() {
-        return Ok(());
-    }
-    let (started, name) = (Instant::now(), written.name_any());
-    let mut last = String::new();
-    let watched = watch_object(api.clone(), &name).default_backoff();
-    futures::pin_mut!(watched);
-    let argument = kind.argument(&name, written.namespace().as_deref());
-    let mut stuck = None;
-    loop {
-        let left = write.timeout.saturating_sub(started.elapsed());
-        let patience = stuck.map_or(left, |stuck| left.min(stuck));
-        let Ok(seen) = tokio::time::timeout(patience, watched.next()).await else {
-            if patience < left {
-                bail!(
-                    "{} {name} does not get on by itself ({last}): {}",
-                    kind.name,
-                    advice::ask_why(&argument)
-                );
-            }
-            let reported =
-                if last.is_empty() { ", with no condition yet".into() } else { format!(" ({last})") };
-            bail!(
-                "{} {name} is not done after {} s{reported}, and goes on: {}",
-                kind.name,
-                write.timeout.as_secs(),
-                advice::ask_why(&argument)
-            );
-        };
-        match seen.context("the watch ended")? {
-            // kube-rs restarts a failed watch by itself.
-            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
-            Ok(None) if matches!(until, Until::Deleted) => {
-                eprintln!("{:>4} s  gone", started.elapsed().as_secs());
-                return Ok(());
-            }
-            Ok(None) => bail!("{} {name} was deleted during the wait", kind.name),
-            Ok(Some(object)) if object.uid() != written.uid() => {
-                bail!("{} {name} was replaced by another object during the wait", kind.name)
-            }
-            Ok(Some(object)) => {
-                let progress = progress(&object, until, written.metadata.generation);
-                stuck = progress.as_ref().and_then(|(_, text)| lasting_after(text));
-                if let Some((_, text)) = progress.as_ref().filter(|(_, text)| *text != last) {
-                    eprintln!("{:>4} s  {text}", started.elapsed().as_secs());
-                    last.clone_from(text);
-                }
-                if progress.is_some_and(|(done, _)| done) {
-                    return Ok(());
-                }
-            }
-        }
-    }
-}
-
-/// True if a reservation or volume has the size in its spec, or all of an undivided disk.
-fn has_its_size(object: &DynamicObject) -> bool {
-    let (spec, status) = (&object.data["spec"], &object.data["status"]);
-    let bytes = |size: &Value| Size::written(size.as_str()?).bytes().ok();
-    let has = bytes(&status["node"]["size"]).or_else(|| bytes(&status["size"]));
-    let is_undivided = ["Mount", "Block"].iter().any(|kind| status["diskKind"] == *kind);
-    is_undivided || has.is_some() && has == bytes(&spec["size"])
-}
-
-/// The time after which the text of a condition counts as lasting; `None`: the state ends by itself.
-fn lasting_after(text: &str) -> Option<Duration> {
-    match text.split(':').next()? {
-        RESIZE_FAILED => Some(FAILED_AGAIN),
-        reason => FINAL.contains(&reason).then_some(STUCK),
-    }
-}
-
-/// Returns true if the wait is over, with the text of the condition. `None`: the condition refers to an older
-/// spec.
-fn progress(object: &DynamicObject, until: &Until, generation: Option<i64>) -> Option<(bool, String)> {
-    let type_ = match until {
-        Until::Condition(type_) => type_,
-        Until::Deleted if object.metadata.deletion_timestamp.is_some() => "Ready",
-        Until::Deleted => "Retiring",
-    };
-    let conditions = object.data["status"]["conditions"].as_array()?;
-    // An object that was never served has no condition Resized: its first size is that of the spec. A verification follows the seal.
-    let is_before = |c: &&Value| match type_ {
-        RESIZED => c["type"] == "Ready",
-        INTACT => c["type"] == SEALED && c["status"] == "False",
-        _ => false,
-    };
-    let first = conditions.iter().find(is_before);
-    let condition = conditions.iter().find(|c| c["type"] == type_).or(first)?;
-    if condition["observedGeneration"].as_i64() < generation {
-        return None;
-    }
-    let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
-    let done = matches!(until, Until::Condition(_)) && condition["status"] == "True";
-    // Ready speaks of the size that the object has, which the controller may be about to change.
-    let done = done && (type_ != RESIZED || condition["type"] == RESIZED || has_its_size(object));
-    Some((done, format!("{}: {}", text("reason"), text("message"))))
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-    use crate::plugin::cli::{Cli, Command};
-
-    /// The manifest that a command line writes.
-    fn manifest_of(line: &str) -> Value {
-        let args = line.split(' ');
-        match Cli::try_parse_from(["kubectl-reservoir"].into_iter().chain(args)).unwrap().command {
-            Command::Reserve(args) => reservation_manifest(&args),
-            Command::Create(args) => volume_manifest(&args),
-            Command::Claim(args) => claim_manifest(&args, "team"),
-            Command::Subscribe { roles, name, .. } => subscription_manifest(&roles, name.as_deref(), "team"),
-            _ => unreachable!(),
-        }
-    }
 
     /// T4: an object that is ending is not there, and cannot be made; what is there is left alone.
     #[test]
     fn t4_a_name_that_is_taken_leads_to_the_object() {
         let object: DynamicObject =
-            serde_json::from_value(manifest_of("claim data --role eng --volume data")).unwrap();
+            serde_json::from_value(json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "VolumeClaim",
+                "metadata": {"name": "data", "namespace": "team"}}))
+            .unwrap();
         let said = |message: &str, reason: &str| {
             let status = kube::core::Status::failure(message, reason).with_code(409);
             already_there(&kube::Error::Api(status.boxed()), &kind::CLAIM, &object).to_string()
@@ -468,57 +294,6 @@ mod tests {
             "VolumeClaim data already exists, and nothing was changed: kubectl reservoir why vclaim/data -n team"
         );
         assert_eq!(said("no", "Forbidden"), "no");
-    }
-
-    #[test]
-    fn t4_a_command_line_writes_its_manifest() {
-        let table = [
-            ("reserve r --role eng --size 5Gi", json!({"role": "eng", "size": "5Gi"})),
-            (
-                "reserve r --role eng --size 5Gi --disk n.a",
-                json!({"role": "eng", "size": "5Gi", "nodeDisk": "n.a"}),
-            ),
-            (
-                "reserve r --role eng --size 5Gi --node-selector a=b --node-selector c=d",
-                json!({"role": "eng", "size": "5Gi", "nodeSelector": {"a": "b", "c": "d"}}),
-            ),
-            (
-                "create v --role eng --size 1Gi",
-                json!({"role": "eng", "size": "1Gi", "shared": {}, "fsType": "ext4"}),
-            ),
-            (
-                "create v --role eng --size 1Gi --exclusive --block",
-                json!({"role": "eng", "size": "1Gi", "volumeMode": "Block"}),
-            ),
-            (
-                "create v --role eng --size 1Gi --adopt /srv/a --gid 7",
-                json!({"role": "eng", "size": "1Gi", "shared": {}, "adopt": {"path": "/srv/a"}, "gid": 7}),
-            ),
-            (
-                "create v --role eng --size 1Gi --keep-for 72h",
-                json!({"role": "eng", "size": "1Gi", "shared": {}, "fsType": "ext4", "keepFor": "72h"}),
-            ),
-            ("claim c --role eng --volume v", json!({"role": "eng", "volume": "v", "mode": "ReadWrite"})),
-            (
-                "claim c --role eng -l a=b --min-size 1Gi --read-only",
-                json!({"role": "eng", "selector": {"matchLabels": {"a": "b"}, "minSize": "1Gi"}, "mode": "ReadOnly"}),
-            ),
-            (
-                "subscribe eng/ml ops",
-                json!({"roles": ["eng/ml", "ops"], "capabilities": ["SHARED_RESOURCES"]}),
-            ),
-        ];
-        for (line, wanted) in table {
-            assert_eq!(manifest_of(line)["spec"], wanted, "{line}");
-        }
-        assert_eq!(
-            manifest_of("subscribe eng/ml")["metadata"],
-            json!({"name": "eng-ml", "namespace": "team"})
-        );
-        assert_eq!(
-            manifest_of("create v --role r --size 1Gi -l a=b")["metadata"]["labels"],
-            json!({"a": "b"})
-        );
     }
 
     /// T4, X5: nothing says that it keeps or changes what is being destroyed already.
@@ -541,7 +316,8 @@ mod tests {
         let said = "SharedPersistentVolume v is being deleted, and it is too late for a change: kubectl reservoir why spv/v";
         assert_eq!(of(&gone, "retire", json!(false)), Err(said.to_owned()));
         assert_eq!(of(&gone, "size", json!("1Gi")), Err(said.to_owned()));
-        assert!(of(&kept, "retire", json!(false)).unwrap_err().ends_with("kubectl reservoir undelete v"));
+        let back = of(&kept, "retire", json!(false)).unwrap_err();
+        assert!(back.ends_with("is kept for 72h after that: kubectl reservoir undelete v"), "{back}");
         assert_eq!(of(&gone, "retire", json!(true)), Ok(()));
         let mut there = volume(Value::Null, json!({}));
         assert_eq!(of(&there, "retire", json!(false)), Ok(()));
@@ -552,27 +328,39 @@ mod tests {
         }
     }
 
-    /// T4: a wait ends early exactly if the message asks for another spec.
+    /// T4, E1, X8: a change says what it does, and what it does not.
     #[test]
-    fn t4_a_wait_ends_on_what_does_not_end_by_itself() {
-        for (text, wanted) in [
-            ("NoSubscription: subscribe first", Some(STUCK)),
-            (
-                "VolumeRetiring: volume v is being retired and takes no new claim; claim another one",
-                Some(STUCK),
-            ),
-            ("VolumeDestroying: said", Some(STUCK)),
-            ("VolumeSealed: said", Some(STUCK)),
-            ("SealedSize: said", Some(STUCK)),
-            ("ShrinkInUse: said", Some(STUCK)),
-            ("HasWriters: said", Some(STUCK)),
-            ("Refused: PersistentVolumeClaim q1 cannot be made: exceeded quota", Some(STUCK)),
-            ("ResizeFailed: said", Some(FAILED_AGAIN)),
-            ("VolumeNotReady: said", None),
-            ("VolumeHeld: said", None),
-        ] {
-            assert_eq!(lasting_after(text), wanted, "{text}");
-        }
+    fn t4_a_change_of_size_says_what_comes_of_it() {
+        let object = |spec: Value, status: Value| -> DynamicObject {
+            let object = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "SharedPersistentVolume",
+                "metadata": {"name": "v"}, "spec": spec, "status": status});
+            serde_json::from_value(object).unwrap()
+        };
+        let made = json!({"node": {"size": "32Mi"}, "digest": "blake3:00"});
+        let sealed = object(json!({"sealed": true}), made.clone());
+        let refused = |object: &DynamicObject, size: &str| {
+            keeps_size(object, "size", &json!(size)).map_err(|error| error.to_string())
+        };
+        assert!(
+            refused(&sealed, "48Mi").unwrap_err().starts_with("volume v is sealed, so it keeps its 32Mi")
+        );
+        assert_eq!(refused(&sealed, "32768Ki"), Ok(()), "a wish is taken back");
+        let closing = object(json!({"sealed": true}), json!({"node": {"size": "32Mi"}}));
+        assert!(refused(&closing, "48Mi").unwrap_err().contains("being sealed"));
+        assert_eq!(refused(&object(json!({}), json!({"node": {"size": "32Mi"}})), "48Mi"), Ok(()));
+        let placed = object(json!({}), json!({"size": "64Mi"}));
+        assert!(is_unmade(&kind::VOLUME, &placed) && !is_unmade(&kind::RESERVATION, &placed));
+        assert!(!is_unmade(&kind::VOLUME, &sealed) && is_unmade(&kind::RESERVATION, &sealed));
+        let kept = object(json!({}), json!({"size": "64Mi", "used": "48Mi", "kept": "32Mi"}));
+        let note =
+            |object: &DynamicObject, field, value| note_losses(&kind::RESERVATION, object, field, &value);
+        assert!(
+            note(&kept, "size", json!("16Mi")).unwrap().starts_with("32Mi of the reservation are kept data")
+        );
+        assert_eq!(note(&kept, "size", json!("48Mi")), None);
+        let copy = object(json!({"copyOf": {"name": "data", "node": "n2"}}), json!({}));
+        assert!(note(&copy, "retire", json!(true)).unwrap().contains("a copy of volume data"));
+        assert_eq!(note(&copy, "retire", json!(false)), None);
     }
 
     /// T4: kinds of an earlier release drop what they do not know.
@@ -581,51 +369,5 @@ mod tests {
         let asked = json!({"role": "eng", "shared": {}, "keepFor": "72h"});
         assert_eq!(dropped(&asked, &asked), None);
         assert_eq!(dropped(&asked, &json!({"role": "eng", "shared": {}, "fsType": "ext4"})), Some("keepFor"));
-    }
-
-    /// T4, E4: files are read again once the volume is sealed, so the seal is what the wait shows before.
-    #[test]
-    fn t4_e4_a_wait_for_files_shows_the_seal_before() {
-        let object = |conditions: Value| {
-            let object = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "SharedPersistentVolume",
-                "metadata": {"name": "v"}, "status": {"conditions": conditions}});
-            serde_json::from_value::<DynamicObject>(object).unwrap()
-        };
-        let condition = |type_: &str, status: &str, reason: &str| json!({"type": type_, "status": status, "reason": reason, "message": "said", "observedGeneration": 2});
-        let seen = |conditions| progress(&object(conditions), &Until::Condition(INTACT), Some(2));
-        let waits = json!([condition("Ready", "True", "Ready"), condition(SEALED, "False", "HasWriters")]);
-        assert_eq!(seen(waits), Some((false, "HasWriters: said".into())));
-        assert_eq!(seen(json!([condition(SEALED, "True", "Sealed")])), None);
-        let read = json!([condition(SEALED, "True", "Sealed"), condition(INTACT, "True", "Verified")]);
-        assert_eq!(seen(read), Some((true, "Verified: said".into())));
-    }
-
-    #[test]
-    fn t4_a_wait_ignores_the_condition_of_an_older_spec() {
-        let object = |generation: i64, status: &str| {
-            let object = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "DiskReservation", "metadata": {"name": "r"},
-                "status": {"conditions": [{"type": "Resized", "status": status, "reason": "Why", "message": "said",
-                    "observedGeneration": generation}]}});
-            serde_json::from_value::<DynamicObject>(object).unwrap()
-        };
-        let seen = |object| progress(&object, &Until::Condition("Resized"), Some(2));
-        assert_eq!(seen(object(1, "True")), None);
-        assert_eq!(seen(object(2, "False")), Some((false, "Why: said".into())));
-        assert_eq!(seen(object(3, "True")), Some((true, "Why: said".into())));
-        assert_eq!(progress(&object(2, "True"), &Until::Condition("Ready"), Some(2)), None);
-        // Without the condition, Ready ends the wait once the size is there.
-        for (status, done) in [
-            (json!({"size": "32Mi", "node": {"size": "32Mi"}}), false),
-            (json!({"size": "40Mi", "node": {"size": "32Mi"}}), false),
-            (json!({"size": "40Mi", "node": {"size": "40Mi"}}), true),
-            (json!({"size": "40Mi"}), true),
-            (json!({"size": "1Gi", "diskKind": "Mount"}), true),
-            (json!({}), false),
-        ] {
-            let mut first = object(2, "True");
-            first.data = json!({"spec": {"size": "40Mi"}, "status": status});
-            first.data["status"]["conditions"] = json!([{"type": "Ready", "status": "True", "reason": "Ready", "message": "32Mi", "observedGeneration": 2}]);
-            assert_eq!(seen(first), Some((done, "Ready: 32Mi".into())), "{status}");
-        }
     }
 }

@@ -42,7 +42,7 @@ async fn t4_the_doctor_says_who_refuses_the_pods() {
     };
     // Nodes of this tier have no kubelet, and keep the taint of new ones.
     let young =
-        says("no agent runs on node n1: its taint node.kubernetes.io/not-ready:NoSchedule is not tolerated")
+        says("no agent runs on node n1: the taint node.kubernetes.io/not-ready:NoSchedule is not tolerated")
             .await;
     assert!(young.starts_with("kubectl describe node n1"), "{young}");
     let shell = Shell::new(&cluster).await;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -15,9 +16,9 @@ use crate::api::condition::reason::{
     BACKING_FAILED, BACKING_LOST, COPY_DIFFERS, NO_ORPHAN, VERIFY_FAILED, VOLUME_GONE,
 };
 use crate::api::condition::{INTACT, READY};
-use crate::api::{self, DRIVER};
+use crate::api::{self, DRIVER, DiskReservation, NodeDisk, condition};
 use crate::plan::startup_taint::TAINT;
-use crate::plan::{advice, kept_on_disk, names, node_disk, orphans};
+use crate::plan::{advice, candidate, kept_on_disk, names, node_disk, orphans};
 use crate::plugin::kind;
 use crate::plugin::paint::human;
 use crate::plugin::rights::{VERBS, receiver};
@@ -76,7 +77,7 @@ pub(in crate::plugin) fn findings(facts: &Facts, version: &str) -> Vec<Finding> 
     checks.check_workloads(facts, version);
     checks.check_nodes(facts);
     checks.check_policies(facts);
-    checks.check_disks(&facts.snapshot);
+    checks.check_disks(facts);
     checks.check_volumes(&facts.snapshot);
     checks.check_rights(facts);
     checks.0
@@ -324,20 +325,18 @@ impl Checks {
         }
         let without = nodes.iter().filter(|node| !served.contains(&node.name_any()));
         // Nodes without an agent for one cause are one finding.
-        let mut causes: Vec<(Option<Cause>, Vec<String>)> = Vec::new();
+        let mut causes: Vec<(Option<String>, Vec<&Node>)> = Vec::new();
         for node in without {
-            let cause = keeps_away(node, agents);
-            match causes
-                .iter_mut()
-                .find(|(of, _)| of.as_ref().map(|of| &of.0) == cause.as_ref().map(|of| &of.0))
-            {
-                Some((_, names)) => names.push(node.name_any()),
-                None => causes.push((cause, vec![node.name_any()])),
+            let why = keeps_away(&[node], agents).map(|(why, _)| why);
+            match causes.iter_mut().find(|(of, _)| *of == why) {
+                Some((_, alike)) => alike.push(node),
+                None => causes.push((why, vec![node])),
             }
         }
-        for (cause, without) in causes {
+        for (_, alike) in causes {
+            let without: Vec<String> = alike.iter().map(|node| node.name_any()).collect();
             let without = format!("no agent runs on node {}", names(&without, without.len()));
-            match cause {
+            match keeps_away(&alike, agents) {
                 Some((why, next)) => self.note(format!("{without}: {why}"), next),
                 // The finding about the agents has the cause.
                 None => {
@@ -396,7 +395,11 @@ impl Checks {
         }
     }
 
-    fn check_disks(&mut self, snapshot: &Snapshot) {
+    fn check_disks(&mut self, facts: &Facts) {
+        let snapshot = &facts.snapshot;
+        let ready = |agents: &DaemonSet| agents.status.as_ref().map_or(0, |status| status.number_ready);
+        let agents = facts.agents.as_deref().filter(|agents| !agents.is_empty());
+        let has_no_agent = agents.is_some_and(|agents| agents.iter().all(|agents| ready(agents) == 0));
         for disk in snapshot.items().iter().filter(|disk| disk.kind == &kind::DISK) {
             match disk.ready() {
                 Some(ready) if ready.status == "True" => {}
@@ -483,6 +486,32 @@ impl Checks {
                 );
             }
         }
+        let ready = |r: &DiskReservation| condition::get(&r.status.as_ref()?.conditions, READY).cloned();
+        let fails = |r: &&DiskReservation| {
+            // A disk that is not ready is told above.
+            let is_on =
+                |disk: &&NodeDisk| disk.metadata.name == r.spec.node_disk && candidate::is_ready(disk);
+            let is_there = r.spec.is_static && r.metadata.deletion_timestamp.is_none();
+            is_there
+                && snapshot.disks.iter().any(|disk| is_on(&disk))
+                && ready(r).is_some_and(|ready| ready.status == "False")
+        };
+        let failing: Vec<&DiskReservation> = snapshot.reservations.iter().filter(fails).collect();
+        if let Some((first, ready)) =
+            failing.first().and_then(|first| Some((first.name_any(), ready(first)?)))
+        {
+            let more = match failing.len() - 1 {
+                0 => String::new(),
+                more => format!(", and so are {more} more"),
+            };
+            self.note(
+                format!(
+                    "DiskReservation {first} of the agents' configuration is {}{more}: {}",
+                    ready.reason, ready.message
+                ),
+                advice::ask_why(format!("dr/{first}")),
+            );
+        }
         let Snapshot { disks, reservations, volumes, .. } = snapshot;
         let sees_all = snapshot.sees(&kind::RESERVATION) && snapshot.sees(&kind::VOLUME);
         for data in kept_on_disk::unlisted(disks, reservations, volumes).iter().filter(|_| sees_all) {
@@ -497,6 +526,9 @@ impl Checks {
         }
         match snapshot.disks.len() {
             0 if !snapshot.sees(&kind::DISK) => {}
+            0 if has_no_agent => {
+                self.problem("there are no disks, since no agent is ready", advice::await_agents())
+            }
             0 => self.problem("there are no disks", advice::configure_disks()),
             all => self.good(format!("{all} disks were checked")),
         }

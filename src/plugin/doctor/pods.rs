@@ -97,6 +97,10 @@ impl Workload<'_> {
         let event = last_warning(self.events, "Pod", &name);
         let is_pending = status.phase.as_deref() == Some("Pending");
         match event.or(is_pending.then(|| "it is Pending".to_owned())) {
+            // The kubelet's words for a directory or device of the node that is not there.
+            Some(said) if said.contains("hostPath type check failed") => {
+                of(said, advice::correct_path(&self.release, namespace))
+            }
             Some(said) => of(said, advice::describe_pod(&name, namespace)),
             None => of("it is not ready".to_owned(), advice::read_agent_log(namespace, &name)),
         }
@@ -123,20 +127,22 @@ pub(super) fn last_warning(events: &[Event], kind: &str, name: &str) -> Option<S
     events.iter().filter(of).max_by_key(time).and_then(|event| event.message.clone())
 }
 
-/// Why no DaemonSet has a pod for the node; `None`: one has to have a pod there, or Kubernetes does not say.
-pub(super) fn keeps_away(node: &Node, agents: &[DaemonSet]) -> Option<Cause> {
+/// Why no DaemonSet has a pod for these nodes, by the first one; `None`: one has to have a pod there, or Kubernetes does not say.
+pub(super) fn keeps_away(alike: &[&Node], agents: &[DaemonSet]) -> Option<Cause> {
+    let (node, all) =
+        (*alike.first()?, alike.iter().map(|node| node.name_any()).collect::<Vec<_>>().join(" "));
     let specs = agents.iter().filter_map(|agents| agents.spec.as_ref()?.template.spec.as_ref());
     let (fitting, others): (Vec<&PodSpec>, Vec<&PodSpec>) =
         specs.partition(|spec| lacks(node, spec).is_none());
     if fitting.is_empty() {
         let (key, value) = lacks(node, others.first()?)?;
         if key == "kubernetes.io/os" {
-            return Some((format!("it does not run {value}"), advice::nothing_to_do()));
+            return Some((format!("agents run on {value} alone"), advice::nothing_to_do()));
         }
         // The label leads more than agents to the node.
         let (why, step) = match node.labels().get(&key) {
-            Some(other) => (format!("its label {key} is {other}"), advice::run_on_node()),
-            None => ("it has no such label".to_owned(), advice::label_node(node.name_any(), &key, &value)),
+            Some(other) => (format!("there its value is {other}"), advice::run_on_node()),
+            None => ("no such label is there".to_owned(), advice::label_node(&all, &key, &value)),
         };
         return Some((format!("the agents' nodes have the label {key}={value}, and {why}"), step));
     }
@@ -146,11 +152,11 @@ pub(super) fn keeps_away(node: &Node, agents: &[DaemonSet]) -> Option<Cause> {
         })
     };
     let taint = fitting.iter().map(untolerated).collect::<Option<Vec<_>>>()?.first().copied()?;
-    let why = format!("its taint {} is not tolerated", taints::text(taint));
+    let why = format!("the taint {} is not tolerated", taints::text(taint));
     let step = match taint.key.as_str() {
         TAINT => advice::have_startup_taint_removed(),
         // Kubernetes and cloud providers take their own off.
-        key if key.contains("kubernetes.io/") => advice::ready_node(node.name_any()),
+        key if key.contains("kubernetes.io/") => advice::ready_node(&all),
         key => advice::tolerate(key, &taint.effect),
     };
     Some((why, step))
@@ -302,6 +308,11 @@ mod tests {
             let found = cause(&[pod(status)], None, &[from(event)]).unwrap();
             assert!(found.0 == why && found.1.starts_with(step), "{found:?}");
         }
+        let no_path = "MountVolume.SetUp failed for volume \"kubelet\" : hostPath type check failed: /var/lib/k0s is not a directory";
+        let event = json!({"metadata": {}, "type": "Warning", "message": no_path,
+            "involvedObject": {"kind": "Pod", "name": "a-1"}});
+        let found = cause(&[pod(json!({"phase": "Pending"}))], None, &[from(event)]).unwrap();
+        assert!(found.1.contains("correct kubeletDir"), "{found:?}");
         let found = cause(&[pod(json!({"phase": "Pending"}))], None, &[]).unwrap();
         assert!(
             found.0.ends_with("it is Pending") && found.1.starts_with("kubectl describe pod a-1"),
@@ -324,17 +335,17 @@ mod tests {
             {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"},
             {"key": "soft", "effect": "PreferNoSchedule"}, {"key": "gpu", "value": "yes", "effect": "NoSchedule"}]}}),
         );
-        let why = |spec: Value| keeps_away(&node, &agents(spec));
+        let why = |spec: Value| keeps_away(&[&node], &agents(spec));
         let (said, step) = why(json!({"containers": [], "nodeSelector": {"disk": "slow"}})).unwrap();
-        assert_eq!(said, "the agents' nodes have the label disk=slow, and its label disk is fast");
+        assert_eq!(said, "the agents' nodes have the label disk=slow, and there its value is fast");
         assert_eq!(step, advice::run_on_node(), "the label may lead others");
         let (said, step) = why(json!({"containers": [], "nodeSelector": {"pool": "slow"}})).unwrap();
-        assert_eq!(said, "the agents' nodes have the label pool=slow, and it has no such label");
+        assert_eq!(said, "the agents' nodes have the label pool=slow, and no such label is there");
         assert!(step.starts_with("kubectl label node n1 pool=slow   #"), "{step}");
         let windows = why(json!({"containers": [], "nodeSelector": {"kubernetes.io/os": "linux"}})).unwrap();
-        assert_eq!(windows, ("it does not run linux".to_owned(), advice::nothing_to_do()));
+        assert_eq!(windows, ("agents run on linux alone".to_owned(), advice::nothing_to_do()));
         let (said, step) = why(json!({"containers": []})).unwrap();
-        assert_eq!(said, "its taint gpu=yes:NoSchedule is not tolerated");
+        assert_eq!(said, "the taint gpu=yes:NoSchedule is not tolerated");
         assert!(step.contains("agent.tolerations") && step.contains("key: gpu, operator: Exists"), "{step}");
         for tolerations in [
             json!([{"operator": "Exists"}]),
@@ -347,13 +358,13 @@ mod tests {
         assert!(why(json!({"containers": [], "tolerations": other})).is_some());
         let early: Node = from(json!({"metadata": {"name": "n3"}, "spec": {"taints": [
             {"key": "reservoir.dev/agent-not-ready", "effect": "NoSchedule"}]}}));
-        let (_, step) = keeps_away(&early, &agents(json!({"containers": []}))).unwrap();
+        let (_, step) = keeps_away(&[&early], &agents(json!({"containers": []}))).unwrap();
         assert!(step.starts_with("set removeStartupTaint: true"), "{step}");
         let young: Node = from(json!({"metadata": {"name": "n2"}, "spec": {"taints": [
             {"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"},
             {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]}}));
-        let (said, step) = keeps_away(&young, &agents(json!({"containers": []}))).unwrap();
-        assert_eq!(said, "its taint node.kubernetes.io/not-ready:NoSchedule is not tolerated");
+        let (said, step) = keeps_away(&[&young], &agents(json!({"containers": []}))).unwrap();
+        assert_eq!(said, "the taint node.kubernetes.io/not-ready:NoSchedule is not tolerated");
         assert!(step.starts_with("kubectl describe node n2"), "{step}");
     }
 }

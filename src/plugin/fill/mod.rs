@@ -22,10 +22,11 @@ use super::errors::explain_api_error;
 use super::kind::{self, PVC, did_you_mean};
 use super::output::print;
 use super::snapshot::Snapshot;
-use super::write::{MANAGER, Until, api_of, change_field, dry_run_suffix, post_params};
+use super::wait::Until;
+use super::write::{MANAGER, api_of, change_field, dry_run_suffix, post_params};
 use crate::api::AccessMode;
-use crate::api::condition::SEALED;
-use crate::plan::advice;
+use crate::api::condition::{self, READY, SEALED};
+use crate::plan::{advice, seal};
 
 pub(super) async fn fill(client: &Client, args: &Fill, namespace: &str) -> anyhow::Result<()> {
     let wanted = job(&args.claim, namespace, &args.from, args.image.as_deref(), args.secret.as_deref())?;
@@ -46,7 +47,7 @@ pub(super) async fn fill(client: &Client, args: &Fill, namespace: &str) -> anyho
     let filled = match there {
         Some(there) => {
             again(&there, &wanted).map_err(anyhow::Error::msg)?;
-            report(&there, "unchanged", args)?;
+            report(&there, &unchanged(&there), args)?;
             there
         }
         None => {
@@ -108,6 +109,11 @@ fn volume_to_fill(snapshot: &Snapshot, name: &str, namespace: &str, seals: bool)
     if pvc.metadata.deletion_timestamp.is_some() {
         return Err(format!("PersistentVolumeClaim {name} is being deleted: {}", why()));
     }
+    if pvc.spec.as_ref().and_then(|spec| spec.volume_mode.as_deref()) == Some("Block") {
+        return Err(format!(
+            "PersistentVolumeClaim {name} is a raw device (volumeMode: Block), and files need a file system: fill a volume with one"
+        ));
+    }
     if claim.is_some_and(|claim| claim.spec.mode == AccessMode::ReadOnly) {
         return Err(format!(
             "VolumeClaim {name} is ReadOnly, so nothing can be written through it: fill the volume through another claim, with \
@@ -115,10 +121,16 @@ fn volume_to_fill(snapshot: &Snapshot, name: &str, namespace: &str, seals: bool)
         ));
     }
     let bound = claim.and_then(|claim| claim.status.as_ref()?.volume.as_ref());
-    if let Some(volume) = bound.and_then(|bound| volume_of(&bound.name)).filter(|volume| volume.spec.sealed) {
-        let volume = volume.name_any();
+    let ready = claim.and_then(|claim| condition::get(&claim.status.as_ref()?.conditions, READY));
+    // A caller without the right to see the volume sees the condition of the claim.
+    let closed = bound.and_then(|bound| match volume_of(&bound.name) {
+        Some(volume) => seal::closed(volume),
+        None => ready.filter(|ready| seal::says_closed(&ready.message)).map(|_| "sealed, or being sealed"),
+    });
+    if let Some((bound, word)) = bound.zip(closed) {
         return Err(format!(
-            "volume {volume} is sealed for good, so it takes no more files: fill another volume"
+            "volume {} is {word}, so it takes no more files: fill another volume",
+            bound.name
         ));
     }
     match bound {
@@ -139,11 +151,37 @@ fn again(there: &Job, wanted: &Job) -> Result<(), String> {
         return Err(format!("Job {name} is being deleted: try again when it is gone"));
     }
     match is_same(there, wanted) {
-        true => Ok(()),
+        true => match end(there) {
+            Some(End::Failed(why)) => Err(has_failed(there, &why)),
+            _ => Ok(()),
+        },
         false => Err(format!(
             "Job {name} is there, with another source, image or Secret: {delete}   # then fill again"
         )),
     }
+}
+
+/// The result for a Job that is there. One that has fetched the files fetches no newer ones.
+fn unchanged(there: &Job) -> String {
+    let object = format!("job/{} -n {}", there.name_any(), there.namespace().unwrap_or_default());
+    match end(there) {
+        Some(End::Complete) => {
+            format!(
+                "unchanged: it has fetched the files; to fetch them again, first {}",
+                advice::delete(object)
+            )
+        }
+        _ => "unchanged".to_owned(),
+    }
+}
+
+/// The message about a Job that tries no more.
+fn has_failed(job: &Job, why: &str) -> String {
+    let (name, namespace) = (job.name_any(), job.namespace().unwrap_or_default());
+    let delete = advice::delete(format!("job/{name} -n {namespace}"));
+    format!(
+        "Job {name} has failed ({why}): kubectl logs job/{name} -n {namespace}; then {delete}   # and fill again"
+    )
 }
 
 fn report(job: &Job, result: &str, args: &Fill) -> anyhow::Result<()> {
@@ -177,10 +215,7 @@ async fn until_filled(jobs: &Api<Job>, job: &Job, timeout: Duration) -> anyhow::
                 let (ready, failed) = (status.ready.unwrap_or(0), status.failed.unwrap_or(0));
                 let text = match end(&seen) {
                     Some(End::Complete) => "filled".to_owned(),
-                    Some(End::Failed(why)) => bail!(
-                        "Job {name} has failed ({why}): kubectl logs job/{name} -n {namespace}; then {}   # and fill again",
-                        advice::delete(format!("job/{name} -n {namespace}"))
-                    ),
+                    Some(End::Failed(why)) => bail!(has_failed(job, &why)),
                     None if ready > 0 => format!("Filling: {failed} tries have failed before"),
                     None => format!("Waiting for the pod: {failed} tries have failed before"),
                 };
@@ -202,6 +237,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::api::condition::Verdict;
     use crate::plugin::cli::{Cli, Command};
 
     fn snapshot(pvc: serde_json::Value, claim: serde_json::Value, sealed: bool) -> Snapshot {
@@ -214,6 +250,10 @@ mod tests {
             volumes: serde_json::from_value(some(volume)).unwrap(),
             ..Default::default()
         }
+    }
+
+    fn sealed() -> crate::api::SharedPersistentVolume {
+        snapshot(json!(null), json!(null), true).volumes.remove(0)
     }
 
     fn pvc() -> serde_json::Value {
@@ -263,7 +303,21 @@ mod tests {
             volume_to_fill(&snapshot(pvc, claim, sealed), "data", "team", false).unwrap_err()
         };
         assert!(of(pvc(), claim("ReadOnly", Some("v")), false).contains("is ReadOnly"));
-        assert!(of(pvc(), claim("ReadWrite", Some("v")), true).contains("volume v is sealed for good"));
+        assert!(
+            of(pvc(), claim("ReadWrite", Some("v")), true)
+                .contains("volume v is being sealed, so it takes no")
+        );
+        // A tenant sees no volume.
+        let mut blind = snapshot(pvc(), claim("ReadWrite", Some("v")), true);
+        blind.volumes.clear();
+        let of_claim = &mut blind.claims[0].status.as_mut().unwrap().conditions;
+        let said = crate::plan::seal::bound(&sealed(), AccessMode::ReadWrite).unwrap();
+        condition::set(of_claim, READY, Verdict::yes("Bound", said), None, jiff::Timestamp::UNIX_EPOCH);
+        let refused = volume_to_fill(&blind, "data", "team", false).unwrap_err();
+        assert!(refused.starts_with("volume v is sealed, or being sealed"), "{refused}");
+        let mut block = pvc();
+        block["spec"] = json!({"volumeMode": "Block"});
+        assert!(of(block, json!(null), false).contains("is a raw device"));
         let mut ending = pvc();
         ending["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         assert!(of(ending, json!(null), false).contains("is being deleted"));
@@ -284,6 +338,25 @@ mod tests {
     fn e6_a_second_run_goes_on_with_its_own_job_alone() {
         let there = job_of("https://h/f data");
         assert_eq!(again(&there, &job_of("https://h/f data")), Ok(()));
+        assert_eq!(unchanged(&there), "unchanged");
+        let mut done = there.clone();
+        done.status =
+            serde_json::from_value(json!({"conditions": [{"type": "Complete", "status": "True"}]})).unwrap();
+        assert!(
+            unchanged(&done).ends_with("first kubectl delete job/fill-data -n team-a"),
+            "{}",
+            unchanged(&done)
+        );
+        let mut over = there.clone();
+        let conditions =
+            json!({"conditions": [{"type": "Failed", "status": "True", "message": "BackoffLimitExceeded"}]});
+        over.status = serde_json::from_value(conditions).unwrap();
+        let refused = again(&over, &job_of("https://h/f data")).unwrap_err();
+        assert!(
+            refused
+                .starts_with("Job fill-data has failed (BackoffLimitExceeded): kubectl logs job/fill-data"),
+            "{refused}"
+        );
         let refused = again(&there, &job_of("https://h/g data")).unwrap_err();
         assert!(refused.contains("kubectl delete job/fill-data -n team-a"), "{refused}");
     }

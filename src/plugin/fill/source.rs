@@ -36,6 +36,13 @@ impl Source {
     pub fn parse(address: &str) -> Result<Self, String> {
         let (scheme, rest) = address.split_once("://").ok_or(FORMS)?;
         let (path, _) = rest.split_once(['?', '#']).unwrap_or((rest, ""));
+        let has_blank = |text: &str| text.contains(char::is_whitespace);
+        let is_http = ["http", "https"].contains(&&*scheme.to_ascii_lowercase());
+        if path.split('/').next().is_some_and(has_blank) || is_http && has_blank(rest) {
+            return Err(format!(
+                "`{address}` has a blank, which no name of a host has; in the rest of an address write %20 for it"
+            ));
+        }
         if path.split('/').next().is_some_and(|host| host.contains('@')) {
             return Err("an address with a password can be read by everybody who may read the Job: put it into a Secret, and name \
                         that with --secret"
@@ -169,6 +176,9 @@ mod tests {
             ("https://files.example/a/", "names no file"),
             ("https://files.example/a/..", "names no file"),
             ("https://me:secret@files.example/a", "put it into a Secret"),
+            ("http://us er/x", "has a blank, which no name of a host has"),
+            ("https://h/a b", "write %20 for it"),
+            ("s3://buck et/x", "has a blank"),
             ("s3://bucket", "write https://HOST/FILE"),
             ("hf://model", "write https://HOST/FILE"),
             ("hf://owner/model/file", "write https://HOST/FILE"),

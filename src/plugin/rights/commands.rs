@@ -188,10 +188,9 @@ pub(in crate::plugin) async fn who_can(
     for sentence in rbac.without_effect(&read_local(client).await, verb, role.as_str()) {
         eprintln!("note: {sentence}");
     }
-    if holders.is_empty() {
-        let namespace = client.default_namespace();
-        Snapshot::read(client, Some(namespace), namespace).await?.note_unknown_role(role.as_str());
-    }
+    // Administrators have every verb, also on a mistyped role.
+    let namespace = client.default_namespace();
+    Snapshot::read(client, Some(namespace), namespace).await?.note_unknown_role(role.as_str());
     print(output, &holders, || holders::text(&holders, verb, role))
 }
 

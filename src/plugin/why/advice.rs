@@ -1,5 +1,6 @@
 //! The next step for each reason of a condition, with all names filled in.
 
+mod anew;
 mod claims;
 mod disks;
 mod reservations;
@@ -17,8 +18,8 @@ use crate::plan::own_pvc::pvc_of;
 use crate::plugin::kind::{CLAIM, DISK, PVC, RESERVATION, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
+pub(super) use anew::{AS_SAID, UNNAMED, anew, by_template, of_class, template};
 pub(super) use claims::is_quota;
-pub(super) use space::pod_of;
 
 /// The object with the condition, and its names for commands.
 pub(super) struct About<'a> {
@@ -139,7 +140,8 @@ impl<'a> About<'a> {
             GUARANTEED => self.guaranteed(),
             GUARANTEE_TOO_LARGE => self.guarantee_too_large(),
             PARENT_FULL => self.parent_full(),
-            BELOW_USED => advice::fit_content(argument, whole_mebibytes(self.used()), role),
+            BELOW_USED if self.gives_kept_way() => advice::look_again(),
+            BELOW_USED => advice::fit_content(argument, up_to_mebibytes(self.needed()), role),
             NO_SUCH_DISK | NO_PARENT | NOT_A_SUB_ROLE if self.edit_anew().is_some() => {
                 self.edit_anew().unwrap_or_default()
             }
@@ -253,6 +255,11 @@ fn volume_of(claim: &VolumeClaim) -> Option<&str> {
 /// A size of at most `bytes`, in whole Mi if it is that large.
 fn whole_mebibytes(bytes: u64) -> Size {
     Size::from_bytes(if bytes < 1 << 20 { bytes } else { bytes >> 20 << 20 })
+}
+
+/// A size of at least `bytes`, in whole Mi: commands take no size without a unit.
+fn up_to_mebibytes(bytes: u64) -> Size {
+    Size::from_bytes(bytes.div_ceil(1 << 20) << 20)
 }
 
 /// A text from a spec as one word of a shell. The author of the spec is not the user who runs the command.

@@ -49,6 +49,19 @@ pub(in crate::plugin) fn end(ended: &ContainerStateTerminated) -> String {
     format!("ended with exit code {}{own}", ended.exit_code)
 }
 
+/// The container that has ended in failure, with a log. A pod with a reason of its own, for example an evicted one, was ended
+/// from outside.
+pub(super) fn failed_log(pod: &Pod) -> Option<&str> {
+    let status = pod.status.as_ref().filter(|status| status.reason.is_none() && status.message.is_none())?;
+    let init = status.init_container_statuses.iter().flatten();
+    let has_failed = |container: &&ContainerStatus| {
+        let ended = container.state.as_ref().and_then(|state| state.terminated.as_ref());
+        ended.is_some_and(|ended| ended.exit_code != 0)
+    };
+    let container = init.chain(status.container_statuses.iter().flatten()).find(has_failed)?;
+    never_ran(container).is_none().then_some(&container.name)
+}
+
 /// The container that ends again and again, and the option for the log of its last run.
 pub(super) fn crashed(pod: &Pod) -> Option<(&str, &'static str)> {
     let (container, _) = stopped(pod).filter(|(_, reason)| *reason == CRASHES)?;

@@ -7,7 +7,7 @@ use super::ending_pod;
 use super::target::Target;
 use crate::cluster;
 use crate::plan::{advice, unclaim};
-use crate::plugin::kind::{PVC, VOLUME};
+use crate::plugin::kind::{POD, PVC, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
 /// Why a PersistentVolumeClaim that is being deleted is there yet, and the next step.
@@ -29,7 +29,7 @@ pub(in crate::plugin) fn explain(snapshot: &Snapshot, pvc: &PersistentVolumeClai
         let volume = pvc.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
         return match volume.filter(|_| snapshot.is_ours(pvc)) {
             _ if comes_back => (message, advice::await_new_pvc(&name, &namespace)),
-            None => (message, advice::end_pods_of_pvc(&namespace)),
+            None => (message, advice::end_pods_of_pvc(&name, &namespace)),
             Some(pv) => (
                 format!(
                     "{message}; when its pods have ended, its volume ends as the reclaim policy of PersistentVolume {pv} says"
@@ -47,7 +47,10 @@ pub(in crate::plugin) fn explain(snapshot: &Snapshot, pvc: &PersistentVolumeClai
             let pods: Vec<_> = finished.iter().map(|pod| cluster::pod_ref(pod)).collect();
             let kept = unclaim::kept_for_ended(&name, &pods);
             let step = ending_pod::force_step(snapshot, pod);
-            let step = step.unwrap_or_else(|| advice::delete_finished_pod(pod.name_any(), &namespace));
+            let step = step.unwrap_or_else(|| match pod.metadata.deletion_timestamp {
+                Some(_) => advice::ask_why(POD.argument(&pod.name_any(), Some(&namespace))),
+                None => advice::delete_finished_pod(pod.name_any(), &namespace),
+            });
             (format!("{message}: {kept}"), step)
         }
         (None, Some(finalizer)) => (

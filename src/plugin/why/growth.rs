@@ -1,12 +1,13 @@
-//! The growth that a PersistentVolumeClaim waits for.
+//! The end of a PersistentVolumeClaim under running pods, or the growth for which it waits.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::ending_pvc;
 use super::events::{last_event, message_of};
-use super::report::Report;
+use super::report::{Report, TERMINATING};
 use super::target::Target;
 use super::workloads::pods_of_workload;
 use crate::api::Size;
@@ -43,9 +44,13 @@ pub(in crate::plugin) fn growth(pvc: &PersistentVolumeClaim) -> Option<(String, 
     })
 }
 
-/// The report of a PersistentVolumeClaim of Reservoir that has less than it requests.
-pub(super) fn growth_report(snapshot: &Snapshot, target: &Target) -> Option<Report> {
+/// The report of a PersistentVolumeClaim of Reservoir that is being deleted, or has less than it requests. One that is being
+/// deleted does not grow any more: its data goes when its pods end.
+pub(super) fn coming(snapshot: &Snapshot, target: &Target) -> Option<Report> {
     let pvc = target.find_pvc(snapshot).filter(|pvc| snapshot.is_ours(pvc))?;
+    if pvc.metadata.deletion_timestamp.is_some() {
+        return Some(Report::of(target.title(), TERMINATING, ending_pvc::explain(snapshot, pvc).0, true));
+    }
     let (reason, message) = growth(pvc)?;
     let message = refusal(snapshot, target).unwrap_or(message);
     Some(Report::of(target.title(), &reason, message, true))
@@ -57,10 +62,10 @@ pub(super) fn refusal(snapshot: &Snapshot, target: &Target) -> Option<String> {
     last_event(snapshot, &PVC, target, true).filter(failed).map(message_of)
 }
 
-/// The PersistentVolumeClaim itself, or the first one of a pod or of the pods of a workload, that waits to grow.
+/// The PersistentVolumeClaim itself, or the first one of a pod or of the pods of a workload, that ends or waits to grow.
 pub(super) fn of_users(snapshot: &Snapshot, target: &Target) -> Option<(Target, Report)> {
     if target.kind == &PVC {
-        return growth_report(snapshot, target).map(|report| (target.clone(), report));
+        return coming(snapshot, target).map(|report| (target.clone(), report));
     }
     let pods: Vec<&Pod> = match target.kind.workload {
         true => pods_of_workload(snapshot, target),
@@ -68,7 +73,7 @@ pub(super) fn of_users(snapshot: &Snapshot, target: &Target) -> Option<(Target, 
     };
     pods.into_iter().flat_map(cluster::claims_of).find_map(|(namespace, name)| {
         let pvc = Target::new(&PVC, Some(namespace), name);
-        let report = growth_report(snapshot, &pvc)?;
+        let report = coming(snapshot, &pvc)?;
         Some((pvc, report))
     })
 }

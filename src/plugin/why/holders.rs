@@ -17,7 +17,7 @@ use crate::api::{
 use crate::cluster;
 use crate::plan::candidate::{self, Candidate};
 use crate::plan::template::UNSELECTED;
-use crate::plan::{self, advice, node_disk, seal, share};
+use crate::plan::{self, advice, node_disk, seal, share, verify};
 use crate::plugin::kind::{CLAIM, DISK, POD, PVC, RESERVATION, ROLE, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
@@ -56,15 +56,14 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
         let users = snapshot.pods_of(target.namespace.as_deref().unwrap_or_default(), &target.name);
         let users: Vec<String> = users.map(|p| cluster::pod_ref(p).to_string()).collect();
         add("used by pod", all_names(&users));
+        add("its volume", ending(pvc.and_then(|pvc| snapshot.made_for(pvc))));
     } else if target.kind == &CLAIM {
         let claim = snapshot.claim(target.namespace.as_deref(), &target.name);
         let users = snapshot.users_of(target.namespace.as_deref().unwrap_or_default(), &target.name);
         let users: Vec<String> = users.map(|p| cluster::pod_ref(p).to_string()).collect();
         add("used by pod", all_names(&users));
         let bound = snapshot.volume_of(target.namespace.as_deref().unwrap_or_default(), &target.name);
-        if let Some(ending) = bound.filter(|volume| volume.is_ending()) {
-            add("its volume", format!("{} is destroyed after its last use", ending.name_any()));
-        }
+        add("its volume", ending(bound));
         let volume = claim.and_then(|c| c.spec.volume.as_ref());
         let volume =
             snapshot.volumes.iter().find(|v| Some(&v.name_any()) == volume && v.spec.shared.is_none());
@@ -83,9 +82,11 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
             }
         }
     } else if target.kind == &VOLUME {
-        let status =
-            snapshot.volumes.iter().find(|v| v.name_any() == target.name).and_then(|v| v.status.as_ref());
-        if let Some(status) = status {
+        let volume = snapshot.volumes.iter().find(|v| v.name_any() == target.name);
+        if let Some(of) = volume.and_then(|volume| volume.spec.copy_of.as_ref()) {
+            add("it is a copy of volume", format!("{}, for node {}", of.name, of.node));
+        }
+        if let Some(status) = volume.and_then(|volume| volume.status.as_ref()) {
             let claims: Vec<String> = status.claims.iter().map(|c| format!("{c} ({:?})", c.mode)).collect();
             add("claimed by", all_names(&claims));
             let listed = status.users.iter().filter(|user| !has_anothers(snapshot, status, user));
@@ -147,6 +148,12 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
         add("has reserved", role.map(|s| entries(&s.reservations)).unwrap_or_default());
     }
     lines
+}
+
+/// The words about a volume that ends, and none about another one.
+fn ending(volume: Option<&SharedPersistentVolume>) -> String {
+    let ending = volume.filter(|volume| volume.is_ending());
+    ending.map_or_else(String::new, |volume| format!("{} is destroyed after its last use", volume.name_any()))
 }
 
 /// Why the template of a reservation does not make it anew.
@@ -238,14 +245,23 @@ fn told<'a>(snapshot: &'a Snapshot, target: &Target) -> Vec<&'a Event> {
     events.filter(is_told).collect()
 }
 
-/// The step about such events, for a healthy claim or pod.
+/// The step about such events, or about the words of a claim on files that differ, for a healthy claim or pod.
 pub(super) fn told_step(snapshot: &Snapshot, target: &Target) -> Option<String> {
     let is_trouble = |event: &&Event| {
         let reason = event.reason.as_deref().unwrap_or_default();
         [NEARLY_FULL, COPY_DIFFERS, BACKING_LOST].contains(&reason)
     };
-    told(snapshot, target).iter().find(|event| is_trouble(event))?;
-    Some(advice::have_events_looked_at(target.argument()))
+    if told(snapshot, target).iter().any(is_trouble) {
+        return Some(advice::have_events_looked_at(target.argument()));
+    }
+    let says_differs = |(namespace, name): &(String, String)| {
+        let status = snapshot.claim(Some(namespace), name).and_then(|claim| claim.status.as_ref());
+        let ready = status.and_then(|status| condition::get(&status.conditions, condition::READY));
+        ready.is_some_and(|ready| verify::says_differs(&ready.message)) && !snapshot.sees(&VOLUME)
+    };
+    let claims = claims(snapshot, target);
+    let (namespace, name) = claims.iter().find(|of| says_differs(of))?;
+    Some(advice::have_administrator_ask(CLAIM.argument(name, Some(namespace))))
 }
 
 /// The volumes of a pod on disks that were declared gone, and these.

@@ -3,12 +3,16 @@
 mod advice;
 mod chain;
 mod containers;
+mod copy_labels;
 mod ending_pod;
 mod ending_pvc;
 mod events;
+mod excluded;
 mod growth;
 mod holders;
+mod lost_pvc;
 mod old_data;
+mod owners;
 mod placing;
 mod pods;
 mod pvcs;
@@ -27,8 +31,7 @@ pub(super) use containers::{
 pub(super) use ending_pvc::{explain as explain_ending, find as find_ending};
 pub(super) use growth::growth;
 pub(super) use placing::unscheduled;
-pub(super) use pvcs::PROVISIONING_FAILED;
-pub(super) use report::TERMINATING;
+pub(super) use report::{PROVISIONING_FAILED, TERMINATING};
 pub(super) use steps::resize_instead;
 pub(super) use target::Target;
 
@@ -90,8 +93,8 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
             let because = vec![report];
             return Ok(Why { object: target.title(), summary, ready: false, because, next, ..answer });
         }
-        if let Some(report) = growth::growth_report(snapshot, target).filter(|_| answer.ready) {
-            add_growth(&mut answer, report, snapshot, target);
+        if let Some(report) = growth::coming(snapshot, target).filter(|_| answer.ready) {
+            add_coming(&mut answer, report, snapshot, target);
         }
         return Ok(Why { object: target.title(), ..answer });
     }
@@ -108,7 +111,7 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
     {
         // The pod goes on meanwhile.
         let summary = format!("{}; {} is {}: {}", answer.summary, pvc.title(), report.reason, report.message);
-        add_growth(&mut answer, report, snapshot, &pvc);
+        add_coming(&mut answer, report, snapshot, &pvc);
         if target.kind != &PVC {
             answer.summary = summary;
         }
@@ -153,7 +156,8 @@ fn explain(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
         let end = deletion_step(snapshot, target).filter(|_| !holders.is_empty());
         let step = subscription_step(snapshot, target)
             .or_else(|| full_step(snapshot, target))
-            .or_else(|| told_step(snapshot, target));
+            .or_else(|| told_step(snapshot, target))
+            .or_else(|| workloads::failed_step(snapshot, target));
         next.extend(step.or(end));
     }
     let own = because.iter().rfind(|report| !report.beside).or(because.last());
@@ -194,15 +198,15 @@ fn explain(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
     Ok(Why { object: target.title(), summary, ready, because, holders, next })
 }
 
-/// Adds the growth that a PersistentVolumeClaim waits for to the answer of its healthy claim.
-fn add_growth(answer: &mut Why, report: Report, snapshot: &Snapshot, target: &Target) {
+/// Adds the end of a PersistentVolumeClaim, or the growth that it waits for, to the answer of its healthy claim.
+fn add_coming(answer: &mut Why, report: Report, snapshot: &Snapshot, target: &Target) {
     let uid = target.find_pvc(snapshot).and_then(|pvc| pvc.metadata.uid.clone()).unwrap_or_default();
     let volume = Target::new(&VOLUME, None, volume_for_pvc(&uid));
-    let cause = why(snapshot, &volume).ok().filter(|volume| !volume.ready);
+    let cause = why(snapshot, &volume).ok().filter(|volume| !volume.ready && report.reason != TERMINATING);
     answer.summary = format!("{}: {}", report.reason, report.message);
     answer.next = match &cause {
         Some(cause) => cause.next.clone(),
-        None => vec![pvcs::pvc_step(snapshot, target, &report.reason)],
+        None => vec![step_for(snapshot, target, &report.reason)],
     };
     answer.because = cause.map(|cause| cause.because).unwrap_or_default();
     answer.because.push(Report { caused: true, ..report });

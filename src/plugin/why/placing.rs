@@ -1,15 +1,20 @@
 //! The nodes on which a pod can run: that of its volumes, and those with free space for what it waits for.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodCondition, Taint};
 use kube::ResourceExt;
 
+use super::copy_labels;
 use super::events::last_event;
+use super::excluded::{self, excludes};
+use super::owners::daemon_set_of;
 use super::report::Report;
-use super::space::space_step;
+use super::space::{has_free, space_step};
 use super::target::Target;
-use crate::api::{DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size};
+use crate::api::{DiskReservation, NodeDisk, Role, SharedPersistentVolume};
 use crate::cluster;
-use crate::plan::candidate::{is_cordoned, is_ready};
+use crate::plan::candidate::is_cordoned;
 use crate::plan::enlarge::new_name;
 use crate::plan::node_labels::serves_new_pods;
 use crate::plan::pvc_provisioner::class;
@@ -27,9 +32,20 @@ pub(super) const VOLUME_NODE: &str = "VolumeNode";
 /// The report of a pod that cannot run on the node of its volume. `message` is that of the scheduler.
 pub(super) fn report(snapshot: &Snapshot, target: &Target, pod: &Pod, message: &str) -> Option<Report> {
     let place = other_node(snapshot, pod)?;
-    let Placed { volume, node, copies_on, .. } = &place.own;
+    let Placed { volume, node, copies_on, is_unsure, .. } = &place.own;
     let on = match &**copies_on {
+        [] if *is_unsure => {
+            format!(
+                "its volume {volume} is on node {node}, and where it has copies may not be seen with your rights"
+            )
+        }
         [] => format!("its volume {volume} is on node {node}"),
+        nodes if *is_unsure => {
+            let nodes = names(nodes, nodes.len());
+            format!(
+                "its volume {volume} is on node {node}, has complete copies on {nodes}, and where it has more may not be seen with your rights"
+            )
+        }
         nodes => {
             let nodes = names(nodes, nodes.len());
             format!("its volume {volume} is on node {node}, and has complete copies on {nodes}")
@@ -39,6 +55,9 @@ pub(super) fn report(snapshot: &Snapshot, target: &Target, pod: &Pod, message: &
         .taint
         .as_ref()
         .map(|taint| format!(", whose taint {} it does not tolerate", taints::text(taint)));
+    let apart = place.kept_from.map(|other| {
+        format!(", where its podAntiAffinity keeps it away from pod {}", cluster::pod_ref(other))
+    });
     let lacks = space_beside(snapshot, pod).and_then(|(pvc, _)| {
         let role = snapshot.wanted(pvc)?.spec.role;
         let pvc = pvc.name_any();
@@ -49,11 +68,14 @@ pub(super) fn report(snapshot: &Snapshot, target: &Target, pod: &Pod, message: &
             format!("{on}, and its volume {volume} on node {node}: no node has both")
         }
         (None, None) if place.is_cordoned => format!("{on}, which is cordoned"),
-        (None, Some(asked)) => match daemon_set_of(pod) {
-            Some(of) => format!("{on}, and the pod is that of DaemonSet {of} for node {asked}"),
-            None => format!("{on}, and the pod asks for node {asked}"),
-        },
-        (None, None) => format!("{on}{}: {message}", taint.or(lacks).unwrap_or_default()),
+        (None, Some(asked)) => {
+            let lacks = copy_labels::missing(snapshot, volume, asked).unwrap_or_default();
+            match daemon_set_of(pod) {
+                Some(of) => format!("{on}, and the pod is that of DaemonSet {of} for node {asked}{lacks}"),
+                None => format!("{on}, and the pod asks for node {asked}{lacks}"),
+            }
+        }
+        (None, None) => format!("{on}{}: {message}", taint.or(apart).or(lacks).unwrap_or_default()),
     };
     let elsewhere = place.other.is_some() || place.asked.is_some();
     Some(Report::of(target.title(), if elsewhere { OTHER_NODE } else { VOLUME_NODE }, why, true))
@@ -70,6 +92,8 @@ struct Place<'a> {
     is_cordoned: bool,
     /// The first taint of that node that the pod does not tolerate.
     taint: Option<&'a Taint>,
+    /// The pod there that its anti-affinity keeps it away from.
+    kept_from: Option<&'a Pod>,
 }
 
 /// The first volume of the pod on another node than the pod asks for, or one that the scheduler cannot place the pod at, for
@@ -90,22 +114,47 @@ fn other_node<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<Place<'a>> {
     volumes.iter().find_map(|placed| {
         let Placed { node, disk, copies_on, .. } = placed;
         let asked = asked.filter(|asked| !placed.is_on(asked)).cloned();
-        let other = volumes.iter().find(|other| !placed.nodes().any(|node| other.is_on(node)));
+        let other = volumes.iter().filter(|other| !placed.is_unsure && !other.is_unsure);
+        let other = other.into_iter().find(|other| !placed.nodes().any(|node| other.is_on(node)));
         let other = other.map(|other| (other.volume.clone(), other.node.clone()));
         let is_on_it = |of: &&NodeDisk| disk.is_some() && of.metadata.name == *disk;
         // A caller without the right to see disks has the scheduler's words.
         let is_cordoned = match snapshot.disks.iter().find(is_on_it) {
             Some(disk) => unscheduled.is_some() && is_cordoned(disk) && copies_on.is_empty(),
-            None => by_volume && says("were unschedulable"),
+            None => unscheduled.and_then(|c| c.message.as_deref()).is_some_and(names_cordoned_alone),
         };
-        let found = snapshot.nodes.iter().find(|of| of.metadata.name.as_ref() == Some(node));
-        let taint = found.filter(|_| unscheduled.is_some() && copies_on.is_empty()).and_then(|node| {
-            taints::of(node).find(|taint| !taints::is_tolerated(taint, spec.tolerations.as_ref()))
-        });
-        let place =
-            || Place { own: placed.clone(), other: other.clone(), asked: asked.clone(), is_cordoned, taint };
-        (asked.is_some() || other.is_some() || by_volume || is_cordoned || taint.is_some()).then(place)
+        let taint =
+            snapshot.node(node).filter(|_| unscheduled.is_some() && copies_on.is_empty()).and_then(|node| {
+                taints::of(node).find(|taint| !taints::is_tolerated(taint, spec.tolerations.as_ref()))
+            });
+        let kept_from = unscheduled.filter(|_| copies_on.is_empty());
+        let kept_from = kept_from.and_then(|_| excluded::kept_from(snapshot, pod, node));
+        let is_kept = taint.is_some() || kept_from.is_some();
+        let place = || Place {
+            own: placed.clone(),
+            other: other.clone(),
+            asked: asked.clone(),
+            is_cordoned,
+            taint,
+            kept_from,
+        };
+        (asked.is_some() || other.is_some() || by_volume || is_cordoned || is_kept).then(place)
     })
+}
+
+/// True if the scheduler names nothing but cordoned nodes and the places of volumes. With another reason, that may be the one of the
+/// volume's node.
+fn names_cordoned_alone(message: &str) -> bool {
+    let (_, reasons) = message.split_once(" nodes are available: ").unwrap_or_default();
+    let mut reasons = reasons.split(". ").next().unwrap_or_default().split(", ");
+    let is_known = |reason: &str| {
+        ["were unschedulable", "didn't match PersistentVolume's node affinity"]
+            .iter()
+            .any(|known| reason.contains(known))
+    };
+    message.contains("PersistentVolume's node affinity")
+        && message.contains("were unschedulable")
+        && reasons.all(is_known)
 }
 
 /// A volume with its place, as the caller may see it.
@@ -118,6 +167,8 @@ struct Placed {
     copies_on: Vec<String>,
     /// True if the volume is to have copies.
     has_copies: bool,
+    /// True if the volume may have copies that the caller may not see.
+    is_unsure: bool,
 }
 
 impl Placed {
@@ -143,12 +194,27 @@ fn placed(snapshot: &Snapshot, namespace: &str, name: &str) -> Option<Placed> {
         let copies = snapshot.volumes.iter().filter(is_copy);
         let copies_on = copies.filter_map(|copy| copy.status.as_ref()?.node_name.clone()).collect();
         let has_copies = volume.spec.copies.is_some();
-        return Some(Placed { volume: volume.name_any(), node, disk, copies_on, has_copies });
+        return Some(Placed {
+            volume: volume.name_any(),
+            node,
+            disk,
+            copies_on,
+            has_copies,
+            is_unsure: false,
+        });
     }
     let status =
         snapshot.claim(Some(namespace), name).filter(|_| !snapshot.sees(&VOLUME))?.status.as_ref()?;
     let (volume, node) = (status.volume.as_ref()?.name.clone(), status.node_name.clone()?);
-    Some(Placed { volume, node, disk: None, copies_on: vec![], has_copies: false })
+    // A shared volume, as the access modes have it.
+    let pvc = snapshot.pvc(Some(namespace), name).and_then(|pvc| pvc.spec.as_ref()?.access_modes.as_ref());
+    let is_unsure = pvc.is_some_and(|modes| modes.iter().any(|mode| mode.ends_with("Many")));
+    let runs = |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
+    let pods = snapshot.pods_of(namespace, name).filter(|pod| is_unsure && runs(pod));
+    let on = pods.filter_map(|pod| pod.spec.as_ref()?.node_name.clone());
+    let copies_on: BTreeSet<String> = on.filter(|on| *on != node).collect();
+    let copies_on = copies_on.into_iter().collect();
+    Some(Placed { volume, node, disk: None, copies_on, has_copies: false, is_unsure })
 }
 
 /// The PersistentVolumeClaims of the pod without a volume that may be Reservoir's.
@@ -232,6 +298,10 @@ fn space_elsewhere(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
         return unplaced.first().map(|_| advice::have_space_found(pod.name_any(), namespace));
     }
     let wanted = unplaced.into_iter().find_map(|pvc| snapshot.wanted(pvc))?;
+    // A new one would be of no use to the class.
+    if wanted.spec.reservation.is_some() {
+        return None;
+    }
     let (role, size) = (&wanted.spec.role, &wanted.spec.size);
     let bytes = size.bytes_or_zero();
     let is_served = |node: &str| {
@@ -244,9 +314,8 @@ fn space_elsewhere(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
         snapshot.reservations.iter().any(|r| serves(&r))
     };
     let has = |disk: &&NodeDisk| {
-        let free =
-            disk.status.as_ref().and_then(|status| status.free.as_ref()).map_or(0, Size::bytes_or_zero);
-        is_ready(disk) && !is_cordoned(disk) && free >= bytes && !is_served(&disk.spec.node_name)
+        let node = &disk.spec.node_name;
+        has_free(disk, bytes) && !is_served(node) && !excludes(snapshot, pod, node)
     };
     let node = &snapshot.disks.iter().find(has)?.spec.node_name;
     let name = new_name(role, &snapshot.reservations);
@@ -273,22 +342,19 @@ fn asked_by_affinity(pod: &Pod) -> Option<String> {
     })
 }
 
-/// The DaemonSet that made the pod.
-fn daemon_set_of(pod: &Pod) -> Option<&str> {
-    let owners = pod.metadata.owner_references.iter().flatten();
-    owners.into_iter().find(|owner| owner.kind == "DaemonSet").map(|owner| owner.name.as_str())
-}
-
 /// The next step for a pod that cannot run on the node of its volume.
 pub(super) fn other_node_step(snapshot: &Snapshot, target: &Target) -> String {
     let namespace = target.namespace.as_deref().unwrap_or("default");
     let pod = target.find_pod(snapshot);
     let Some(place) = pod.and_then(|pod| other_node(snapshot, pod)) else { return advice::look_again() };
-    let Placed { volume, node, has_copies, .. } = place.own;
+    let Placed { volume, node, has_copies, is_unsure, .. } = place.own;
     match (place.other, place.asked, place.taint) {
         (Some(_), _, _) => advice::gather_volumes(namespace, node),
         // The pod starts where it is to, once there is a copy.
-        (None, Some(_), _) if has_copies => advice::ask_why(format!("spv/{volume}")),
+        (None, Some(asked), _) if has_copies => copy_labels::step(snapshot, &volume, &asked),
+        (None, Some(_), _) if is_unsure => {
+            advice::have_copies_looked_for(&target.name, namespace, volume, node)
+        }
         (None, Some(_), _) => match pod.and_then(daemon_set_of) {
             Some(of) => advice::pin_daemon_set(of, namespace, node),
             None => advice::leave_other_node(&target.name, namespace, node),
@@ -303,6 +369,9 @@ pub(super) fn other_node_step(snapshot: &Snapshot, target: &Target) -> String {
         // Kubernetes and cloud providers take their own off.
         (None, None, Some(taint)) if !taint.key.contains("kubernetes.io/") => {
             advice::tolerate_taint(&target.name, namespace, node, taints::text(taint))
+        }
+        (None, None, _) if let Some(other) = place.kept_from => {
+            advice::leave_apart(&target.name, namespace, other.name_any(), node)
         }
         (None, None, _) => {
             let space = pod.and_then(|pod| space_beside(snapshot, pod)).map(|(_, step)| step);

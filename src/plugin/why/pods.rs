@@ -6,13 +6,14 @@ use kube::ResourceExt;
 use super::events::{last_event, message_of};
 use super::report::{Report, TERMINATING};
 use super::target::Target;
-use super::{containers, placing};
-use crate::api::condition::reason::{NODE_UNREACHABLE, VOLUME_HELD};
+use super::{containers, owners, placing};
+use crate::api::condition::reason::{MOUNT_HELD, NODE_UNREACHABLE, VOLUME_HELD};
 use crate::api::condition::{self, READY};
-use crate::api::{AccessMode, DRIVER, NodeDisk};
+use crate::api::{AccessMode, DRIVER, MADE_BY_RESERVOIR, NodeDisk};
 use crate::cluster;
+use crate::plan::advice;
 use crate::plan::persistent_volume::ONE_POD;
-use crate::plan::{advice, publish::is_for_one_pod};
+use crate::plan::publish::is_for_one_pod;
 use crate::plugin::kind::{CLAIM, DISK, POD, PVC, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
@@ -27,7 +28,8 @@ pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Ve
             None if is_node_lost(snapshot, target) => ", and its node is not Ready".to_owned(),
             None => String::new(),
         };
-        return report(TERMINATING, format!("it is being deleted since {}{off}", since.0));
+        let held = mount_held(snapshot, target).map(|said| format!(": {said}")).unwrap_or_default();
+        return report(TERMINATING, format!("it is being deleted since {}{off}{held}", since.0));
     }
     let status = pod.status.clone().unwrap_or_default();
     let phase = status.phase.unwrap_or_else(|| "Pending".into());
@@ -66,6 +68,26 @@ pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Ve
         if cause.as_ref().is_some_and(|cause| cause.message.ends_with(&message)) { "" } else { &message };
     let own = Report::of(target.title(), &phase, message.to_owned(), trouble);
     cause.into_iter().chain([own]).collect()
+}
+
+/// The event of the node about a mount of the pod that a process holds (F3).
+pub(super) fn mount_held(snapshot: &Snapshot, target: &Target) -> Option<String> {
+    let uid = target.uid(snapshot)?;
+    let is_it = |event: &&Event| {
+        event.reason.as_deref() == Some(MOUNT_HELD) && event.involved_object.uid.as_deref() == Some(uid)
+    };
+    snapshot.events.iter().rfind(is_it).map(message_of)
+}
+
+/// The node of a pod whose containers have ended, and which waits for the unmount of a volume of Reservoir.
+pub(super) fn unmounting<'a>(snapshot: &Snapshot, pod: &'a Pod) -> Option<&'a str> {
+    let is_ours = |(namespace, name): (String, String)| {
+        let pvc = snapshot.pvc(Some(&namespace), &name);
+        snapshot.claim(Some(&namespace), &name).is_some() || pvc.is_some_and(|pvc| snapshot.is_ours(pvc))
+    };
+    let waits = cluster::is_terminal(pod) && pod.finalizers().is_empty();
+    (waits && cluster::claims_of(pod).into_iter().any(is_ours)).then_some(())?;
+    pod.spec.as_ref()?.node_name.as_deref()
 }
 
 /// The phase of a pod that has ended in failure, and waits for nothing.
@@ -127,13 +149,35 @@ pub(super) fn read_only_claim(snapshot: &Snapshot, pod: &Pod) -> Option<String> 
     cluster::claims_of(pod).into_iter().find(reads).map(|(_, name)| name)
 }
 
+/// True if the node refuses a PersistentVolume of Reservoir's driver that somebody else made.
+pub(super) fn has_own_pv(snapshot: &Snapshot, target: &Target) -> bool {
+    last_event(snapshot, &POD, target, true)
+        .is_some_and(|event| message_of(event).contains(MADE_BY_RESERVOIR))
+}
+
+/// True if the agent of the pod's node refuses a volume, and its answer says what to do (S7).
+pub(super) fn is_refused(snapshot: &Snapshot, target: &Target) -> bool {
+    let refuses = |said: &str| {
+        ["NotFound", "InvalidArgument", "FailedPrecondition"]
+            .iter()
+            .any(|code| said.contains(&format!("rpc error: code = {code} desc = ")))
+    };
+    let said = last_event(snapshot, &POD, target, true).map(message_of).unwrap_or_default();
+    refuses(&said) && said.contains("reservoir") && is_silent(snapshot, target)
+}
+
 /// True if a pod is on its node, and waits for the mount of a volume of Reservoir, or nobody reports what it waits for.
 pub(super) fn is_silent(snapshot: &Snapshot, target: &Target) -> bool {
     let pod = target.find_pod(snapshot);
     let is_placed = pod.and_then(|pod| pod.spec.as_ref()?.node_name.as_ref()).is_some();
     let phase = pod.and_then(|pod| pod.status.as_ref()?.phase.as_deref());
-    // The PersistentVolumes of claims are called so, and the driver, too.
-    let is_mount = |event: &Event| message_of(event).contains("reservoir");
+    // The PersistentVolumes of claims are called so, and the driver, too. So may images be.
+    let is_mount = |event: &Event| {
+        let of_mount =
+            ["FailedMount", "FailedMapVolume"].iter().any(|reason| event.reason.as_deref() == Some(reason));
+        let is_told = event.reporting_component.as_deref().is_some_and(|by| by.starts_with("reservoir-"));
+        of_mount && message_of(event).contains("reservoir") || is_told
+    };
     is_placed && phase == Some("Pending") && last_event(snapshot, &POD, target, true).is_none_or(is_mount)
 }
 
@@ -212,9 +256,14 @@ fn holder<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<(String, String, &'a 
 
 /// The next step for a pod whose exclusive volume is mounted in another pod.
 pub(super) fn holder_step(snapshot: &Snapshot, target: &Target) -> String {
-    match target.find_pod(snapshot).and_then(|pod| holder(snapshot, pod)) {
-        Some((.., other)) => advice::end_other_pod(other.name_any(), other.namespace().unwrap_or_default()),
-        None => advice::look_again(),
+    let Some(pod) = target.find_pod(snapshot) else { return advice::look_again() };
+    let Some((.., other)) = holder(snapshot, pod) else { return advice::look_again() };
+    let (name, namespace) = (other.name_any(), other.namespace().unwrap_or_default());
+    let owner = owners::controller(pod);
+    match owner.filter(|owner| owners::controller(other).is_some_and(|of| of.uid == owner.uid)) {
+        // The owner makes the other pod again after its end.
+        Some(owner) => advice::run_one_pod(name, namespace, format!("{} {}", owner.kind, owner.name)),
+        None => advice::end_other_pod(name, namespace),
     }
 }
 

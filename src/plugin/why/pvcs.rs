@@ -3,12 +3,14 @@
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
-use super::advice::{is_quota, pod_of};
+use super::advice::{AS_SAID, UNNAMED, anew, by_template, is_quota, of_class, template};
 use super::events::{last_event, message_of};
-use super::report::{Report, TERMINATING};
-use super::space::space_step;
+use super::lost_pvc::LOST;
+use super::owners::pod_of;
+use super::report::{PROVISIONING_FAILED, Report, TERMINATING};
+use super::space::{Apart, space_step};
 use super::target::Target;
-use super::{ending_pvc, growth, placing};
+use super::{ending_pvc, growth, lost_pvc, placing};
 use crate::api::condition::{self, READY};
 use crate::api::{DiskReservation, Role, SharedPersistentVolume};
 use crate::cluster;
@@ -38,6 +40,9 @@ pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report>
         );
         return report(true, NAMES_VOLUME, why);
     }
+    if let Some(report) = lost_pvc::report(snapshot, target, pvc).filter(|_| phase == LOST) {
+        return Some(report);
+    }
     if phase != "Pending" {
         // A PersistentVolumeClaim may be seen where its volume may not.
         let whose = match snapshot.is_ours(pvc) {
@@ -50,7 +55,9 @@ pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report>
     if let Some(class) = missing_class(snapshot, target) {
         return report(true, PROVISIONING_FAILED, format!("there is no StorageClass {class}"));
     }
-    if let Some(why) = snapshot.refused(pvc).map(|(_, why)| why).or_else(|| snapshot.no_place(pvc)) {
+    let apart = || Apart::find(snapshot, pvc).map(|apart| apart.message());
+    let refused = snapshot.refused(pvc).map(|(_, why)| why);
+    if let Some(why) = refused.or_else(apart).or_else(|| snapshot.no_place(pvc)) {
         return report(true, PROVISIONING_FAILED, why);
     }
     if waits_for_pod(snapshot, pvc) {
@@ -60,7 +67,10 @@ pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report>
     let event =
         last_event(snapshot, &PVC, target, true).or_else(|| last_event(snapshot, &PVC, target, false));
     match event {
-        Some(event) => report(true, event.reason.as_deref().unwrap_or("Pending"), message_of(event)),
+        Some(event) => {
+            let said = snapshot.places_now(pvc, event).unwrap_or_else(|| message_of(event));
+            report(true, event.reason.as_deref().unwrap_or("Pending"), said)
+        }
         None => report(true, "Pending", UNCAUSED.into()),
     }
 }
@@ -129,9 +139,6 @@ fn is_volume_ready(volume: &SharedPersistentVolume) -> bool {
     volume.status.as_ref().is_some_and(|status| condition::is_true(&status.conditions, READY))
 }
 
-/// The phase of a PersistentVolumeClaim whose PersistentVolume is gone. It never has another one.
-const LOST: &str = "Lost";
-
 /// The reason of a PersistentVolumeClaim whose volume has moved to another node with its disk.
 const MOVED: &str = "VolumeMoved";
 
@@ -140,9 +147,6 @@ const NOT_MADE: &str = "NotMade";
 
 /// The reason of a PersistentVolumeClaim that waits for the PersistentVolume in its spec.
 const NAMES_VOLUME: &str = "NamesVolume";
-
-/// The reason of a PersistentVolumeClaim for which no volume can be made.
-pub(in crate::plugin) const PROVISIONING_FAILED: &str = "ProvisioningFailed";
 
 /// The event about data of an earlier PersistentVolumeClaim of the name (F5), if that data is there, and is not what this one
 /// has by now.
@@ -226,18 +230,18 @@ pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> St
             None => advice::start_pod(name),
         },
         NAMES_VOLUME => {
-            let pv = target.find_pvc(snapshot).and_then(|pvc| pvc.spec.as_ref()?.volume_name.as_deref());
-            advice::leave_volume_name(pv.unwrap_or_default(), name, namespace)
+            let pvc = target.find_pvc(snapshot);
+            let pv = pvc.and_then(|pvc| pvc.spec.as_ref()?.volume_name.as_deref()).unwrap_or_default();
+            let made = pvc.and_then(|pvc| by_template(snapshot, pvc, UNNAMED));
+            made.unwrap_or_else(|| advice::leave_volume_name(pv, name, namespace))
         }
-        LOST if let Some(volume) = target.find_pvc(snapshot).and_then(|pvc| snapshot.made_for(pvc)) => {
-            advice::claim_after_lost(name, namespace, &volume.spec.role, volume.name_any())
-        }
+        LOST => lost_pvc::step(snapshot, target, name, namespace),
         // The events only say that nobody has made the volume.
         "ExternalProvisioning" if target.find_pvc(snapshot).is_some_and(|pvc| snapshot.is_ours(pvc)) => {
             let step = class_step(snapshot, target, name, namespace);
             let rings = [
                 advice::follow_event(),
-                advice::have_event_followed(name, namespace),
+                advice::have_event_followed(name, namespace, "it"),
                 advice::read_events(name, namespace),
             ];
             match rings.contains(&step) {
@@ -275,22 +279,25 @@ fn refused_binding(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
 
 /// The next step for a PersistentVolumeClaim that waits for its StorageClass.
 fn class_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str) -> String {
+    let pvc = target.find_pvc(snapshot);
+    let remade = |how: &str| match pvc {
+        Some(pvc) => anew(snapshot, pvc, how),
+        None => advice::make_pvc_anew(name, namespace, how),
+    };
+    let made = |plain: &str| pvc.and_then(|pvc| template(snapshot, pvc)).unwrap_or_else(|| plain.to_owned());
     if let Some(class) = missing_class(snapshot, target) {
         return match nearest(class, all_classes(snapshot)) {
-            Some(near) => advice::use_near_class(name, namespace, near),
-            None => advice::see_classes(class),
+            Some(near) => remade(&of_class(near)),
+            None => advice::see_classes(class, made("the PersistentVolumeClaim")),
         };
     }
-    let pvc = target.find_pvc(snapshot);
     match pvc.and_then(|pvc| snapshot.refused(pvc)) {
         Some((Some(class), _)) => return advice::make_class_as_said(class),
-        Some((None, _)) => {
-            return match pvc.and_then(pod_of) {
-                Some(pod) => advice::make_pod_as_said(pod, namespace),
-                None => advice::make_pvc_as_said(name, namespace),
-            };
-        }
+        Some((None, _)) => return remade(AS_SAID),
         None => {}
+    }
+    if let Some(apart) = pvc.and_then(|pvc| Apart::find(snapshot, pvc)) {
+        return apart.step(&made("the PersistentVolumeClaim"));
     }
     let said = pvc_report(snapshot, target).map(|report| report.message).unwrap_or_default();
     let ended = || Some(advice::end_finished_pod(finished_pod(snapshot, pvc?)?, namespace));
@@ -303,11 +310,16 @@ fn class_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str)
     if let Some(step) = step.or_else(|| place_step(snapshot, pvc?)).or_else(elsewhere) {
         return step;
     }
+    if pvc.is_some_and(|pvc| class::is_refused_itself(pvc, &said)) {
+        return remade(AS_SAID);
+    }
     match pvc.is_some_and(|pvc| snapshot.is_ours(pvc)) {
         // The event that was quoted is the last word of Reservoir.
         true if !said.is_empty() && said != UNCAUSED && snapshot.sees_space() => advice::follow_event(),
         // Who may not see the cause cannot tell whether it is to be mended, or the PersistentVolumeClaim.
-        true if !said.is_empty() && said != UNCAUSED => advice::have_event_followed(name, namespace),
+        true if !said.is_empty() && said != UNCAUSED => {
+            advice::have_event_followed(name, namespace, made("it"))
+        }
         true => advice::read_events(name, namespace),
         // An annotation names the driver only after the first pod.
         false if snapshot.classes_unseen => advice::read_unknown_events(name, namespace),

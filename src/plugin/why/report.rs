@@ -28,3 +28,6 @@ impl Report {
         Self { object, reason: reason.to_owned(), message, trouble, beside: false, caused: false }
     }
 }
+
+/// The reason of a PersistentVolumeClaim for which no volume can be made.
+pub(in crate::plugin) const PROVISIONING_FAILED: &str = "ProvisioningFailed";

@@ -9,14 +9,22 @@ use super::report::TERMINATING;
 use super::target::Target;
 use super::{containers, ending_pvc, placing, pods, pvcs, workloads};
 use crate::api::condition::reason::{NEARLY_FULL, VOLUME_HELD};
-use crate::api::{Capability, DiskReservation, Role, RoleSubscription};
+use crate::api::{Capability, DiskReservation, RoleSubscription, VolumeOffer};
 use crate::cluster;
 use crate::plan::{advice, node_disk, own_pvc::pvc_of};
-use crate::plugin::kind::{CLAIM, DISK, POD, PVC, SUBSCRIPTION, VOLUME, nearest};
+use crate::plugin::kind::{CLAIM, DISK, OFFER, POD, PVC, SUBSCRIPTION, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
-/// The next step for an object with a report of the given reason.
+/// The next step for an object with a report of the given reason. Only who may see the installation can check it.
 pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
+    let step = step_of(snapshot, target, reason);
+    match step == advice::look_again() && !snapshot.sees(&DISK) {
+        true => advice::look_again_or_ask(target.argument()),
+        false => step,
+    }
+}
+
+fn step_of(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
     let (name, namespace) = (&target.name, target.namespace.as_deref().unwrap_or("default"));
     if reason == DELETING {
         return advice::look_again();
@@ -31,7 +39,16 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
         return advice::have_node_brought_back(name, namespace);
     }
     if target.kind == &POD && reason == TERMINATING {
-        return advice::await_end(name, namespace);
+        let node = target.find_pod(snapshot).and_then(|pod| pod.spec.as_ref()?.node_name.as_ref());
+        return match node.filter(|_| pods::mount_held(snapshot, target).is_some()) {
+            Some(node) if snapshot.sees(&VOLUME) => advice::end_holder(node),
+            Some(_) => advice::have_administrator_ask(target.argument()),
+            None => match target.find_pod(snapshot).and_then(|pod| pods::unmounting(snapshot, pod)) {
+                Some(node) if snapshot.sees(&DISK) => advice::await_unmount(node),
+                Some(node) => advice::have_run(advice::await_unmount(node)),
+                None => advice::await_end(name, namespace),
+            },
+        };
     }
     if target.kind == &POD && reason == pods::INLINE_VOLUME {
         return advice::leave_inline_volume(name, namespace);
@@ -40,7 +57,11 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
         return placing::other_node_step(snapshot, target);
     }
     if target.kind == &POD && reason == pods::FAILED {
-        return advice::look_at_failed(name, namespace);
+        let log = target.find_pod(snapshot).and_then(containers::failed_log);
+        return match log {
+            Some(container) => advice::read_end_of_log(name, namespace, container),
+            None => advice::look_at_failed(name, namespace),
+        };
     }
     let reader = target.find_pod(snapshot).filter(|_| target.kind == &POD);
     if let Some(claim) = reader.and_then(|pod| pods::read_only_claim(snapshot, pod)) {
@@ -52,6 +73,13 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
     }
     if let Some(step) = reader.and_then(|pod| placing::by_node_name(snapshot, pod)) {
         return step;
+    }
+    if target.kind == &POD && pods::has_own_pv(snapshot, target) {
+        return advice::leave_own_pv(name, namespace);
+    }
+    // The agent is there, and has answered.
+    if target.kind == &POD && pods::is_refused(snapshot, target) {
+        return advice::follow_event();
     }
     if target.kind == &POD && pods::is_silent(snapshot, target) {
         return pods::mount_step(snapshot, target);
@@ -68,7 +96,9 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
         return step;
     }
     if target.kind == &POD {
+        let has_none = reader.is_some_and(|pod| cluster::claims_of(pod).is_empty());
         return match (snapshot.sees(&CLAIM) && snapshot.sees(&PVC), snapshot.sees(&VOLUME)) {
+            _ if has_none => advice::look_elsewhere(name, namespace),
             (true, true) => advice::look_elsewhere(name, namespace),
             (true, false) => advice::volumes_unseen(name, namespace),
             (false, _) => advice::claims_unseen(name, namespace),
@@ -99,10 +129,21 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
 pub(in crate::plugin) fn resize_instead(snapshot: &Snapshot, target: &Target, size: &str) -> String {
     let (name, namespace) = (&target.name, target.namespace.as_deref().unwrap_or("default"));
     let claim = snapshot.claim(target.namespace.as_deref(), name);
+    let is_missing = match target.kind {
+        kind if kind == &PVC => target.find_pvc(snapshot).is_none() && claim.is_none(),
+        kind => kind == &CLAIM && claim.is_none(),
+    };
+    // A mistyped name leads to no command with it.
+    if is_missing && snapshot.sees(target.kind) {
+        return target.not_found(snapshot);
+    }
     let claim = claim.filter(|_| [&CLAIM, &PVC].contains(&target.kind));
     let bound = claim.and_then(|claim| claim.status.as_ref()?.volume.as_ref());
     match bound {
-        Some(volume) => format!("{}: {}", target.title(), advice::resize_volume(&volume.name, size)),
+        Some(volume) if snapshot.sees(&VOLUME) => {
+            format!("{}: {}", target.title(), advice::resize_volume(&volume.name, size))
+        }
+        Some(volume) => format!("{}: {}", target.title(), advice::have_volume_resized(&volume.name, size)),
         None if target.kind == &PVC => {
             format!("{}: {}", target.title(), advice::resize_pvc(name, namespace, size))
         }
@@ -115,17 +156,21 @@ pub(super) fn subscription_step(snapshot: &Snapshot, target: &Target) -> Option<
     let is_it = |s: &&RoleSubscription| s.name_any() == target.name && s.namespace() == target.namespace;
     let subscription = snapshot.subscriptions.iter().find(is_it).filter(|_| target.kind == &SUBSCRIPTION)?;
     let namespace = target.namespace.as_deref().unwrap_or("default");
-    let items = snapshot.items();
-    let objects = items.iter().filter(|item| ![&SUBSCRIPTION, &CLAIM].contains(&item.kind));
-    let known: Vec<&str> = objects.filter_map(|item| item.role).collect();
-    let related =
-        |role: &str| known.iter().any(|of| Role::name_covers(of, role) || Role::name_covers(role, of));
-    let mistyped = subscription.spec.roles.iter().filter(|role| !related(role));
-    let near = mistyped.filter_map(|role| Some((role, nearest(role, known.iter().copied())?))).next();
+    let mut roles = subscription.spec.roles.iter();
+    let near = roles.find_map(|role| Some((role, snapshot.near_role(role)?)));
     match near {
         Some((role, near)) => Some(advice::subscribe_to_near_role(role, namespace, near)),
-        None if subscription.spec.capabilities.contains(&Capability::SharedResources) => None,
-        None => Some(advice::share_resources(&target.name, namespace)),
+        None if !subscription.spec.capabilities.contains(&Capability::SharedResources) => {
+            Some(advice::share_resources(&target.name, namespace))
+        }
+        None => {
+            let is_its = |offer: &VolumeOffer| {
+                offer.namespace() == subscription.namespace() && offer.spec.subscription == target.name
+            };
+            let is_alone = snapshot.sees(&OFFER) && !snapshot.offers.iter().any(is_its);
+            let role = subscription.spec.roles.first().filter(|_| is_alone)?;
+            Some(advice::await_offer(role, namespace))
+        }
     }
 }
 
@@ -141,6 +186,9 @@ pub(super) fn deletion_step(snapshot: &Snapshot, target: &Target) -> Option<Stri
     let volume = snapshot.volumes.iter().find(|volume| target.kind == &VOLUME && volume.name_any() == *name);
     let of_pvc = volume.and_then(|v| pvc_of(v).and(v.status.as_ref()?.claims.first()));
     Some(match target.kind.short {
+        "spv" if let Some(of) = volume.and_then(|volume| volume.spec.copy_of.as_ref()) => {
+            advice::leave_copy(&of.name)
+        }
         "spv" => match of_pvc {
             None => advice::retire_after_use(name),
             Some(of) => match snapshot.pvc(Some(&of.namespace), &of.name) {
@@ -169,7 +217,12 @@ pub(super) fn deletion_step(snapshot: &Snapshot, target: &Target) -> Option<Stri
                 _ => advice::unclaim(name, namespace),
             }
         }
-        "pvc" if target.is_made_of_class(snapshot) => advice::leave_volume_to_class(name),
+        "pvc" => match target.find_pvc(snapshot).and_then(|pvc| snapshot.made_for(pvc))? {
+            volume if volume.spec.retire && volume.metadata.deletion_timestamp.is_none() => {
+                advice::keep_retiring(volume.name_any())
+            }
+            _ => advice::leave_volume_to_class(name),
+        },
         _ => return None,
     })
 }

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
 use crate::api::LedgerEntry;
-use crate::plan::{advice, kept_on_disk};
+use crate::plan::{advice, kept_on_disk, orphans};
 use crate::plugin::kind::{CLAIM, Kind, POD, PVC, VOLUME, did_you_mean};
 use crate::plugin::snapshot::Snapshot;
 
@@ -33,6 +33,9 @@ impl Target {
             _ => bail!("write KIND/NAME, such as spv/data or pod/web-0"),
         };
         let kind = Kind::parse(kind).map_err(anyhow::Error::msg)?;
+        if let Some((within, name)) = name.split_once('/').filter(|_| kind.namespaced) {
+            bail!("`{}/{within}/{name}`: write {}/{name} -n {within}", kind.short, kind.short);
+        }
         Ok(Self::new(kind, kind.namespaced.then(|| namespace.to_owned()), name.to_owned()))
     }
 
@@ -101,6 +104,14 @@ impl Target {
                 advice::bring_back(&self.name)
             );
         }
+        let mut lost = disks.iter().flat_map(|disk| &disk.status).flat_map(orphans::lost);
+        if self.kind == &VOLUME && lost.any(|orphan| orphan.name == self.name) {
+            return format!(
+                "there is no {}, and a disk has its data without it: {}",
+                self.title(),
+                advice::recover_orphan(&self.name)
+            );
+        }
         let pods = snapshot.pods.iter().map(|pod| (&POD, pod.namespace(), pod.name_any()));
         let pvcs = snapshot.pvcs.iter().map(|pvc| (&PVC, pvc.namespace(), pvc.name_any()));
         let workloads = snapshot.workloads.iter().map(|w| (self.kind, w.namespace(), w.name_any()));
@@ -129,6 +140,20 @@ impl Target {
 mod tests {
     use super::*;
 
+    /// T4, X6: the data of a volume that was destroyed or lost is one command away, whatever command has its name.
+    #[test]
+    fn t4_x6_a_volume_that_is_not_there_leads_to_its_data() {
+        let mut disk = crate::plan::testing::disk("n1.a", "n1", 10, &[]);
+        let orphan = crate::api::Orphan { uid: "uid-c".into(), name: "c".into(), ..Default::default() };
+        disk.status.as_mut().unwrap().orphans = vec![orphan];
+        let reservations = vec![crate::plan::testing::with_kept(&[("a", 0, 60)])];
+        let snapshot = Snapshot { disks: vec![disk], reservations, ..Snapshot::default() };
+        let said = |name: &str| Target::new(&VOLUME, None, name.to_owned()).not_found(&snapshot);
+        assert!(said("a").ends_with("its data is kept: kubectl reservoir undelete a"), "{}", said("a"));
+        assert!(said("c").contains("without it: kubectl reservoir recover c"), "{}", said("c"));
+        assert_eq!(said("x"), "there is no SharedPersistentVolume x");
+    }
+
     /// T4: as for kubectl, several objects have each its kind, or one kind comes first.
     #[test]
     fn t4_several_objects_are_parsed() {
@@ -139,6 +164,8 @@ mod tests {
             assert_eq!(all(line), Ok(vec![volume("a"), volume("b")]), "{line}");
         }
         assert!(all("a").unwrap_err().contains("write KIND/NAME"));
+        let path = Target::parse(&words("pod/web/w3"), "team").unwrap_err().to_string();
+        assert_eq!(path, "`pod/web/w3`: write pod/w3 -n web");
         let one = Target::parse(&words("spv/a spv/b"), "team").unwrap_err().to_string();
         assert_eq!(one, "one object at a time: spv/a");
     }

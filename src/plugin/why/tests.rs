@@ -114,12 +114,22 @@ fn t4_e4_why_tells_of_files_that_differ_once() {
         let differs = Verdict::no(reason::COPY_DIFFERS, "its files are not what was sealed: f");
         set(conditions, type_, differs, None, jiff::Timestamp::UNIX_EPOCH);
     }
-    let snapshot =
+    let mut snapshot =
         Snapshot { volumes: vec![volume], claims: vec![bound("data", "v")], ..Snapshot::default() };
     let said = ask(&snapshot, &VOLUME, None, "v").unwrap();
     assert_eq!(said.matches("CopyDiffers").count(), 1, "{said}");
     let said = ask(&snapshot, &CLAIM, Some("team"), "data").unwrap();
     assert!(said.contains("but its files are not intact: SharedPersistentVolume v is CopyDiffers"), "{said}");
+    // Who may not see the volume has the words of the claim.
+    snapshot.volumes.clear();
+    snapshot.denied = vec![Denied::unseen(&VOLUME)];
+    let ready = &mut snapshot.claims[0].status.as_mut().unwrap().conditions[0];
+    ready.message = format!("pods may use it; {}", crate::plan::verify::on_pod("v", "f has other bytes"));
+    let said = ask(&snapshot, &CLAIM, Some("team"), "data").unwrap();
+    assert!(
+        said.ends_with("next: have an administrator run: kubectl reservoir why vclaim/data -n team\n"),
+        "{said}"
+    );
 }
 
 /// T4: a condition about a wish of a volume delays no claim, and Bound does not follow from a node that is off.
@@ -212,10 +222,35 @@ fn t4_why_of_a_subscription_sees_a_mistyped_role() {
         ),
         "{answer}"
     );
+    // A tenant sees the roles of bound claims, and of offers.
+    let reservations = std::mem::take(&mut snapshot.reservations);
+    snapshot.claims = vec![bound("data", "v")];
+    assert!(why(&snapshot).contains("kubectl reservoir subscribe eng"), "{}", why(&snapshot));
+    (snapshot.reservations, snapshot.claims) = (reservations, vec![]);
+    assert_eq!(snapshot.near_role("volumeroles/eng"), Some("eng"), "as other commands take objects");
+    assert_eq!((snapshot.near_role("eng/ml"), snapshot.near_role("zzz")), (None, None));
     snapshot.subscriptions[0].spec.roles = vec!["eng".into()];
+    let alone = why(&snapshot);
+    assert!(alone.contains("next: kubectl get volumeoffers -n team   # an offer comes by itself"), "{alone}");
+    let offer = json!({"metadata": {"name": "sub.n1", "namespace": "team"}, "spec": {"subscription": "sub", "nodeName": "n1"}});
+    snapshot.offers = vec![from(offer)];
     assert!(!why(&snapshot).contains("next: "));
     snapshot.subscriptions[0].spec.capabilities.clear();
     assert!(why(&snapshot).contains("next: kubectl patch rolesubscription sub -n team"));
+}
+
+/// T4: a tenant's doctor sees no installation.
+#[test]
+fn t4_a_wait_that_lasts_leads_a_tenant_to_who_can_look() {
+    let mut waits = claim("team", "data", "v");
+    let conditions = &mut waits.status.get_or_insert_default().conditions;
+    set_not_ready(conditions, reason::BINDING, "PersistentVolumeClaim data is being bound");
+    let mut snapshot = Snapshot { claims: vec![waits], ..Snapshot::default() };
+    let of = |snapshot: &Snapshot| ask(snapshot, &CLAIM, Some("team"), "data").unwrap();
+    assert!(of(&snapshot).ends_with("the same: kubectl reservoir doctor\n"), "{}", of(&snapshot));
+    snapshot.denied = vec![Denied::unseen(&DISK)];
+    let told = of(&snapshot);
+    assert!(told.ends_with("an administrator run: kubectl reservoir why vclaim/data -n team\n"), "{told}");
 }
 
 /// T4: an object that the caller may not see is not reported as missing.

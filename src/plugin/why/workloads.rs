@@ -5,8 +5,10 @@ use kube::ResourceExt;
 use kube::api::DynamicObject;
 
 use super::events::{last_event, message_of, time_of};
+use super::pods::FAILED;
 use super::report::Report;
 use super::target::Target;
+use crate::plan::advice;
 use crate::plugin::snapshot::Snapshot;
 
 /// The report of a workload: the number of ready pods, or the reason for missing pods.
@@ -50,8 +52,22 @@ pub(super) fn workload_report(snapshot: &Snapshot, target: &Target) -> Option<Re
         (false, _) => "Ready",
     };
     let new = if new > 0 { format!(", and {new} of its rollout not") } else { String::new() };
-    let message = format!("{ready} of {wanted} {what}{new}{said}");
+    let failed = number("status", "failed").filter(|failed| job && !complete && *failed > 0);
+    let failed = failed.map(|failed| format!(", and {failed} have failed")).unwrap_or_default();
+    let message = format!("{ready} of {wanted} {what}{new}{failed}{said}");
     Some(Report::of(target.title(), reason, message, trouble))
+}
+
+/// The step for a Job that goes on after pods of it have failed: the log of the last one.
+pub(super) fn failed_step(snapshot: &Snapshot, target: &Target) -> Option<String> {
+    let has_failed = |pod: &&Pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some(FAILED);
+    let is_complete = workload_report(snapshot, target).is_none_or(|report| report.reason == "Ready");
+    let of_job = if is_complete { vec![] } else { pods_of_workload(snapshot, target) };
+    let last = of_job.into_iter().filter(has_failed).max_by_key(|pod| {
+        let started = pod.status.as_ref().and_then(|status| status.start_time.as_ref());
+        started.map(|time| time.0)
+    })?;
+    Some(advice::read_failed_log(last.name_any(), target.namespace.as_deref().unwrap_or("default")))
 }
 
 /// The pods that a workload's selector matches, by name.

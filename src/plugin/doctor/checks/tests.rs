@@ -193,7 +193,7 @@ fn keep_unlisted(facts: &mut Facts) {
 fn t4_the_doctor_finds_each_fault_and_nothing_else() {
     assert_eq!(faults(&healthy()), []);
     type Break = fn(&mut Facts);
-    let table: [(Level, &str, Break); 25] = [
+    let table: [(Level, &str, Break); 26] = [
         (Level::Problem, "there is no ClusterRoleBinding reservoir-agent", |f| {
             f.bindings.as_mut().unwrap().remove("reservoir-agent");
         }),
@@ -256,6 +256,12 @@ fn t4_the_doctor_finds_each_fault_and_nothing_else() {
             let failed = [("n1.a.eng".to_owned(), "no".to_owned())];
             let status = disk.status.clone().unwrap();
             f.snapshot.disks[0].status = Some(node_disk::with_failures(&disk, status, &failed));
+        }),
+        (Level::Note, "DiskReservation n1.a.eng of the agents' configuration is Test: said", |f| {
+            let mut waits = reserved("n1.a.eng", "eng", 0, &[]);
+            (waits.spec.is_static, waits.spec.node_disk) = (true, Some("n1.a".into()));
+            set_ready(&mut waits.status.as_mut().unwrap().conditions, false);
+            f.snapshot.reservations = vec![waits];
         }),
         (
             Level::Note,
@@ -358,10 +364,30 @@ fn t4_the_doctor_says_why_pods_are_missing() {
     assert_eq!(
         messages,
         [
-            "no agent runs on node n2 and n3: its taint gpu:NoSchedule is not tolerated",
-            "no agent runs on node n4: its taint infra:NoSchedule is not tolerated",
+            "no agent runs on node n2 and n3: the taint gpu:NoSchedule is not tolerated",
+            "no agent runs on node n4: the taint infra:NoSchedule is not tolerated",
         ]
     );
+    let template = json!({"spec": {"containers": [], "nodeSelector": {"pool": "ssd"}}});
+    facts.agents.as_mut().unwrap()[0].spec = from(json!({"selector": {}, "template": template}));
+    let found = findings(&facts, "1.0.0");
+    let found = found.iter().find(|f| f.message.starts_with("no agent runs on node n2")).unwrap();
+    assert!(
+        found.next.as_ref().unwrap().starts_with("kubectl label node n2 n3 n4 pool=ssd "),
+        "all that the message names: {found:?}"
+    );
+}
+
+/// T4: the disks may be configured, if no agent runs that could report them.
+#[test]
+fn t4_the_doctor_blames_no_configuration_for_agents_that_are_not_ready() {
+    let mut facts = healthy();
+    facts.snapshot.disks.clear();
+    facts.agents.as_mut().unwrap()[0].status.as_mut().unwrap().number_ready = 0;
+    let found = findings(&facts, "1.0.0");
+    let disks = found.iter().find(|f| f.message.starts_with("there are no disks")).unwrap();
+    assert_eq!(disks.message, "there are no disks, since no agent is ready");
+    assert!(disks.next.as_ref().unwrap().starts_with("mend first what keeps the agents"), "{disks:?}");
 }
 
 #[test]

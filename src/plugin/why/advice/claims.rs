@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
+use super::super::owners::set_of;
 use super::{About, word};
 use crate::api::condition::{self, READY};
 use crate::api::{AccessMode, Role, SharedPersistentVolume, Size, VolumeOffer};
@@ -17,7 +18,10 @@ impl<'a> About<'a> {
         let claim = (self.namespace.to_owned(), self.name.to_owned());
         let finished = |pod: &&Pod| cluster::is_terminal(pod) && cluster::claims_of(pod).contains(&claim);
         match self.snapshot.pods.iter().find(finished) {
-            Some(pod) if self.snapshot.pods_of(self.namespace, self.name).next().is_none() => {
+            Some(pod)
+                if pod.metadata.deletion_timestamp.is_none()
+                    && self.snapshot.pods_of(self.namespace, self.name).next().is_none() =>
+            {
                 advice::delete_finished_pod(pod.name_any(), self.namespace)
             }
             // Somebody ends them already.
@@ -46,8 +50,11 @@ impl<'a> About<'a> {
 
     /// A pod that uses the claim, and is ending: Kubernetes keeps the PersistentVolumeClaim for it.
     pub(super) fn ending_pod(&self) -> Option<String> {
-        let pods = self.snapshot.pods_of(self.namespace, self.name);
-        pods.into_iter().find(|pod| pod.metadata.deletion_timestamp.is_some()).map(ResourceExt::name_any)
+        // Also one whose containers have ended: its mounts may be there yet.
+        let own = (self.namespace.to_owned(), self.name.to_owned());
+        let is_ending =
+            |pod: &&Pod| pod.metadata.deletion_timestamp.is_some() && cluster::claims_of(pod).contains(&own);
+        self.snapshot.pods.iter().find(is_ending).map(ResourceExt::name_any)
     }
 
     /// A pod that uses the claim, if each pod that does is ending.
@@ -76,15 +83,24 @@ impl<'a> About<'a> {
 
     /// The step that frees the name. A StatefulSet makes a PersistentVolumeClaim anew for as long as it has the pod.
     pub(super) fn free_name_of_empty(&self) -> String {
+        match self.lower_members() {
+            Some((set, replicas)) => advice::free_name_of_set(set, self.namespace, replicas, self.name),
+            None => advice::free_name_of_empty(self.name, self.namespace),
+        }
+    }
+
+    /// The StatefulSet of a pod that uses the PersistentVolumeClaim, and the number of its pods before this one.
+    pub fn lower_members(&self) -> Option<(String, usize)> {
         let (snapshot, namespace, name) = (self.snapshot, self.namespace, self.name);
-        let user = snapshot.pods_of(namespace, name).find_map(|pod| member(&pod.name_any(), set_of(pod)?));
-        let Some((set, ordinal)) = user else { return advice::free_name_of_empty(name, namespace) };
+        let (set, ordinal) =
+            snapshot.pods_of(namespace, name).find_map(|pod| member(&pod.name_any(), set_of(pod)?))?;
         let is_lower = |pod: &&Pod| {
             let of = set_of(pod).and_then(|of| member(&pod.name_any(), of));
             pod.namespace().as_deref() == Some(namespace)
                 && of.is_some_and(|(of, lower)| of == set && lower < ordinal)
         };
-        advice::free_name_of_set(&set, namespace, snapshot.pods.iter().filter(is_lower).count(), name)
+        let lower = snapshot.pods.iter().filter(is_lower).count();
+        Some((set, lower))
     }
 
     pub(super) fn no_match(&self) -> String {
@@ -201,12 +217,6 @@ pub fn is_quota(said: &str) -> bool {
     ["exceeded quota", "maximum storage usage per", "minimum storage usage per"]
         .iter()
         .any(|words| said.contains(words))
-}
-
-/// The StatefulSet that made the pod.
-fn set_of(pod: &Pod) -> Option<&str> {
-    let owners = pod.metadata.owner_references.iter().flatten();
-    owners.into_iter().find(|owner| owner.kind == "StatefulSet").map(|owner| owner.name.as_str())
 }
 
 /// The StatefulSet, and the ordinal of its pod.

@@ -7,7 +7,7 @@ use super::{About, whole_mebibytes, word};
 use crate::api::condition::reason::{HAS_REFINEMENTS, HAS_VOLUMES};
 use crate::api::{DeletionPolicy, DiskReservation, NodeDisk, Role, Size};
 use crate::plan::candidate::is_ready;
-use crate::plan::{advice, holder, quota, template};
+use crate::plan::{advice, holder, kept, quota, template};
 use crate::plugin::kind::nearest;
 
 impl<'a> About<'a> {
@@ -134,8 +134,16 @@ impl<'a> About<'a> {
         }
     }
 
-    pub(super) fn used(&self) -> u64 {
-        self.reservation.and_then(|r| r.status.as_ref()).map_or(0, holder::used)
+    /// The bytes of the reservation's volumes and refinements, without kept data, which gives way.
+    pub(super) fn needed(&self) -> u64 {
+        let status = self.reservation.and_then(|r| r.status.as_ref());
+        status.map_or(0, |status| holder::used(status).saturating_sub(kept::bytes(status)))
+    }
+
+    /// True if only kept data is in the way of the size that is asked for: it is being erased.
+    pub(super) fn gives_kept_way(&self) -> bool {
+        let kept = self.reservation.and_then(|r| r.status.as_ref()).map_or(0, kept::bytes);
+        kept > 0 && self.reservation.is_some_and(|r| r.spec.size.bytes_or_zero() >= self.needed())
     }
 
     pub(super) fn parent(&self) -> Option<&'a DiskReservation> {

@@ -1,9 +1,9 @@
 //! The steps towards free space for a volume.
 
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 
 use super::About;
+use super::anew::{AS_SAID, anew, in_size};
 use crate::api::{ANNOTATION_MADE_FOR, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size};
 use crate::plan::candidate::is_ready;
 use crate::plan::enlarge::{Way, new_name, way};
@@ -108,13 +108,15 @@ impl<'a> About<'a> {
         }
     }
 
-    /// The step for a PersistentVolumeClaim that asks for more than there is. That of an ephemeral volume is its pod's.
+    /// The step for a PersistentVolumeClaim that asks for more than there is.
     pub fn ask_anew(&self, pvc: &str, namespace: &str, most: Size) -> String {
-        let is_it =
-            |p: &&PersistentVolumeClaim| p.name_any() == pvc && p.namespace().as_deref() == Some(namespace);
-        match self.snapshot.pvcs.iter().find(is_it).and_then(pod_of) {
-            Some(pod) => advice::make_pod_anew(pod, namespace, most),
-            None => advice::make_pvc_anew(pvc, namespace, most),
+        self.anew(pvc, namespace, &in_size(&most))
+    }
+
+    fn anew(&self, pvc: &str, namespace: &str, how: &str) -> String {
+        match self.snapshot.pvc(Some(namespace), pvc) {
+            Some(pvc) => anew(self.snapshot, pvc, how),
+            None => advice::make_pvc_anew(pvc, namespace, how),
         }
     }
 
@@ -135,16 +137,9 @@ impl<'a> About<'a> {
         let (pvc, namespace) = self.made_for(volume)?;
         let seen = self.pvc_with(volume);
         let class = seen.and_then(|pvc| pvc.spec.as_ref()?.storage_class_name.as_deref());
-        Some(match (class.filter(|_| by_class), seen.and_then(pod_of)) {
-            (Some(class), _) => advice::make_both_anew(class, pvc, namespace),
-            (None, Some(pod)) => advice::make_pod_as_said(pod, namespace),
-            (None, None) => advice::make_pvc_as_said(pvc, namespace),
+        Some(match class.filter(|_| by_class) {
+            Some(class) => advice::make_both_anew(class, pvc, namespace),
+            None => self.anew(&pvc, &namespace, AS_SAID),
         })
     }
-}
-
-/// The pod with the ephemeral volume that a PersistentVolumeClaim was made for.
-pub fn pod_of(pvc: &PersistentVolumeClaim) -> Option<&str> {
-    let owners = pvc.metadata.owner_references.iter().flatten();
-    owners.into_iter().find(|owner| owner.kind == "Pod").map(|owner| owner.name.as_str())
 }

@@ -384,7 +384,7 @@ fn t4_advice_enlarges_no_reservation_beyond_its_disk() {
     for (name, wanted) in [
         ("big", "kubectl reservoir resize dr/eng 7Gi && kubectl reservoir resize spv/big 4Gi   # the most"),
         ("fits", "kubectl reservoir resize dr/eng 7Gi "),
-        ("pvc-u", "kubectl delete pvc q -n team   # no disk has more for it than 4Gi"),
+        ("pvc-u", "kubectl delete pvc q -n team   # then make it anew with 4Gi, as no disk has more"),
     ] {
         let step = step(&snapshot, &VOLUME, name, RESERVATION_FULL);
         assert!(step.starts_with(wanted), "{step}");
@@ -948,7 +948,7 @@ fn t4_e4_a_copy_that_differs_is_made_anew() {
     assert!(said.ends_with("it is made anew from volume of by itself"), "{said}");
 }
 
-/// T4, R2: a reservation that waits for space which is kept for another one leads to that one, and to no larger size.
+/// T4, R2: space may be kept for another reservation. The step of a reservation that waits leads to the other one, and to no larger size.
 #[test]
 fn t4_r2_space_that_is_kept_for_another_leads_to_that_one() {
     let mut on = disk("n1.a", "n1", 7, &[]);

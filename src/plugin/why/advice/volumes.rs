@@ -3,16 +3,17 @@
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 
-use super::{About, whole_mebibytes, word};
+use super::{About, up_to_mebibytes, whole_mebibytes, word};
 use crate::api::{
     BackingState, ClaimBinding, DeletionPolicy, DiskKind, DiskReservation, ErasePolicy, NodeDisk, PodRef,
-    Role, SharedPersistentVolume, SharedPersistentVolumeSpec, Size, SubRoles, VolumeMode, condition,
+    Role, SharedPersistentVolume, SharedPersistentVolumeSpec, Size, SubRoles, VolumeClaim, VolumeMode,
+    condition,
 };
 use crate::plan::candidate::is_ready;
 use crate::plan::enlarge::new_name;
 use crate::plan::own_pvc::pvc_of;
 use crate::plan::{advice, fullness, resize};
-use crate::plugin::kind::nearest;
+use crate::plugin::kind::{CLAIM, nearest};
 
 impl<'a> About<'a> {
     /// The claims of a class' volume end with its PersistentVolumeClaim.
@@ -29,6 +30,15 @@ impl<'a> About<'a> {
             return advice::end_users_of_copy(&of.name);
         }
         let status = volume.status.clone().unwrap_or_default();
+        let is_ending = |claim: &VolumeClaim| claim.metadata.deletion_timestamp.is_some();
+        let of = |of: &ClaimBinding| self.snapshot.claim(Some(&of.namespace), &of.name);
+        let mut claims = status.claims.iter();
+        // Nothing is left to be deleted.
+        if let Some(first) = status.claims.first()
+            && claims.all(|claim| of(claim).is_some_and(is_ending))
+        {
+            return advice::ask_why(CLAIM.argument(&first.name, Some(&first.namespace)));
+        }
         match (status.claims.is_empty(), status.copies.map_or(0, |copies| copies.used)) {
             (true, _) if status.user_count > 0 => advice::keep_used_volume(self.name),
             (true, 1..) => advice::keep_copied_volume(self.name, volume.uid().unwrap_or_default()),
@@ -85,7 +95,7 @@ impl<'a> About<'a> {
         let backed = condition::get(&status.conditions, condition::BACKED).filter(|c| c.status != "True");
         let failed = status.node.as_ref().and_then(|node| node.resize_failed.as_deref());
         let least = resize::least_size(failed.or(backed.map(|c| &*c.message))?)?;
-        Some(Size::from_bytes(least.div_ceil(1 << 20) << 20))
+        Some(up_to_mebibytes(least))
     }
 
     /// The step for an adopted directory that cannot be used. A volume that was made has its users, and its directory.

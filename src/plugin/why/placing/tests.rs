@@ -138,6 +138,13 @@ fn t4_f1_why_pod_names_the_taint_of_its_volumes_node() {
         "{}",
         of(&snapshot)
     );
+    // The cordoned node may be another one.
+    let three = "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) were unschedulable, 1 node(s) didn't match PersistentVolume's \
+                 node affinity. preemption: 0/3 nodes are available: 3 Preemption is not helpful.";
+    snapshot.pods = vec![unplaced(three)];
+    assert!(!of(&snapshot).contains("cordon"), "{}", of(&snapshot));
+    snapshot.pods = vec![unplaced(&three.replace("1 Insufficient cpu, ", ""))];
+    assert!(of(&snapshot).contains("kubectl uncordon n1   #"), "{}", of(&snapshot));
 }
 
 /// T4, P2: no scheduler sees a pod with `nodeName`, and none may be there for one with another `schedulerName`.
@@ -186,4 +193,84 @@ fn t4_p2_why_pod_knows_who_places_it() {
     snapshot.pods[0].status.as_mut().unwrap().conditions =
         from(json!([{"type": "PodScheduled", "status": "False", "message": "0/2 nodes"}]));
     assert!(!of(&snapshot).contains(next), "{}", of(&snapshot));
+}
+
+/// T4, P2: nothing is reserved, and no reservation enlarged, where the pod may not run.
+#[test]
+fn t4_p2_space_is_made_only_where_the_pod_may_run() {
+    let hosts = ["n1", "n2", "n3"];
+    let mut pod = unplaced("0/3 nodes are available: 3 node(s) did not have enough free storage.");
+    pod.spec.as_mut().unwrap().node_selector = from(json!({"kubernetes.io/hostname": "n3"}));
+    let mut wanted = wants("1Gi");
+    wanted.spec.as_mut().unwrap().storage_class_name = Some("ops".into());
+    let said = "pod web is on no node yet: 1Gi for role ops are free on node n2 alone, where the scheduler";
+    let mut snapshot = Snapshot {
+        classes: vec!["ops".into()],
+        our_classes: vec![from(class_of_ops())],
+        pvcs: vec![wanted],
+        pods: vec![pod],
+        disks: hosts.map(|node| free(&format!("{node}.a"), node)).to_vec(),
+        nodes: hosts
+            .map(|name| from(json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}})))
+            .to_vec(),
+        reservations: vec![reserved("ops", "ops", 4, &[])],
+        events: vec![event("PersistentVolumeClaim", "data", "Warning", "ProvisioningFailed", said)],
+        ..Snapshot::default()
+    };
+    let next = "next: kubectl reservoir reserve ops-2 --role ops --size 1Gi --node n3   #";
+    assert!(of(&snapshot).contains(next), "{}", of(&snapshot));
+    assert!(
+        of(&snapshot).contains("1Gi for role ops are free on node n1 alone"),
+        "as of now: {}",
+        of(&snapshot)
+    );
+    // Nothing is free, and the reservation of n1 could be larger.
+    snapshot.reservations = vec![reserved("ops", "ops", 4, &[("x", 4)])];
+    assert!(of(&snapshot).contains(next), "{}", of(&snapshot));
+    // Another pod keeps it away.
+    let spec = snapshot.pods[0].spec.as_mut().unwrap();
+    spec.node_selector = None;
+    spec.affinity = from(json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "db"}}}]}}));
+    for node in ["n1", "n2"] {
+        let other = json!({"metadata": {"namespace": "team", "name": node, "uid": node, "labels": {"app": "db"}},
+            "spec": {"containers": [], "nodeName": node}});
+        snapshot.pods.push(from(other));
+    }
+    assert!(of(&snapshot).contains(next), "{}", of(&snapshot));
+    // The class names a reservation, and a new one would be of no use.
+    snapshot.our_classes[0].parameters =
+        Some([("role", "ops"), ("reservation", "ops")].map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+    let told = of(&snapshot);
+    let why =
+        "StorageClass ops names DiskReservation ops, which is on node n1, and pod web may not run there";
+    assert!(told.contains(why), "{told}");
+    assert!(told.contains("next: kubectl describe pod web -n team   # let it run on node n1"), "{told}");
+}
+
+/// T4, F1: pods that keep away from one another cannot share a volume without copies.
+#[test]
+fn t4_f1_why_pod_names_the_pod_that_it_keeps_away_from() {
+    let said = "0/2 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity, 1 node(s) didn't match pod \
+                anti-affinity rules.";
+    let mut pod = unplaced(said);
+    pod.spec.as_mut().unwrap().affinity =
+        from(json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "db"}}}]}}));
+    let mut snapshot = on_n1(pod);
+    let other = json!({"metadata": {"namespace": "team", "name": "first", "uid": "u1", "labels": {"app": "db"}},
+        "spec": {"containers": [], "nodeName": "n1"}});
+    snapshot.pods.push(from(other));
+    let told = of(&snapshot);
+    assert!(
+        told.contains("is on node n1, where its podAntiAffinity keeps it away from pod team/first"),
+        "{told}"
+    );
+    assert!(
+        told.contains("next: kubectl describe pod web -n team   # leave the podAntiAffinity out"),
+        "{told}"
+    );
+    // A pod on another node is not in the way.
+    snapshot.pods[1].spec.as_mut().unwrap().node_name = Some("n2".into());
+    assert!(!of(&snapshot).contains("podAntiAffinity"), "{}", of(&snapshot));
 }

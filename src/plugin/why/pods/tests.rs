@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
 use crate::api::UidRef;
+use crate::api::condition::{RETIRING, Verdict, reason, set};
 use crate::plan::testing::*;
 use crate::plugin::kind::{CLAIM, DISK, Kind, POD, PVC, RESERVATION, VOLUME};
 use crate::plugin::snapshot::{Denied, Snapshot};
@@ -121,10 +122,11 @@ fn t4_why_of_a_failed_pod_says_how_it_ended() {
     let mut snapshot = on_volume(pod);
     let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
     assert!(said.starts_with("Pod team/web: Failed: container c ended with exit code 3\n"), "{said}");
-    assert!(said.contains("next: kubectl describe pod web -n team"), "{said}");
+    assert!(said.contains("next: kubectl logs web -n team -c c --tail=50   # it has failed"), "{said}");
     snapshot.pods[0].status.as_mut().unwrap().reason = Some("Evicted".into());
     let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
     assert!(said.starts_with("Pod team/web: Failed: Evicted\n"), "{said}");
+    assert!(said.contains("next: kubectl describe pod web -n team"), "{said}");
 }
 
 /// T4, F1: the pods of a DaemonSet are for a node each, by their affinity.
@@ -176,10 +178,32 @@ fn e3_why_knows_the_copies_of_a_pods_volume() {
     snapshot.volumes[1].status.as_mut().unwrap().digest = Some("blake3:00".into());
     let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
     assert!(!said.contains("is on node n1"), "{said}");
+    let of = snapshot.volumes[1].spec.copy_of.as_mut().unwrap();
+    (of.name, of.node) = ("v".into(), "n2".into());
+    let said = ask(&snapshot, &VOLUME, None, "v-2").unwrap();
+    assert!(said.contains("it is a copy of volume v, for node n2\n"), "{said}");
+    assert!(
+        said.contains("next: there is nothing to do; it goes by itself when spec.copies of volume v"),
+        "{said}"
+    );
     snapshot.pods[0].spec.as_mut().unwrap().node_selector = from(json!({"kubernetes.io/hostname": "n3"}));
     let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
     let why = "its volume v is on node n1, and has complete copies on n2, and the pod asks for node n3";
     assert!(said.contains(why), "{said}");
+    // No copy is to be made there.
+    snapshot.volumes[0].spec.copies.as_mut().unwrap().node_selector =
+        Some([("pool".to_owned(), "gpu".to_owned())].into());
+    snapshot.nodes = vec![from(json!({"metadata": {"name": "n3"}}))];
+    let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    let lacks = format!("{why}, which has not the labels that spec.copies of the volume selects: pool=gpu");
+    assert!(said.contains(&lacks), "{said}");
+    assert!(said.contains("next: kubectl label node n3 pool=gpu   # volume v gets a copy there"), "{said}");
+    snapshot.nodes = vec![from(json!({"metadata": {"name": "n3", "labels": {"pool": "cpu"}}}))];
+    let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(said.contains("next: kubectl edit spv v   # correct spec.copies.nodeSelector"), "{said}");
+    snapshot.nodes = vec![from(json!({"metadata": {"name": "n3", "labels": {"pool": "gpu"}}}))];
+    let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(said.contains("next: kubectl reservoir why spv/v\n"), "{said}");
 }
 
 /// T4: nobody can make the PersistentVolumeClaim of an ephemeral volume but Kubernetes, whose words are quoted.
@@ -216,7 +240,7 @@ fn t4_why_pod_blames_reservoir_only_for_its_own() {
     snapshot.pvcs = vec![pvc("data", "Bound", "other")];
     snapshot.events = vec![event("Pod", "web", "Warning", "FailedMount", "no such image")];
     let foreign = of(&snapshot);
-    assert!(foreign.starts_with("Pod team/web: Pending: no such image\nnext: kubectl describe pod web -n team   # its claims are bound"), "{foreign}");
+    assert!(foreign.starts_with("Pod team/web: Pending: no such image\nnext: kubectl describe pod web -n team   # none of its claims waits"), "{foreign}");
     snapshot.pvcs = vec![pvc("data", "Pending", "ours")];
     snapshot.classes = vec!["ours".into()];
     snapshot.events = ["Normal", "Warning", "Normal"]
@@ -266,11 +290,18 @@ fn t4_m2_why_names_the_pod_that_has_an_exclusive_volume() {
     first.metadata.uid = Some("u1".into());
     first.spec.as_mut().unwrap().node_name = Some("n1".into());
     let pods = vec![pod_of("data", "Pending"), first];
-    let snapshot = Snapshot { volumes: vec![volume], claims: vec![bound], pods, ..Snapshot::default() };
+    let mut snapshot = Snapshot { volumes: vec![volume], claims: vec![bound], pods, ..Snapshot::default() };
     let answer = ask(&snapshot, &POD, Some("team"), "web").unwrap();
     assert!(answer.contains("because VolumeClaim team/data is VolumeHeld: its volume v is exclusive, and pod team/first uses it"), "{answer}");
-    assert!(answer.contains("next: kubectl describe pod first -n team"), "{answer}");
+    assert!(answer.contains("next: kubectl describe pod first -n team   # end it"), "{answer}");
     assert_eq!(answer.matches("next: ").count(), 1, "{answer}");
+    // The set makes a pod that somebody ends again.
+    for pod in &mut snapshot.pods {
+        let owner = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-1", "uid": "s", "controller": true}]);
+        pod.metadata.owner_references = from(owner);
+    }
+    let answer = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(answer.contains("# both are pods of ReplicaSet web-1, and one at a time"), "{answer}");
 }
 
 /// T4, F1: a pod that cannot run on the node of its volume waits for that node.
@@ -467,7 +498,7 @@ fn t4_v10_who_sees_no_disks_has_a_node_looked_for() {
     set_not_ready(
         &mut own.status.as_mut().unwrap().conditions,
         crate::api::condition::reason::IN_USE,
-        "the claim goes when pod team/web has ended; the data stays",
+        "the claim goes after the end of pod team/web; the data stays",
     );
     let mut snapshot = Snapshot {
         denied: vec![Denied::unseen(&VOLUME), Denied::unseen(&DISK)],
@@ -589,6 +620,34 @@ fn t4_why_pod_without_rights_blames_nobody_else() {
         Some([("kubernetes.io/hostname".to_owned(), "n2".to_owned())].into());
     let told = of(&snapshot);
     assert!(told.contains("its volume v is on node n1, and the pod asks for node n2"), "{told}");
+    // A shared volume may have a copy there (E3).
+    let modes = &mut snapshot.pvcs[0].spec.as_mut().unwrap().access_modes;
+    let before = modes.replace(vec!["ReadWriteMany".into()]);
+    let told = of(&snapshot);
+    assert!(
+        told.contains("where it has copies may not be seen with your rights, and the pod asks for"),
+        "{told}"
+    );
+    assert!(
+        told.contains(
+            "next: have an administrator run: kubectl reservoir why pod/web -n team   # whether volume v"
+        ),
+        "{told}"
+    );
+    // The volume has a copy on each node with a running pod of the claim.
+    let mut other = pod_of("data", "Running");
+    (other.metadata.name, other.metadata.uid) = (Some("there".into()), Some("u2".into()));
+    other.spec.as_mut().unwrap().node_name = Some("n3".into());
+    snapshot.pods.push(other);
+    let told = of(&snapshot);
+    assert!(
+        told.contains(
+            "its volume v is on node n1, has complete copies on n3, and where it has more may not be"
+        ),
+        "{told}"
+    );
+    snapshot.pods.pop();
+    snapshot.pvcs[0].spec.as_mut().unwrap().access_modes = before;
     snapshot.pods[0].spec.as_mut().unwrap().node_selector = None;
     let told = of(&snapshot);
     assert!(
@@ -707,6 +766,27 @@ fn t4_why_of_a_job_that_runs_looks_for_nothing() {
         of(1)
     );
     assert!(of(0).starts_with("Job team/web: NotReady"), "{}", of(0));
+
+    let try_of = |name: &str, phase: &str, start: &str| -> k8s_openapi::api::core::v1::Pod {
+        from(
+            json!({"metadata": {"namespace": "team", "name": name, "labels": {"a": "b"}}, "spec": {"containers": []},
+            "status": {"phase": phase, "startTime": start}}),
+        )
+    };
+    let mut tries = job(1);
+    tries.data["status"]["failed"] = json!(2);
+    let pods = vec![
+        try_of("web-a", "Failed", "2026-01-01T00:00:20Z"),
+        try_of("web-b", "Failed", "2026-01-01T00:00:10Z"),
+        try_of("web-c", "Running", "2026-01-01T00:00:30Z"),
+    ];
+    let snapshot = Snapshot { workloads: vec![tries], pods, ..Snapshot::default() };
+    let said = ask(&snapshot, kind, Some("team"), "web").unwrap();
+    assert!(
+        said.starts_with("Job team/web: Running: 0 of 1 pods have succeeded, and 2 have failed\n"),
+        "{said}"
+    );
+    assert!(said.ends_with("next: kubectl logs web-a -n team --tail=50   # the last pod that has failed; the Job goes on with another one\n"), "{said}");
 }
 
 /// T4, D4: who sees neither volumes nor disks is told who looks for the agent, for the pod and for its claim.
@@ -745,6 +825,52 @@ fn t4_d4_who_sees_no_disks_has_an_agent_looked_for() {
     assert!(of(&snapshot, &CLAIM, "data").contains("nothing to do"));
 }
 
+/// T4: an image may be called like the driver, and a pod without claims has none that is bound.
+#[test]
+fn t4_why_pod_takes_an_image_for_no_mount() {
+    let mut waits = pod_of("data", "Pending");
+    waits.spec.as_mut().unwrap().node_name = Some("n1".into());
+    let said = "Failed to pull image \"localhost/reservoir-test:dev\": not found";
+    let mut snapshot = Snapshot {
+        claims: vec![bound("data", "v")],
+        volumes: vec![ready_volume("v", "eng", true)],
+        pods: vec![waits],
+        events: vec![event("Pod", "web", "Warning", "Failed", said)],
+        ..Snapshot::default()
+    };
+    let of = |snapshot: &Snapshot| ask(snapshot, &POD, Some("team"), "web").unwrap();
+    let elsewhere = "next: kubectl describe pod web -n team   # none of its claims waits";
+    assert!(of(&snapshot).contains(elsewhere), "{}", of(&snapshot));
+    snapshot.events[0].reason = Some("FailedMount".into());
+    assert!(
+        of(&snapshot).contains("next: kubectl reservoir doctor   # the pod waits for a mount"),
+        "{}",
+        of(&snapshot)
+    );
+    snapshot.events.clear();
+    (snapshot.pods[0].spec.as_mut().unwrap().volumes, snapshot.pods[0].spec.as_mut().unwrap().node_name) =
+        (None, None);
+    snapshot.denied = [&VOLUME, &CLAIM].map(Denied::unseen).into();
+    assert!(of(&snapshot).contains(elsewhere), "{}", of(&snapshot));
+}
+
+/// T4, S7: an agent that refuses a mount is there, and no doctor finds more than its answer.
+#[test]
+fn t4_s7_why_follows_the_answer_of_the_node() {
+    let mut waits = pod_of("data", "Pending");
+    waits.spec.as_mut().unwrap().node_name = Some("n1".into());
+    let said = "MountVolume.SetUp failed for volume \"reservoir-1\" : rpc error: code = NotFound desc = there is no \
+                SharedPersistentVolume v: claim another volume";
+    let snapshot = Snapshot {
+        pvcs: vec![pvc("data", "Bound", "")],
+        pods: vec![waits],
+        events: vec![event("Pod", "web", "Warning", "FailedMount", said)],
+        ..Snapshot::default()
+    };
+    let told = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(told.contains("next: do what the message says"), "{told}");
+}
+
 /// T4: an event of before, of an earlier object of the name, or of a scheduler that has placed the pod, is no cause.
 #[test]
 fn t4_why_quotes_no_event_of_before() {
@@ -780,4 +906,80 @@ fn t4_why_quotes_no_event_of_before() {
     snapshot.events[0].involved_object.uid = None;
     snapshot.pods[0].spec.as_mut().unwrap().node_name = Some("n1".into());
     assert!(!pod(&snapshot), "a node has it");
+}
+
+/// T4, F3: a pod whose mount a process holds, and its claim and volume, lead to that process.
+#[test]
+fn t4_f3_why_names_what_holds_the_mount_of_an_ending_pod() {
+    let mut pod = pod_of("data", "Failed");
+    pod.metadata.uid = Some("u".into());
+    pod.metadata.deletion_timestamp = some_time();
+    pod.spec.as_mut().unwrap().node_name = Some("n1".into());
+    let mut snapshot = on_volume(pod);
+    let mut told = event(
+        "Pod",
+        "web",
+        "Warning",
+        "MountHeld",
+        "node n1 cannot remove the mount of volume v, which is held",
+    );
+    told.involved_object.uid = Some("u".into());
+    snapshot.events = vec![told, event("Pod", "web", "Warning", "FailedKillPod", "later")];
+    let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(said.contains(": node n1 cannot remove the mount of volume v, which is held\n"), "{said}");
+    assert!(said.contains("next: kubectl get events -A --field-selector=reason=MountHeld"), "{said}");
+    // Nobody has reported about the mount: the agent may be away.
+    let events = std::mem::take(&mut snapshot.events);
+    let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(said.contains("next: kubectl reservoir doctor   # the containers of the pod have ended, and the agent of node n1"), "{said}");
+    snapshot.pods[0].status.as_mut().unwrap().phase = Some("Running".into());
+    let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(said.contains("next: kubectl describe pod web -n team   # it is ending"), "{said}");
+    snapshot.pods[0].status.as_mut().unwrap().phase = Some("Failed".into());
+    snapshot.events = events;
+    let claim = &mut snapshot.claims[0];
+    claim.metadata.deletion_timestamp = some_time();
+    set_not_ready(&mut claim.status.as_mut().unwrap().conditions, "Releasing", "being removed");
+    let said = ask(&snapshot, &CLAIM, Some("team"), "data").unwrap();
+    assert!(said.contains("next: kubectl reservoir why pod/web -n team\n"), "{said}");
+    snapshot.volumes[0].spec.retire = true;
+    let status = snapshot.volumes[0].status.as_mut().unwrap();
+    status.claims = vec![bound_by("team", "data", "uid-data")];
+    set(
+        &mut status.conditions,
+        RETIRING,
+        Verdict::yes(reason::RETIRING, "destroyed when claim team/data is deleted"),
+        None,
+        jiff::Timestamp::UNIX_EPOCH,
+    );
+    let said = ask(&snapshot, &VOLUME, None, "v").unwrap();
+    assert!(said.contains("next: kubectl reservoir why vclaim/data -n team\n"), "{said}");
+    snapshot.denied = vec![Denied::unseen(&VOLUME)];
+    let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(
+        said.contains("next: have an administrator run: kubectl reservoir why pod/web -n team"),
+        "{said}"
+    );
+}
+
+/// T4: the node takes no PersistentVolume of its driver that somebody else made, and nothing else helps.
+#[test]
+fn t4_why_pod_knows_a_persistent_volume_of_others() {
+    let mut pod = pod_of("data", "Pending");
+    pod.spec.as_mut().unwrap().node_name = Some("n1".into());
+    let said = format!(
+        "MountVolume.SetUp failed: rpc error: volume_id is not a volume handle of Reservoir: {}",
+        crate::api::MADE_BY_RESERVOIR
+    );
+    let snapshot = Snapshot {
+        pods: vec![pod],
+        pvcs: vec![pvc("data", "Bound", "")],
+        events: vec![event("Pod", "web", "Warning", "FailedMount", &said)],
+        ..Snapshot::default()
+    };
+    let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(
+        said.contains("next: kubectl delete pod web -n team   # then its PersistentVolumeClaim and its"),
+        "{said}"
+    );
 }

@@ -86,15 +86,39 @@ fn t4_p2_why_pvc_has_numbers_that_are_true() {
     let said = of(&snapshot);
     assert!(said.contains("10Gi asked for, eng has 1Gi left"), "{said}");
     assert!(
-        said.contains("next: kubectl delete pvc data -n team   # no disk has more for it than 3Gi"),
+        said.contains(
+            "next: kubectl delete pvc data -n team   # then make it anew with 3Gi, as no disk has more"
+        ),
         "{said}"
     );
     snapshot.pvcs[0].metadata.owner_references =
         from(json!([{"apiVersion": "v1", "kind": "Pod", "name": "web", "uid": "u"}]));
-    assert!(
-        of(&snapshot)
-            .contains("next: kubectl delete pod web -n team   # no disk has more for its ephemeral volume")
+    assert!(of(&snapshot).contains(
+        "next: kubectl delete pod web -n team   # its ephemeral volume has fields that cannot be changed"
+    ));
+    // A StatefulSet makes it again as it was.
+    snapshot.pvcs[0].metadata.owner_references = None;
+    snapshot.pvcs[0].metadata.name = Some("data-db-0".into());
+    snapshot.pods = vec![pod_of("data-db-0", "Pending")];
+    snapshot.pods[0].metadata.name = Some("db-0".into());
+    snapshot.pods[0].metadata.owner_references =
+        from(json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": "u"}]));
+    let told = ask(&snapshot, &PVC, Some("team"), "data-db-0").unwrap();
+    let set = "next: kubectl delete sts db -n team --cascade=orphan && kubectl delete pvc data-db-0 -n team   # a StatefulSet makes";
+    assert!(told.contains(set) && told.contains("make the StatefulSet anew with 3Gi"), "{told}");
+    snapshot.our_classes.clear();
+    snapshot.classes = vec!["engg".into()];
+    let told = ask(&snapshot, &PVC, Some("team"), "data-db-0").unwrap();
+    assert!(told.contains(set) && told.contains("with storageClassName engg, if that is meant"), "{told}");
+    let told = resize_instead(&snapshot, &Target::new(&PVC, Some("team".into()), "dta-db-0".into()), "1Gi");
+    assert_eq!(
+        told, "there is no PersistentVolumeClaim team/dta-db-0; did you mean data-db-0?",
+        "no command with it"
     );
+    let class = json!({"metadata": {"name": "eng"}, "provisioner": "csi.reservoir.dev", "parameters": {"role": "eng"},
+        "volumeBindingMode": "WaitForFirstConsumer"});
+    (snapshot.our_classes, snapshot.classes) = (vec![from(class)], vec!["eng".into()]);
+    snapshot.pods = vec![pod_of("data", "Pending")];
     snapshot.pvcs = vec![wants("3Gi")];
     assert!(of(&snapshot).contains("next: kubectl reservoir resize dr/eng 6Gi"), "{}", of(&snapshot));
     // The events of a PersistentVolumeClaim without a controller name nothing.
@@ -389,7 +413,7 @@ fn t4_why_pvc_sees_a_mistyped_class() {
     };
     let near = next(&snapshot);
     assert!(
-        near.starts_with("kubectl delete pvc data -n team   # then make it with storageClassName eng"),
+        near.starts_with("kubectl delete pvc data -n team   # then make it anew with storageClassName eng"),
         "{near}"
     );
     snapshot.classes_unseen = true;
@@ -406,6 +430,16 @@ fn t4_why_pvc_sees_a_mistyped_class() {
         "{}",
         next(&snapshot)
     );
+    // What the PersistentVolumeClaim itself asks for is its author's to change.
+    let said = "a selector chooses among existing volumes: leave it out, or make a VolumeClaim with one";
+    snapshot.pvcs[0].spec.as_mut().unwrap().selector = Some(Default::default());
+    snapshot.events[0].message = Some(said.into());
+    assert!(
+        next(&snapshot).starts_with("kubectl delete pvc data -n team   # then make it anew"),
+        "{}",
+        next(&snapshot)
+    );
+    snapshot.pvcs[0].spec.as_mut().unwrap().selector = None;
     snapshot.events.clear();
     snapshot.classes_unseen = false;
     snapshot.classes.clear();
@@ -473,6 +507,10 @@ fn t4_p4_why_never_advises_to_delete_a_healthy_claim() {
     snapshot.volumes = vec![volume];
     let answer = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
     assert!(answer.contains("there is nothing to do") && !answer.contains("kubectl "), "{answer}");
+    snapshot.volumes[0].spec.retire = true;
+    let answer = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(answer.contains("its volume pvc-u is destroyed after its last use"), "{answer}");
+    assert!(answer.contains("or keep it: kubectl reservoir unretire pvc-u\n"), "{answer}");
 }
 
 /// T4, P3: a size is asked for where it is written.
@@ -485,7 +523,14 @@ fn t4_p3_resize_names_the_object_that_has_the_size() {
         resize_instead(snapshot, &Target::new(kind, Some("team".into()), "data".into()), "2Gi")
     };
     assert!(instead(&snapshot, &PVC).ends_with("kubectl reservoir resize spv/v 2Gi"));
+    // A tenant may not resize the volume.
+    snapshot.denied = vec![Denied::unseen(&VOLUME)];
+    let theirs = instead(&snapshot, &PVC);
+    assert!(theirs.ends_with("have an administrator run: kubectl reservoir resize spv/v 2Gi"), "{theirs}");
+    snapshot.denied.clear();
     snapshot.claims.clear();
+    assert_eq!(instead(&snapshot, &PVC), "there is no PersistentVolumeClaim team/data");
+    snapshot.pvcs = vec![pvc("data", "Bound", "ours")];
     let patch =
         "kubectl patch pvc data -n team -p '{\"spec\":{\"resources\":{\"requests\":{\"storage\":\"2Gi\"}}}}'";
     let step = instead(&snapshot, &PVC);
@@ -595,7 +640,7 @@ fn t4_p3_who_sees_no_volume_is_told_of_a_growth_that_failed() {
         [{"type": "ControllerResizeError", "status": "True", "message": said}]}));
     let mut user = pod_of("data", "Running");
     user.status = from(json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}));
-    let snapshot = Snapshot {
+    let mut snapshot = Snapshot {
         classes_unseen: true,
         denied: [&VOLUME, &DISK, &RESERVATION].map(Denied::unseen).into(),
         pvcs: vec![grows],
@@ -608,6 +653,13 @@ fn t4_p3_who_sees_no_volume_is_told_of_a_growth_that_failed() {
         let next =
             "next: have an administrator run: kubectl reservoir why pvc/data -n team   # or request less,";
         assert!(told.contains(next) && !told.contains("anew"), "{told}");
+    }
+    // Who ended the pods for the growth would lose the data.
+    snapshot.pvcs[0].metadata.deletion_timestamp = from(json!("2026-01-01T00:00:00Z"));
+    for (kind, name) in [(&PVC, "data"), (&POD, "web")] {
+        let told = ask(&snapshot, kind, Some("team"), name).unwrap();
+        assert!(told.contains("Terminating: it is being deleted, so no new pod may use it"), "{told}");
+        assert!(!told.contains("ResizeError") && told.contains("Retain"), "{told}");
     }
 }
 
@@ -630,4 +682,87 @@ fn t4_p2_a_class_with_a_reservation_of_another_role_leads_to_the_class() {
         "{told}"
     );
     assert!(told.contains("next: kubectl get storageclass eng -o yaml   # delete it"), "{told}");
+}
+
+/// T4, P4: nothing is ever bound to a PersistentVolumeClaim of a backup that names its PersistentVolume of before.
+#[test]
+fn t4_p4_a_restored_claim_of_a_class_is_made_anew() {
+    let mut lost = pvc("data", "Lost", "eng");
+    lost.spec.as_mut().unwrap().volume_name = Some("reservoir-1".into());
+    let mut snapshot = Snapshot { classes: vec!["eng".into()], pvcs: vec![lost], ..Snapshot::default() };
+    let next = "next: kubectl delete pvc data -n team   # then make it anew without spec.volumeName";
+    let of = |snapshot: &Snapshot| ask(snapshot, &PVC, Some("team"), "data").unwrap();
+    let told = of(&snapshot);
+    assert!(
+        told.contains("Lost: spec.volumeName is reservoir-1, and there is neither") && told.contains(next),
+        "{told}"
+    );
+    snapshot.denied = vec![Denied::unseen(&VOLUME)];
+    let told = of(&snapshot);
+    assert!(
+        told.contains("next: have an administrator run: kubectl reservoir why pvc/data -n team"),
+        "{told}"
+    );
+    let said = "spec.volumeName is reservoir-1, so no volume is made";
+    snapshot.events = vec![event("PersistentVolumeClaim", "data", "Warning", "ProvisioningFailed", said)];
+    let told = of(&snapshot);
+    assert!(told.contains(&format!("Lost: {said}\n")) && told.contains(next), "{told}");
+}
+
+/// T4: a PersistentVolumeClaim of a template is made again as it was, so the template is what changes.
+#[test]
+fn t4_a_claim_of_a_template_is_not_made_anew_alone() {
+    let mut named = pvc("data-db-0", "Pending", "eng");
+    named.spec.as_mut().unwrap().volume_name = Some("data".into());
+    let mut pod = pod_of("data-db-0", "Pending");
+    pod.metadata.name = Some("db-0".into());
+    pod.metadata.owner_references =
+        from(json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": "u"}]));
+    let mut snapshot =
+        Snapshot { classes: vec!["eng".into()], pvcs: vec![named], pods: vec![pod], ..Snapshot::default() };
+    let of = |snapshot: &Snapshot| ask(snapshot, &PVC, Some("team"), "data-db-0").unwrap();
+    let told = of(&snapshot);
+    assert!(
+        told.contains("next: kubectl delete sts db -n team --cascade=orphan && kubectl delete pvc data-db-0"),
+        "{told}"
+    );
+    assert!(told.contains("make the StatefulSet anew without spec.volumeName"), "{told}");
+    // Its data stays, and the set would make an empty volume at once.
+    let mut volume = ready_volume("pvc-u", "eng", false);
+    volume.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    snapshot.volumes = vec![volume];
+    snapshot.pvcs[0].metadata.uid = Some("u".into());
+    snapshot.pvcs[0].status.as_mut().unwrap().phase = Some("Lost".into());
+    let told = of(&snapshot);
+    assert!(
+        told.contains("next: kubectl scale sts db -n team --replicas=0 && kubectl delete pvc data-db-0"),
+        "{told}"
+    );
+    assert!(told.contains("kubectl reservoir claim data-db-0 --role eng --volume pvc-u -n team"), "{told}");
+    // Nobody may see the class, and no class has the name.
+    (snapshot.volumes, snapshot.classes) = Default::default();
+    let spec = snapshot.pvcs[0].spec.as_mut().unwrap();
+    spec.volume_name = None;
+    snapshot.pvcs[0].status.as_mut().unwrap().phase = Some("Pending".into());
+    let told = of(&snapshot);
+    assert!(told.contains("none is called eng; make it, or StatefulSet db, whose"), "{told}");
+    snapshot.classes_unseen = true;
+    let mut told =
+        event("PersistentVolumeClaim", "data-db-0", "Warning", "ProvisioningFailed", "no such mode");
+    told.involved_object.uid = Some("u".into());
+    told.reporting_component = Some(crate::cluster::CONTROLLER.into());
+    snapshot.events = vec![told];
+    let told = of(&snapshot);
+    assert!(
+        told.contains("cannot be changed, so make StatefulSet db, whose volumeClaimTemplates have it, anew"),
+        "{told}"
+    );
+    snapshot.pods.clear();
+    snapshot.pvcs[0].metadata.owner_references =
+        from(json!([{"apiVersion": "v1", "kind": "Pod", "name": "web", "uid": "u"}]));
+    let told = of(&snapshot);
+    assert!(told.contains("so make pod web, or the template of what makes it, anew"), "{told}");
+    snapshot.pvcs[0].spec.as_mut().unwrap().volume_name = Some("data".into());
+    let told = of(&snapshot);
+    assert!(told.contains("next: kubectl delete pod web -n team"), "{told}");
 }

@@ -1,0 +1,56 @@
+//! The maker of a PersistentVolumeClaim with wrong fields. Nobody can change the fields, and a StatefulSet makes a deleted
+//! PersistentVolumeClaim again as it was.
+
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::ResourceExt;
+
+use super::super::owners::{pod_of, set_of};
+use crate::api::Size;
+use crate::plan::advice;
+use crate::plugin::snapshot::Snapshot;
+
+/// The way in which it is made anew, if its message has that.
+pub const AS_SAID: &str = "as the message says";
+
+/// The same for one that asks for more than there is.
+pub fn in_size(most: &Size) -> String {
+    format!("with {most}, as no disk has more for it, or add a disk")
+}
+
+/// The same for one with a mistyped StorageClass.
+pub fn of_class(near: &str) -> String {
+    format!("with storageClassName {near}, if that is meant")
+}
+
+/// The same for one that asks for a PersistentVolume.
+pub const UNNAMED: &str = "without spec.volumeName";
+
+/// The step that makes the PersistentVolumeClaim anew: its user's, or that of the pod or StatefulSet with its template.
+pub fn anew(snapshot: &Snapshot, pvc: &PersistentVolumeClaim, how: &str) -> String {
+    let (name, namespace) = (pvc.name_any(), pvc.namespace().unwrap_or_default());
+    by_template(snapshot, pvc, how).unwrap_or_else(|| advice::make_pvc_anew(name, namespace, how))
+}
+
+/// The step for one that is made from a template, and again so if it is deleted.
+pub fn by_template(snapshot: &Snapshot, pvc: &PersistentVolumeClaim, how: &str) -> Option<String> {
+    let (name, namespace) = (pvc.name_any(), pvc.namespace().unwrap_or_default());
+    let by_set = || Some(advice::make_set_anew(set_with(snapshot, pvc)?, &namespace, &name, how));
+    pod_of(pvc).map(|pod| advice::make_pod_anew(pod, &namespace, how)).or_else(by_set)
+}
+
+/// The object with the template, in words.
+pub fn template(snapshot: &Snapshot, pvc: &PersistentVolumeClaim) -> Option<String> {
+    let by_set =
+        || Some(format!("StatefulSet {}, whose volumeClaimTemplates have it,", set_with(snapshot, pvc)?));
+    pod_of(pvc).map(|pod| format!("pod {pod}, or the template of what makes it,")).or_else(by_set)
+}
+
+/// The StatefulSet with the template. That of a template has the name of the pod; a pod of the set may use another one, too.
+fn set_with(snapshot: &Snapshot, pvc: &PersistentVolumeClaim) -> Option<String> {
+    let name = pvc.name_any();
+    let maker = |pod: &Pod| {
+        let is_of_template = name.ends_with(&format!("-{}", pod.name_any()));
+        set_of(pod).filter(|_| is_of_template).map(str::to_owned)
+    };
+    snapshot.pods_of(&pvc.namespace().unwrap_or_default(), &name).find_map(maker)
+}
