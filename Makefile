@@ -62,7 +62,7 @@ test-agent: ## The node's half: faults at every call that changes something, hos
 	tools/timed build cargo test --workspace --no-run
 	tools/timed packages $(CLUSTER) packages
 	tools/timed "host faults" cargo test --test host_faults
-	tools/timed "long host tests" $(TEST) --test host_node -- --ignored --nocapture --test-threads=1 long::
+	tools/timed "long host tests" $(TEST) --test host_node -- --ignored --nocapture --test-threads=1 long:: many_files::
 
 test-qemu: ## The node's disks on Debian's own kernel, in a guest of QEMU without KVM; then its power is cut 25 times
 	cargo run --quiet --package reservoir-cluster -- qemu

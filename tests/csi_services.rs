@@ -151,8 +151,7 @@ async fn a_valid_publish_reaches_the_volumes_unchanged() {
 async fn a_publish_with_a_bad_field_is_refused() {
     type Change = fn(&mut NodePublishVolumeRequest);
     const POD_INFO: &str = "set spec.podInfoOnMount to true in the CSIDriver object csi.reservoir.dev";
-    const NO_HANDLE: &str =
-        "volume_id is not a volume handle of Reservoir: expected two lower-case UUIDs joined by a dot";
+    const NO_HANDLE: &str = "volume_id is not a volume handle of Reservoir: Reservoir alone makes the PersistentVolumes of csi.reservoir.dev";
     fn set_type(request: &mut NodePublishVolumeRequest, access_type: Option<AccessType>) {
         request.volume_capability.as_mut().unwrap().access_type = access_type;
     }
@@ -256,7 +255,7 @@ async fn unpublish_and_stats_with_a_bad_field_are_refused() {
             CLAIM,
             "/a",
             Code::NotFound,
-            "volume_id is not a volume handle of Reservoir: expected two lower-case UUIDs joined by a dot",
+            "volume_id is not a volume handle of Reservoir: Reservoir alone makes the PersistentVolumes of csi.reservoir.dev",
         ),
     ] {
         let request = NodeUnpublishVolumeRequest { volume_id: id.into(), target_path: path.into() };

@@ -11,7 +11,7 @@ use crate::api::{NodeDisk, SharedPersistentVolume, UidRef};
 use crate::cluster;
 use crate::host::{self, SealedFiles, VolumeUid};
 use crate::plan::copies::{may_read, transfer};
-use crate::plan::seal::{Content, Outcome};
+use crate::plan::seal::{self, Content, Outcome};
 use crate::transfer::{self as protocol, Asker, Peer};
 
 use super::context::{Context, NodeError};
@@ -45,7 +45,7 @@ pub(super) async fn fill(volume: &SharedPersistentVolume, uid: &VolumeUid, ctx: 
             tracing::info!(volume = name, from = source.name, digest, files, bytes, "made a copy");
             Outcome::Sealed(Content { digest, files, bytes })
         }
-        Ok(Some(Found::Verified { .. }) | None) => Outcome::Copying(source),
+        Ok(Some(Found::Verified { .. }) | None) => seal::copying(source, ctx.readings.lasts(uid)),
         Err(why) => {
             copying.failed(uid);
             tracing::warn!(volume = name, from = source.name, error = why, "failed to fill a copy");

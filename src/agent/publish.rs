@@ -4,12 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use tonic::Code;
 
 use crate::api::condition::reason::{COPY_DIFFERS, VOLUME_SEALED};
-use crate::api::{AccessMode, LABEL_COPY_OF, SharedPersistentVolume};
+use crate::api::{AccessMode, MADE_BY_RESERVOIR, SharedPersistentVolume};
 use crate::cluster;
 use crate::csi::{self, Error, PublishRequest, Stats, Usage, VolumeHandle, Volumes};
 use crate::host::{self, Host, Pod, Publish, VolumeUid};
@@ -35,17 +34,16 @@ impl Volumes for Node {
         let ctx = &*self.0;
         // The name becomes a part of a path of the API.
         let name = request.volume_context.get("volume").filter(|name| csi::is_name(name)).ok_or_else(|| {
-            Error::InvalidArgument(
-                "the PersistentVolume has no volume attribute `volume` with the name of a volume: let Reservoir make it"
-                    .into(),
-            )
+            Error::InvalidArgument(format!(
+                "the PersistentVolume has no volume attribute `volume` with the name of a volume: {MADE_BY_RESERVOIR}"
+            ))
         })?;
         let under_way = ctx.publishing.begin(request.handle.claim_uid());
         let unread =
             || format!("failed to read SharedPersistentVolume {name}, which the pod's claim is bound to");
         let read = async {
             let volume = cluster::get(&Api::<SharedPersistentVolume>::all(ctx.client.clone()), name).await?;
-            let copies = copies_here(volume.as_ref(), ctx).await?;
+            let copies = cluster::copies_on(&ctx.node, volume.as_ref(), &ctx.client).await?;
             Ok::<_, cluster::Error>((volume, copies))
         };
         let (volume, copies) = tokio::time::timeout(API_TIMEOUT, read)
@@ -200,27 +198,6 @@ async fn published(
     let uids = volume.into_iter().chain(copies).filter_map(|of| of.metadata.uid.as_ref()?.parse().ok());
     let (uids, target) = (uids.collect::<Vec<VolumeUid>>(), target.to_owned());
     ctx.on_host(move |host| host.published_at(&uids, &target)).await.ok().flatten()
-}
-
-/// The copies on this node of a sealed volume, by a live read (E3). On the volume's own node there are some only if that was asked
-/// for.
-async fn copies_here(
-    volume: Option<&SharedPersistentVolume>,
-    ctx: &Context,
-) -> Result<Vec<SharedPersistentVolume>, cluster::Error> {
-    let Some((of, status)) = volume.and_then(|of| Some((of, of.status.as_ref()?))) else { return Ok(vec![]) };
-    let is_here = status.node_name.as_deref() == Some(&ctx.node);
-    let has_other = of.spec.copies.as_ref().is_some_and(|copies| copies.own_node);
-    if status.digest.is_none() || is_here && !has_other {
-        return Ok(vec![]);
-    }
-    let of_volume = format!("{LABEL_COPY_OF}={}", of.uid().unwrap_or_default());
-    let here = ListParams::default().labels(&of_volume).fields(&format!("status.nodeName={}", ctx.node));
-    let mut copies: Vec<SharedPersistentVolume> = cluster::list(&Api::all(ctx.client.clone()), &here).await?;
-    copies.retain(|copy| {
-        copy.spec.copy_of.as_ref().is_some_and(|is| Some(&is.uid) == of.metadata.uid.as_ref())
-    });
-    Ok(copies)
 }
 
 fn refused(refusal: Refusal) -> Error {

@@ -56,6 +56,7 @@ pub(super) enum Found {
 #[derive(Clone)]
 struct Reading {
     purpose: Purpose,
+    began: Instant,
     stop: Arc<AtomicBool>,
     done: watch::Receiver<Option<host::Result<Found>>>,
 }
@@ -76,6 +77,11 @@ impl Readings {
         if let Some(reading) = self.readings().get(uid) {
             reading.stop.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// The time for which a volume's files have been read; `None`: they are not.
+    pub(super) fn lasts(&self, uid: &VolumeUid) -> Option<Duration> {
+        self.readings().get(uid).map(|reading| reading.began.elapsed())
     }
 
     /// The outcome of reading a volume's files, begun now unless it goes on; `None` while they are being read, or while others
@@ -116,7 +122,7 @@ impl Readings {
             return None;
         }
         let (to, done) = watch::channel(None);
-        let reading = Reading { purpose: purpose.clone(), stop: Arc::default(), done };
+        let reading = Reading { purpose: purpose.clone(), began: Instant::now(), stop: Arc::default(), done };
         readings.insert(uid.clone(), reading.clone());
         let (name, uid, stop) = (name.to_owned(), uid.clone(), reading.stop.clone());
         tokio::task::spawn_blocking(move || {

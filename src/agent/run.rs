@@ -1,10 +1,11 @@
 //! Runs the agent.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kube::runtime::watcher;
@@ -188,6 +189,10 @@ async fn report(disks: &mut Disks) -> bool {
     reported.is_ok()
 }
 
+fn lock(names: &Mutex<BTreeSet<Name>>) -> MutexGuard<'_, BTreeSet<Name>> {
+    names.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The part of a volume that the agent keeps.
 #[derive(Clone)]
 struct Seen {
@@ -195,18 +200,21 @@ struct Seen {
     at_rest: bool,
 }
 
-/// Reconciles each volume of this node after each change, and in each period if it is not at rest. The watch only
-/// supplies names: of a volume it keeps the tenant and the rest, and each decision uses a live read. The ledgers of this node
-/// supply the names of the volumes that are born in their place.
+/// Reconciles each volume of this node after each change, unless it was and stays at rest, and in each period if it is not at
+/// rest. The watch only supplies names: of a volume it keeps the tenant and the rest, and each decision uses a live read. The
+/// ledgers of this node supply the names of the volumes that are born in their place.
 async fn reconcile_volumes(ctx: &Context, look_again: Duration, wake: bool) {
     let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     let mine = watcher::Config::default().fields(&format!("status.nodeName={}", ctx.node));
     let (queue, names) = WorkQueue::<SharedPersistentVolume>::new();
     let queue = Arc::new(queue);
     let _ = ctx.volumes.set(queue.clone());
-    let to = queue.clone();
-    let changed = move |change: Change<_>| {
-        if wake {
+    // The volumes that were not at rest when they were read last: the watch of a restored etcd may miss such a state (X9).
+    let restless = Arc::new(Mutex::new(BTreeSet::new()));
+    let (to, is_restless) = (queue.clone(), restless.clone());
+    let changed = move |change: Change<Seen>| {
+        let rested = [change.before, change.now].iter().all(|seen| seen.is_some_and(|seen| seen.at_rest));
+        if wake && (!rested || lock(&is_restless).contains(change.name)) {
             to.enqueue_name(change.name.clone());
         }
     };
@@ -231,11 +239,16 @@ async fn reconcile_volumes(ctx: &Context, look_again: Duration, wake: bool) {
         }
     };
     let reconcile = |name: Name| {
-        let (api, ledgers) = (api.clone(), ledgers.clone());
+        let (api, ledgers, restless) = (api.clone(), ledgers.clone(), restless.clone());
         async move {
             // Read before the volume, see `plan::birth`.
             let ledgers = ledgers.all();
-            let Some(mut volume) = cluster::get(&api, &name).await? else { return Ok(None) };
+            let found = cluster::get(&api, &name).await?;
+            match found.as_ref().is_some_and(|volume| !node_task::is_at_rest(volume)) {
+                true => lock(&restless).insert(name),
+                false => lock(&restless).remove(&name),
+            };
+            let Some(mut volume) = found else { return Ok(None) };
             if volume.status.as_ref().and_then(|status| status.node_name.as_deref()) != Some(&ctx.node) {
                 let Some(born) = birth::on_node(volume, &ctx.node, &ledgers) else { return Ok(None) };
                 volume = born;

@@ -270,28 +270,19 @@ async fn perform(
             Ok(Outcome::Untouched)
         }
         Task::Lost(_) => Ok(Outcome::NoRecord),
-        Task::Copy => Ok(Outcome::Seal(copies::fill(volume, &uid, ctx).await)),
+        Task::Copy => {
+            let bytes = match size {
+                Some(bytes) => bytes,
+                None => match make(volume, &uid, None, ctx).await? {
+                    Outcome::Made(bytes) => bytes,
+                    failed => return Ok(failed),
+                },
+            };
+            Ok(Outcome::Copied(bytes, copies::fill(volume, &uid, ctx).await))
+        }
         Task::Verify => Ok(Outcome::Verify(seals::verify(volume, &uid, ctx).await)),
         Task::Seal(step) => Ok(Outcome::Seal(seals::perform(step, volume, &uid, ctx).await)),
-        Task::Make => {
-            let (disk, spec) = (disk_of(volume, ctx)?, volume_spec(volume, uid, size)?);
-            if size.is_none()
-                && let Some(from) = &spec.recover
-                && let Some(owner) = owner_of(&disk, from, ctx).await?
-            {
-                return Ok(Outcome::Failed(node_task::has_owner(from.as_str(), &owner)));
-            }
-            let bytes = spec.size_bytes;
-            let recovers = size.is_none() && spec.recover.is_some();
-            match ctx.operate("Create", move |host| host.create(&disk, &spec)).await {
-                Err(NodeError::Host(host::Error::NotFound(_))) if recovers => return Ok(Outcome::NoData),
-                created => created?,
-            }
-            if size.is_none() {
-                tracing::info!(volume = name, bytes, "made a volume");
-            }
-            Ok(Outcome::Made(bytes))
-        }
+        Task::Make | Task::MakeCopy => make(volume, &uid, size, ctx).await,
         Task::Size(OnNode::Resize(bytes)) => {
             // The record first gets the object's present spec. The spec has the erase policy for a replaced copy
             // (X4).
@@ -344,6 +335,32 @@ async fn perform(
             }
         }
     }
+}
+
+/// Makes the volume, or confirms that the volume of that size is complete.
+async fn make(
+    volume: &SharedPersistentVolume,
+    uid: &VolumeUid,
+    size: Option<u64>,
+    ctx: &Context,
+) -> Result<Outcome, NodeError> {
+    let (disk, spec) = (disk_of(volume, ctx)?, volume_spec(volume, uid.clone(), size)?);
+    if size.is_none()
+        && let Some(from) = &spec.recover
+        && let Some(owner) = owner_of(&disk, from, ctx).await?
+    {
+        return Ok(Outcome::Failed(node_task::has_owner(from.as_str(), &owner)));
+    }
+    let bytes = spec.size_bytes;
+    let recovers = size.is_none() && spec.recover.is_some();
+    match ctx.operate("Create", move |host| host.create(&disk, &spec)).await {
+        Err(NodeError::Host(host::Error::NotFound(_))) if recovers => return Ok(Outcome::NoData),
+        created => created?,
+    }
+    if size.is_none() {
+        tracing::info!(volume = volume.name_any(), bytes, "made a volume");
+    }
+    Ok(Outcome::Made(bytes))
 }
 
 /// The name of the volume whose data is to be recovered, if its object still exists (X6). The search is by UID,

@@ -55,6 +55,8 @@ pub use volume_role::{
 pub const GROUP: &str = "reservoir.dev";
 /// Name of the CSI driver, of its `CSIDriver` object, and of the driver in each `PersistentVolume`.
 pub const DRIVER: &str = "csi.reservoir.dev";
+/// Words about a `PersistentVolume` of the driver that somebody else made.
+pub const MADE_BY_RESERVOIR: &str = "Reservoir alone makes the PersistentVolumes of csi.reservoir.dev";
 /// Field manager of the controller's writes.
 pub const CONTROLLER_MANAGER: &str = "reservoir-controller";
 /// Field manager of the agents' writes.

@@ -394,7 +394,8 @@ pub struct SharedPersistentVolumeStatus {
     /// The first 16 of the running and pending pods that use the volume. Written by the controller.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub users: Vec<PodRef>,
-    /// Number of running and pending pods that use the volume. Written by the controller.
+    /// Number of running and pending pods that use the volume, by the name of a bound claim: also of one whose PersistentVolumeClaim
+    /// is another one's by now. Written by the controller.
     pub user_count: u32,
     /// Use of the volume, by namespace (Q4). Written by the controller.
     #[serde(skip_serializing_if = "Vec::is_empty")]

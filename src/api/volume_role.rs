@@ -32,6 +32,11 @@ use super::{LedgerEntry, Size};
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].status"
     ),
+    printcolumn(
+        name = "Templated",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Templated\")].status"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Message",

@@ -1,6 +1,7 @@
 //! Talking to Kubernetes: caches, work queues, live reads and compare-and-swap, events, leader election.
 
 mod cache;
+mod copies;
 mod events;
 mod lease;
 mod pods;
@@ -10,6 +11,7 @@ mod status_batcher;
 mod write;
 
 pub use cache::{Cache, CacheConfig, Change, Key, Name, cache, name_of, named};
+pub use copies::copies_on;
 pub use events::{CONTROLLER, Events};
 pub use lease::{LeadError, lead};
 pub use pods::{PodUse, UsedPod, claims_of, has_ended, is_terminal, lacks_storage, pod_of, pod_ref};

@@ -29,15 +29,21 @@ pub(super) fn family(copy: &SharedPersistentVolume, ctx: &Context) -> Option<Fam
     let original = stores.volumes.get(&of.name).filter(|found| found.metadata.uid.as_ref() == Some(&of.uid));
     let copies = stores.volumes.by(COPY_OF, &of.uid);
     let disk = |volume: &SharedPersistentVolume| volume.status.as_ref()?.node_disk.clone();
-    let names: BTreeSet<String> = original.iter().chain(&copies).filter_map(|volume| disk(volume)).collect();
+    let reservation = copy.spec.reservation.as_ref().and_then(|name| stores.reservations.get(name));
+    let on = reservation.and_then(|reservation| reservation.status.as_ref()?.node_disk.clone());
+    let placed = original.iter().chain(&copies).filter_map(|volume| disk(volume));
+    let names: BTreeSet<String> = placed.chain(on).collect();
     let disks = names.iter().filter_map(|name| stores.disks.get(name)).collect();
     let node = node_of(copy).and_then(|node| stores.nodes.get(node));
     Some(Family { original, copies, disks, node })
 }
 
-/// Makes the missing copies. A refusal for one node does not keep the others from theirs.
+/// Makes the missing copies in the order of their names. Turns have the same order, so each copy sees the copies whose turn is
+/// earlier. A refusal for one node does not keep the others from theirs.
 pub(super) async fn make(missing: &[SharedPersistentVolume], ctx: &Context) -> Result<(), Error> {
     let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
+    let mut missing: Vec<&SharedPersistentVolume> = missing.iter().collect();
+    missing.sort_by_key(|copy| copy.name_any());
     let mut outcome = Ok(());
     for copy in missing {
         outcome = cluster::create(&api, &ctx.signed(copy).await?).await.map(drop).and(outcome);

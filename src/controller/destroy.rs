@@ -21,7 +21,7 @@ use super::context::Context;
 use super::ledger_entries::{end_entry, has_heir};
 use super::node_labels::is_labelled;
 use super::stores::{COPY_OF, VOLUME_UID};
-use super::volume_users::{delete_lost, live_users, lost_claims, over, users};
+use super::volume_users::{delete_lost, live_users, lost_claims, over, read_elsewhere, users};
 use super::{Again, Error};
 
 /// The pause before another look. A process, or a pod that is missing from the cache, may use the volume.
@@ -96,6 +96,7 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
         node_gone: ctx.disk_of(volume).is_some_and(|disk| node_lifetime::has_left(&disk)),
         moved_to: ctx.node_moved(status.node_disk.as_deref(), status.node_name.as_deref()).await?,
         users: users(volume, &others, ctx),
+        read_elsewhere: read_elsewhere(volume, ctx),
         lost_claims,
         over,
         live: None,

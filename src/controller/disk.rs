@@ -17,7 +17,7 @@ use crate::plan::{node_lifetime, startup_taint};
 use super::context::Context;
 use super::ledger_entries::{owners, settle};
 use super::stores::DISK;
-use super::{Again, Error};
+use super::{Again, Error, sooner};
 
 /// Reconciles a disk.
 ///
@@ -45,7 +45,7 @@ pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<Agai
             return cluster::merge_seen(&api, &*disk, json!({"spec": {"gone": true}})).await.map(|_| None);
         }
         node_lifetime::Step::Delete => return cluster::delete_seen(&api, &*disk).await.map(|()| None),
-        node_lifetime::Step::LookAgain(left) => Some(silent_again.map_or(left, |again| again.min(left))),
+        node_lifetime::Step::LookAgain(left) => sooner(silent_again, left),
         node_lifetime::Step::Rest => silent_again,
     };
     if node_lifetime::may_be_deleted(&disk) {

@@ -35,3 +35,8 @@ use crate::cluster::Error;
 
 /// The time after which an unchanged object is reconciled again; `None`: only a change enqueues the object.
 type Again = Option<std::time::Duration>;
+
+/// The pause until the earlier of two looks.
+fn sooner(again: Again, left: std::time::Duration) -> Again {
+    Some(again.map_or(left, |again| again.min(left)))
+}

@@ -119,7 +119,10 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
     }
     if !cached.bound {
         seen.class = seen.pvc.as_ref().and_then(|pvc| class_of(pvc, ctx));
-        seen.volume = cluster::get(&Api::all(ctx.client.clone()), &volume).await?.map(Arc::new);
+        // A volume of the cache that needs nothing now is not read live: its change enqueues the PersistentVolumeClaim.
+        if seen.volume.is_none() || next(&seen) != Step::Rest {
+            seen.volume = cluster::get(&Api::all(ctx.client.clone()), &volume).await?.map(Arc::new);
+        }
         if let Some(binding) = seen.volume.as_deref().and_then(own_pvc::listed) {
             let pv = persistent_volume::name_for(&binding.uid);
             seen.binding = pv_binding::Seen {

@@ -17,7 +17,7 @@ use crate::api::{
     VolumeOffer, VolumeRole,
 };
 use crate::cluster::{Change, Name, WorkQueue, name_of};
-use crate::plan::candidate::is_ready;
+use crate::plan::candidate::{is_cordoned, is_ready};
 use crate::plan::copies::transfer;
 use crate::plan::holder::{Holder, held_by_volume};
 use crate::plan::offer::covers;
@@ -164,7 +164,7 @@ impl Router {
         if change.before.map(has) != change.now.map(has) {
             self.guarantees();
         }
-        let sends = |disk: &NodeDisk| (transfer(disk).cloned(), is_ready(disk));
+        let sends = |disk: &NodeDisk| (transfer(disk).cloned(), is_ready(disk), is_cordoned(disk));
         if change.before.map(sends) != change.now.map(sends) {
             self.copies();
         }

@@ -10,7 +10,7 @@ use crate::cluster;
 use crate::plan::storage_capacity::{Seen, changes};
 
 use super::context::Context;
-use super::{Again, Error};
+use super::{Again, Error, sooner};
 use crate::plan::postponed::AFTER;
 use crate::plan::refs;
 use crate::plan::transition::LASTING;
@@ -30,7 +30,7 @@ pub(super) async fn reconcile(class: Arc<StorageClass>, ctx: &Context) -> Result
     }
     let left = ctx.postponed().note(&class.name_any(), AFTER, (ctx.now)());
     match left {
-        Some(left) => Ok(Some(outcome.map_or(left, |again| again.min(left)))),
+        Some(left) => Ok(sooner(outcome, left)),
         None => tell_exactly(class, ctx).await,
     }
 }

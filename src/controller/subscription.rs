@@ -6,19 +6,19 @@ use kube::{Api, ResourceExt};
 
 use crate::api::{CONTROLLER_MANAGER, RoleSubscription, SharedPersistentVolume, VolumeOffer};
 use crate::cluster::{self, name_of};
-use crate::plan::offer::{changes, is_small, refused};
+use crate::plan::offer::{changes, has_less_space, is_small, refused};
 use crate::plan::postponed::AFTER;
 use crate::plan::refs;
 
 use super::context::Context;
 use super::stores::OWNER;
-use super::{Again, Error};
+use super::{Again, Error, sooner};
 
 /// Reconciles a subscription.
 ///
 /// 1. Gather: the offers in the subscription's name, the volumes of its roles, and reservations, from the caches.
 /// 2. Decide: [`changes`].
-/// 3. Apply: deletions first, since rescinding comes first (O6); then applies; then the status, a small change of it later.
+/// 3. Apply: deletions first, since rescinding comes first (O6); then applies; then the status. Small changes are applied later.
 pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context) -> Result<Again, Error> {
     let namespace = subscription.namespace().unwrap_or_default();
     let mut there = ctx.stores.offers.by(OWNER, &subscription.uid().unwrap_or_default());
@@ -35,12 +35,22 @@ pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context
     );
 
     // A failed write for one node does not stop the writes for the other nodes.
-    let (mut outcome, mut status) = (Ok(()), changes.status);
+    let (mut outcome, mut status, mut again) = (Ok(()), changes.status, None);
     let offers: Api<VolumeOffer> = cluster::namespaced(&ctx.client, &namespace);
+    let waits_as = |offer: &VolumeOffer| format!("offer {}", name_of(&namespace, &offer.name_any()));
     for old in changes.delete {
+        ctx.postponed().forget(&waits_as(old));
         outcome = cluster::delete(&offers, &old.name_any(), old.uid()).await.and(outcome);
     }
     for offer in &changes.apply {
+        let told = there.iter().find(|told| told.metadata.name == offer.metadata.name);
+        if told.is_some_and(|told| has_less_space(&told.spec, &offer.spec))
+            && let Some(left) = ctx.postponed().note(&waits_as(offer), AFTER, (ctx.now)())
+        {
+            again = sooner(again, left);
+            continue;
+        }
+        ctx.postponed().forget(&waits_as(offer));
         let applied = cluster::apply(&offers, offer, CONTROLLER_MANAGER).await.map(drop);
         if let Some(words) = applied.as_ref().err().and_then(Error::refusal) {
             status = refused(&subscription, status, &offer.name_any(), &words, (ctx.now)());
@@ -51,12 +61,12 @@ pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context
     if subscription.status.as_ref().is_some_and(|before| is_small(before, &status)) {
         let left = ctx.postponed().note(&name, AFTER, (ctx.now)());
         if let Some(left) = left {
-            return outcome.map(|()| Some(left));
+            return outcome.map(|()| sooner(again, left));
         }
     }
     ctx.postponed().forget(&name);
     let api: Api<RoleSubscription> = cluster::namespaced(&ctx.client, &namespace);
-    ctx.commit(&api, &*subscription, &status).await.and(outcome).map(|()| None)
+    ctx.commit(&api, &*subscription, &status).await.and(outcome).map(|()| again)
 }
 
 /// The volumes of the subscription's roles and of their ancestors, without duplicates.

@@ -15,7 +15,7 @@ use crate::plan::{bind, persistent_volume};
 
 use super::context::Context;
 use super::stores::CLAIM;
-use super::volume_users::counted;
+use super::volume_users::{counted, read_elsewhere};
 use super::{Again, Error};
 
 /// Reconciles a claim that is being deleted.
@@ -62,7 +62,8 @@ pub(super) async fn reconcile(
                 let after = Mutex::new(SharedPersistentVolumeStatus::default());
                 if let Some(volume) = &seen.volume {
                     let leave = |volume: &SharedPersistentVolume| {
-                        let status = counted(volume, left(claim, volume, ctx.is_disk_gone(volume)), ctx);
+                        let (gone, elsewhere) = (ctx.is_disk_gone(volume), read_elsewhere(volume, ctx));
+                        let status = counted(volume, left(claim, volume, gone, &elsewhere), ctx);
                         after.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&status);
                         Ok::<_, ()>(Some(status))
                     };

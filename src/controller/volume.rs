@@ -18,15 +18,15 @@ use crate::plan::debounce::DEBOUNCE;
 use crate::plan::holder::held_by_volume;
 use crate::plan::kept::left_unplaced;
 use crate::plan::own_pvc::{self, Gone, Own, pvc_of};
-use crate::plan::postponed::COUNTING;
+use crate::plan::postponed::{AFTER, COUNTING};
 use crate::plan::volume::{EntryFate, Seen, Step, Waiting, fate_of_entry, has_data_of, is_recount, next};
-use crate::plan::{bind, birth, create, namesake, persistent_volume, pv_binding, refs};
+use crate::plan::{self, bind, birth, create, namesake, persistent_volume, pv_binding, refs};
 
 use super::claim::offers;
 use super::context::Context;
 use super::ledger_entries::{change, end_entry, has_heir, release_entry};
 use super::stores::{QUEUE, VOLUME, VOLUME_UID, queue_of};
-use super::volume_users::{delete_lost, is_pvc_there, lost_claims, tell_waiting, users};
+use super::volume_users::{delete_lost, is_pvc_there, lost_claims, read_elsewhere, tell_waiting, users};
 use super::{Again, Error, copies, destroy, kept, pvc_provisioner, replace_pods};
 
 /// The most claims that are bound by the write that reports their volume as Ready. Others are bound one by one.
@@ -113,8 +113,11 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
                 }
             }
             Step::Report(status) => {
+                let name = volume.name_any();
                 if is_recount(&volume, &status) {
-                    again = ctx.recounts().left(&volume.name_any(), COUNTING, seen.now);
+                    again = ctx.recounts().left(&name, COUNTING, seen.now);
+                } else if plan::copies::is_recount(&volume, &status) {
+                    again = ctx.recounts().note(&name, AFTER, seen.now);
                 }
                 if again.is_none() {
                     report(&api, &volume, &status, &seen, ctx).await?;
@@ -180,6 +183,7 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
         live: None,
         moved_to: ctx.node_moved(status.node_disk.as_deref(), status.node_name.as_deref()).await?,
         users: users(volume, &uncounted, ctx),
+        read_elsewhere: read_elsewhere(volume, ctx),
         lost_claims,
         now: (ctx.now)(),
     };

@@ -11,7 +11,7 @@ use crate::api::{
     ClaimBinding, LABEL_VOLUME_UID, PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim,
 };
 use crate::cluster;
-use crate::plan::own_pvc::{is_over, pvc_of};
+use crate::plan::own_pvc::{is_over, is_own, pvc_of};
 use crate::plan::transition::LASTING;
 use crate::plan::{bind, held_by, node_lifetime, persistent_volume, volume};
 
@@ -71,14 +71,19 @@ pub(super) async fn is_pvc_there(binding: &ClaimBinding, uid: &str, ctx: &Contex
     Ok(cluster::get(&pvcs, &binding.name).await?.is_some_and(|pvc| pvc.metadata.uid.as_deref() == Some(uid)))
 }
 
-/// The bindings of a volume that is being destroyed that are over, by live reads (P4).
+/// The bindings of a volume that is being destroyed that are over, by live reads (P4). The volume's own PersistentVolumeClaim
+/// is not read while the cache has it: its end enqueues the volume.
 pub(super) async fn over(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Vec<ClaimBinding>, Error> {
     let mut over = Vec::new();
-    let listed = volume.status.iter().flat_map(|status| &status.claims);
-    for binding in listed.filter(|_| pvc_of(volume).is_some()) {
+    let Some(pvc_uid) = pvc_of(volume) else { return Ok(over) };
+    for binding in volume.status.iter().flat_map(|status| &status.claims) {
+        let is_own = is_own(binding, volume);
+        if is_own && ctx.stores.pvcs.has(&binding.namespace, &binding.name, pvc_uid) {
+            continue;
+        }
         let claims: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &binding.namespace);
         let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, &binding.namespace);
-        let claim = cluster::get(&claims, &binding.name).await?;
+        let claim = if is_own { None } else { cluster::get(&claims, &binding.name).await? };
         let pvc = cluster::get(&pvcs, &binding.name).await?;
         if is_over(binding, volume, claim.as_ref(), pvc.as_ref()) {
             over.push(binding.clone());
@@ -91,6 +96,20 @@ pub(super) async fn over(volume: &SharedPersistentVolume, ctx: &Context) -> Resu
 pub(super) fn users(volume: &SharedPersistentVolume, lost: &[ClaimBinding], ctx: &Context) -> Vec<PodRef> {
     let claims = volume.status.iter().flat_map(|s| &s.claims).filter(|claim| !lost.contains(claim));
     [ctx.users(&claims.cloned().collect::<Vec<_>>()), readers(volume, ctx)].concat()
+}
+
+/// The claims in the list of a sealed volume with pods on other nodes than its own, by UID and by the cache: these pods read a
+/// copy, of which the volume's node knows nothing (E3).
+pub(super) fn read_elsewhere(volume: &SharedPersistentVolume, ctx: &Context) -> Vec<String> {
+    let Some(status) = volume.status.as_ref().filter(|status| status.digest.is_some()) else { return vec![] };
+    let node = status.node_name.as_deref().unwrap_or_default();
+    let is_read = |claim: &&ClaimBinding| {
+        let (namespace, name) = (&claim.namespace, &claim.name);
+        let placed =
+            ctx.stores.pods.users_with_node(namespace, name).iter().filter(|(_, placed)| *placed).count();
+        placed > ctx.stores.pods.users_on(node, namespace, name).len()
+    };
+    status.claims.iter().filter(is_read).map(|claim| claim.uid.clone()).collect()
 }
 
 /// The status of a volume with its users by the cache, to be committed together with a change of the list.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::api::MADE_BY_RESERVOIR;
+
 const UUID_LENGTH: usize = 36;
 
 /// `<volume UID>.<claim UID>`: two lower-case UUIDs joined by a dot, 73 bytes (CSI allows 128).
@@ -16,7 +18,7 @@ pub struct VolumeHandle(String);
 
 /// The text is not a handle of Reservoir.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a volume handle of Reservoir: expected two lower-case UUIDs joined by a dot")]
+#[error("not a volume handle of Reservoir: {MADE_BY_RESERVOIR}")]
 pub struct InvalidHandle;
 
 impl VolumeHandle {

@@ -15,7 +15,7 @@ use crate::host::manifests::{is_of, open_manifest, put_in_place, write_new};
 use crate::host::node::Host;
 use crate::host::seal::ensure_sealable;
 use crate::host::sys::manifest_entry::unescape;
-use crate::host::sys::{copy_files, dirfd, manifest};
+use crate::host::sys::{copy_files, dirfd, manifest, syscalls};
 use crate::host::types::{Asked, Content, Pace, Record, Seal, Sent, Source, VolumeUid};
 use crate::host::volume::Volume;
 
@@ -77,6 +77,7 @@ impl Host {
             let root = dirfd::open_dir(&mount, ".").context(|| "open the volume's root")?;
             copy_files::copy(root, &manifest, source, pace)?;
         }
+        source.end();
         drop(mount);
         self.seal_locked(uid, pace.stop, Some(digest))
     }
@@ -194,6 +195,7 @@ impl Source for SealedFiles {
         }
         let bytes = (stat.st_size as u64).saturating_sub(from);
         rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(from)).context(|| format!("read {path}"))?;
+        syscalls::read_in_order(&file, from, bytes).context(|| format!("read {path}"))?;
         self.part = Some(file.take(bytes));
         Ok(Sent { bytes, uid: stat.st_uid, gid: stat.st_gid })
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::host::error::Result;
+use crate::host::error::{Error, Result};
 use crate::host::node::Host;
 use crate::host::sys::in_use::{self, Use};
 use crate::host::sys::{Found, Mount, Uses, process};
@@ -35,10 +35,7 @@ impl Host {
         Ok(Held { volume: record.spec.name, pods, by })
     }
 
-    /// The first processes that keep a target of the volume from being unmounted.
-    ///
-    /// # Errors
-    /// Those of [`holders`](Self::holders).
+    /// The first processes that keep a target of the volume from being unmounted: none without `hostPID`.
     pub fn holders_at(&self, uid: &VolumeUid, target: &Path) -> Result<Held> {
         let key = self.targets.key(target)?;
         let _target = self.target_locks.lock(&key);
@@ -49,16 +46,22 @@ impl Host {
         let found = self.targets.locate(&key)?.map(|target| target.look()).transpose()?;
         let Some(Found::Mount(at)) = found else { return Ok(held) };
         // The same mount has another number in each mount namespace.
-        let point = Path::new(&key);
+        let (point, relative) = (Path::new(&key), self.targets.relative(&key));
         let numbers = RefCell::new(BTreeSet::from([at.id]));
-        let same = |mount: &Mount| mount.point == point && mount.device == at.device && mount.root == at.root;
+        let same = |mount: &Mount| {
+            mount.point.ends_with(relative) && mount.device == at.device && mount.root == at.root
+        };
         let note = |mount: &Mount| {
             if same(mount) {
                 numbers.borrow_mut().insert(mount.id);
             }
             false
         };
-        in_use::users(&Uses::mounts_alone(note), MOST, TIME)?;
+        match in_use::users(&Uses::mounts_alone(note), MOST, TIME) {
+            // The mount is held all the same, which its pod is to be told.
+            Err(Error::ProcessesHidden) => return Ok(held),
+            found => found?,
+        };
         let numbers = numbers.into_inner();
         let inside = |mount: &Mount| mount.point.starts_with(point) && mount.point != point;
         held.by = search(&Uses::new(inside, |file| numbers.contains(&file.mount)))?;

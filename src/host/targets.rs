@@ -29,6 +29,12 @@ impl Targets {
         &self.root
     }
 
+    /// The path of a target from the kubelet's directory, which pods may have mounted elsewhere.
+    pub(super) fn relative<'a>(&self, key: &'a str) -> &'a Path {
+        let key = Path::new(key);
+        key.strip_prefix(&self.path).unwrap_or(key)
+    }
+
     /// The normal spelling of a target, which is its key in the record.
     pub(super) fn key(&self, target: &Path) -> Result<String> {
         let refuse = |why: &str| Err(Error::InvalidArgument(format!("target {} {why}", target.display())));

@@ -5,6 +5,8 @@
 //! the same objects by the same rule, so nobody has to hand out turns. A copy that is not wanted is retired (X5), so one that is
 //! in use goes on.
 
+mod family;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -14,16 +16,16 @@ use kube::ResourceExt;
 
 use crate::api::condition::{self, COPIED, INTACT, READY, SEALED, Verdict, reason};
 use crate::api::{
-    BackingState, Copies, CopiesStatus, CopyOf, DiskReservation, FsType, LABEL_CLAIM_NAMESPACE,
-    LABEL_COPY_OF, LABEL_PVC_UID, NodeDisk, SharedPersistentVolume, SharedPersistentVolumeSpec,
-    SharedPersistentVolumeStatus, Transfer, UidRef, stable_hash,
+    Copies, CopiesStatus, CopyOf, DiskReservation, FsType, LABEL_CLAIM_NAMESPACE, LABEL_COPY_OF,
+    LABEL_PVC_UID, NodeDisk, SharedPersistentVolume, SharedPersistentVolumeSpec,
+    SharedPersistentVolumeStatus, stable_hash,
 };
 
+pub use self::family::{Family, has_failed, is_awaited, source, transfer};
+use self::family::{disk_of, is_ready, sources};
 use super::node_labels::{self, is_complete};
 use super::{candidate, create, refs, selects};
 
-/// The most copies that are filled from one volume at once. Twenty nodes are filled in three rounds.
-const SENT_AT_ONCE: usize = 2;
 /// The most nodes that a condition names.
 const NAMED: usize = 3;
 
@@ -51,19 +53,6 @@ pub struct Plan {
     pub missing: Vec<SharedPersistentVolume>,
 }
 
-/// The state around a copy. Everything is from the caches.
-#[derive(Debug)]
-pub struct Family {
-    /// The volume that it is a copy of.
-    pub original: Option<Arc<SharedPersistentVolume>>,
-    /// All copies of that volume.
-    pub copies: Vec<Arc<SharedPersistentVolume>>,
-    /// The disks of all these volumes.
-    pub disks: Vec<Arc<NodeDisk>>,
-    /// The Node of the copy.
-    pub node: Option<Arc<Node>>,
-}
-
 /// The node of a copy.
 pub fn node_of(copy: &SharedPersistentVolume) -> Option<&str> {
     let placed = copy.status.as_ref().and_then(|status| status.node_name.as_deref());
@@ -71,7 +60,7 @@ pub fn node_of(copy: &SharedPersistentVolume) -> Option<&str> {
 }
 
 /// The condition `Ready` of a copy that has not the content of its original; `None`: it has it, or is no copy.
-pub fn unfinished(copy: &SharedPersistentVolume) -> Option<Verdict> {
+pub fn unfinished(copy: &SharedPersistentVolume, family: Option<&Family>) -> Option<Verdict> {
     let of = copy.spec.copy_of.as_ref().filter(|_| !is_complete(copy))?;
     let status = copy.status.clone().unwrap_or_default();
     if let Some(digest) = status.digest {
@@ -88,12 +77,15 @@ pub fn unfinished(copy: &SharedPersistentVolume) -> Option<Verdict> {
         _ if let Some(source) = status.source => {
             Verdict::no(reason::COPYING, format!("it is being filled from volume {}", source.name))
         }
+        _ if family.is_some_and(|family| sources(family).is_empty()) => {
+            let why = format!(
+                "it waits for volume {}, or for a copy of it: none of them is ready, complete, and on a node that sends copies",
+                of.name
+            );
+            Verdict::no(reason::COPYING, why)
+        }
         _ => Verdict::no(reason::COPYING, "it waits for its turn to be filled from another copy"),
     })
-}
-
-fn is_ready(volume: &SharedPersistentVolume) -> bool {
-    volume.status.as_ref().is_some_and(|status| condition::is_true(&status.conditions, READY))
 }
 
 fn is_used(volume: &SharedPersistentVolume) -> bool {
@@ -135,7 +127,8 @@ pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
     let copies_on: BTreeMap<&str, &SharedPersistentVolume> =
         around.copies.iter().rev().filter_map(|copy| Some((node_of(copy)?, &**copy))).collect();
     let copy_on = |node: &Node| copies_on.get(node.metadata.name.as_deref()?).copied();
-    let has_copy = |node: &&&Node| copy_on(node).is_some_and(|copy| is_complete(copy) && is_ready(copy));
+    let is_usable = |copy: &SharedPersistentVolume| is_complete(copy) && is_ready(copy);
+    let has_copy = |node: &&&Node| copy_on(node).is_some_and(is_usable);
     status.ready = nodes.iter().filter(has_copy).count() as u32;
     let sends = disk_of(original, &around.disks).is_some_and(|disk| transfer(disk).is_some());
     if status.ready < status.wanted && !sends {
@@ -143,12 +136,13 @@ pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
                    values";
         return said(status, Verdict::no(reason::COPIES_OFF, why));
     }
+    let can_fill = is_ready(original) || around.copies.iter().any(|copy| is_usable(copy));
     let names: BTreeSet<String> = around.copies.iter().map(|copy| copy.name_any()).collect();
     let (mut missing, mut troubles) = (vec![], vec![]);
     for node in nodes {
         let (full, name) = (node_labels::is_full(node), node.name_any());
         let trouble = match copy_on(node) {
-            Some(copy) => trouble_of(copy),
+            Some(copy) => trouble_of(copy, can_fill),
             None if full => Some(format!(
                 "it has copies of {} volumes, which is the most: take the node out of the nodeSelector of others",
                 node_labels::MOST
@@ -189,12 +183,13 @@ pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
     }
 }
 
-/// Why a copy makes no progress; `None`: it is being made, or is ending.
-fn trouble_of(copy: &SharedPersistentVolume) -> Option<String> {
+/// Why a copy makes no progress; `None`: it is being made, or is ending. `can_fill`: a volume with its content can be used.
+fn trouble_of(copy: &SharedPersistentVolume, can_fill: bool) -> Option<String> {
     let conditions = copy.status.as_ref().map_or(&[][..], |status| &status.conditions);
     let ready = condition::get(conditions, READY)?;
     let passing = [reason::CREATING, reason::COPYING, reason::RETIRING, reason::DESTROYING];
-    let is_trouble = ready.status != "True" && !passing.contains(&&*ready.reason);
+    let waits_in_vain = ready.reason == reason::COPYING && !can_fill;
+    let is_trouble = ready.status != "True" && (waits_in_vain || !passing.contains(&&*ready.reason));
     is_trouble.then(|| format!("volume {}: {}", copy.name_any(), ready.message))
 }
 
@@ -318,88 +313,6 @@ pub fn is_wanted(copy: &SharedPersistentVolume, family: &Family) -> Option<bool>
     family.node.as_ref().map(|node| is_selected(copies, original, node))
 }
 
-/// The volume from which a copy is to be filled now; `None`: it is complete, or waits for its turn.
-pub fn source(copy: &SharedPersistentVolume, family: &Family) -> Option<UidRef> {
-    let original = family.original.as_ref()?;
-    let can_send = |volume: &Arc<SharedPersistentVolume>| {
-        let has_digest = volume.status.as_ref().is_some_and(|status| status.digest.is_some());
-        let is_whole = volume.spec.copy_of.is_none() || is_complete(volume);
-        let on = disk_of(volume, &family.disks);
-        has_digest
-            && is_whole
-            && is_ready(volume)
-            && volume.metadata.deletion_timestamp.is_none()
-            && on.is_some_and(|disk| transfer(disk).is_some())
-    };
-    let sources: Vec<UidRef> = std::iter::once(original)
-        .chain(&family.copies)
-        .filter(|v| can_send(v))
-        .map(|v| reference(v))
-        .collect();
-    let limit = original.spec.copies.as_ref().and_then(|copies| copies.at_once);
-    let limit = limit.map_or(usize::MAX, |limit| limit as usize).min(SENT_AT_ONCE * sources.len());
-
-    let mut load: BTreeMap<&str, usize> = sources.iter().map(|source| (&*source.uid, 0)).collect();
-    let mut waiting: Vec<&SharedPersistentVolume> = vec![];
-    let mut filling = 0;
-    for one in family.copies.iter().filter(|one| can_be_filled(one)) {
-        let status = one.status.clone().unwrap_or_default();
-        let present = status.source.filter(|source| failed_from(one) != Some(source.uid.as_str()));
-        match present.and_then(|source| load.get_mut(&*source.uid).map(|load| (source, load))) {
-            Some((source, load)) => {
-                *load += 1;
-                filling += 1;
-                if one.metadata.uid == copy.metadata.uid {
-                    return Some(source);
-                }
-            }
-            None => waiting.push(one),
-        }
-    }
-    // One that failed lets the others go first.
-    waiting.sort_by_key(|one| (failed_from(one).is_some(), one.name_any()));
-    for one in waiting.into_iter().take(limit.saturating_sub(filling)) {
-        let failed = failed_from(one);
-        let free =
-            sources.iter().filter(|source| load.get(&*source.uid).is_some_and(|load| *load < SENT_AT_ONCE));
-        let order = |source: &&UidRef| {
-            (failed == Some(source.uid.as_str()), load.get(&*source.uid).copied(), source.name.clone())
-        };
-        let chosen = free.min_by_key(order)?;
-        if one.metadata.uid == copy.metadata.uid {
-            return Some(chosen.clone());
-        }
-        *load.entry(&chosen.uid).or_default() += 1;
-    }
-    None
-}
-
-/// True for a copy that its node has made, and that has no content yet.
-fn can_be_filled(copy: &SharedPersistentVolume) -> bool {
-    let status = copy.status.clone().unwrap_or_default();
-    status.digest.is_none()
-        && status.node.is_some_and(|node| node.backing == BackingState::Made)
-        && !copy.is_ending()
-}
-
-fn failed_from(copy: &SharedPersistentVolume) -> Option<&str> {
-    copy.status.as_ref()?.node.as_ref()?.copy_failed_from.as_deref()
-}
-
-fn reference(volume: &SharedPersistentVolume) -> UidRef {
-    UidRef { name: volume.name_any(), uid: volume.uid().unwrap_or_default() }
-}
-
-fn disk_of<'a>(volume: &SharedPersistentVolume, disks: &'a [Arc<NodeDisk>]) -> Option<&'a NodeDisk> {
-    let name = volume.status.as_ref().and_then(|status| status.node_disk.as_ref())?;
-    disks.iter().map(AsRef::as_ref).find(|disk: &&NodeDisk| disk.metadata.name.as_ref() == Some(name))
-}
-
-/// The place where the agent of a disk sends the content of volumes.
-pub fn transfer(disk: &NodeDisk) -> Option<&Transfer> {
-    disk.status.as_ref().and_then(|status| status.transfer.as_ref())
-}
-
 /// Decides on an agent that asks for a sealed volume, with objects that were read live. It may have exactly the volume that the
 /// controller names as the source of a copy on its own node, while that copy is being filled. Returns the digest that the
 /// volume has to have.
@@ -441,6 +354,23 @@ pub fn report(
         }
         None => status.conditions.retain(|condition| condition.type_ != COPIED),
     }
+}
+
+/// True if the report changes nothing but the number of complete copies, while others are still missing. Copies that become complete
+/// within a moment are one write of the original.
+pub fn is_recount(volume: &SharedPersistentVolume, report: &SharedPersistentVolumeStatus) -> bool {
+    let Some(before) = volume.status.as_ref().filter(|before| *before != report) else { return false };
+    let (Some(told), Some(now)) = (before.copies, report.copies) else { return false };
+    let mut report = report.clone();
+    report.copies = Some(CopiesStatus { ready: told.ready, ..now });
+    let told = condition::get(&before.conditions, COPIED);
+    let now = report.conditions.iter_mut().find(|condition| condition.type_ == COPIED);
+    if let (Some(told), Some(now)) = (told, now)
+        && now.reason == reason::COPYING
+    {
+        now.message.clone_from(&told.message);
+    }
+    *before == report
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::api::{
 use super::holder::Holder;
 use super::ledger::{Ledger, Refused};
 use super::list_share::{Entry, Full, full_for};
+use super::own_pvc::pvc_of;
 use super::{adopt, backing, candidate, holder, kept, ledger, names, orphans, tenant, undivided};
 
 /// The volume's entry in the ledger of its reservation.
@@ -210,8 +211,9 @@ fn node_cordoned(volume: &SharedPersistentVolume, reservations: &[&DiskReservati
         reservations.iter().filter_map(|r| Some((r.name_any(), node_of(r)?))).collect();
     let listed: Vec<String> = places.iter().map(|(name, node)| format!("{name} on {node}")).collect();
     let first = places.first().map_or("?", |(_, node)| node);
-    // A volume with a reservation of its own choice gets no other.
-    let or = if volume.spec.reservation.is_some() { "" } else { ", or reserve on another node" };
+    // A volume with a reservation of its own choice gets no other, and a copy is for its node.
+    let is_bound = volume.spec.reservation.is_some() || volume.spec.copy_of.is_some();
+    let or = if is_bound { "" } else { ", or reserve on another node" };
     let listed = names(&listed, listed.len());
     format!("only cordoned nodes have space for it ({listed}): kubectl uncordon {first}{or}")
 }
@@ -321,13 +323,25 @@ fn no_reservation(volume: &SharedPersistentVolume, reservations: &[&DiskReservat
             }
         };
     };
+    // A user makes no volume of a StorageClass, which names the reservation.
+    let is_of_class = pvc_of(volume).is_some();
     match reservations.iter().find(|r| r.name_any() == *name) {
         None => format!(
-            "there is no DiskReservation {name}; make it, or make the volume anew without spec.reservation"
+            "there is no DiskReservation {name}{}",
+            if is_of_class {
+                ": make it"
+            } else {
+                "; make it, or make the volume anew without spec.reservation"
+            }
         ),
         Some(r) if r.metadata.deletion_timestamp.is_some() => {
             format!(
-                "DiskReservation {name} is being deleted, and takes no new volume; make this one anew in another"
+                "DiskReservation {name} is being deleted, and takes no new volume; {}",
+                if is_of_class {
+                    "make the StorageClass anew with another one"
+                } else {
+                    "make this one anew in another"
+                }
             )
         }
         Some(r) if may_hold(r, &r.spec.role) => {

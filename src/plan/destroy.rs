@@ -42,6 +42,8 @@ pub struct Seen {
     pub moved_to: Option<String>,
     /// Claims in the volume's list that are gone, or bound to another volume.
     pub lost_claims: Vec<ClaimBinding>,
+    /// UIDs of the claims in the volume's list that have pods on other nodes, which read a copy (E3).
+    pub read_elsewhere: Vec<String>,
     /// Claims in the volume's list that lead no pod to the volume any more ([`super::own_pvc::is_over`], P4).
     pub over: Vec<ClaimBinding>,
     /// Running and pending pods of the other claims in the volume's list.
@@ -159,7 +161,8 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
         }
     }
     let mut listed = status.clone();
-    unbind(&mut listed, is_disk_gone(volume, seen), |claim| seen.lost_claims.contains(claim));
+    let elsewhere = &seen.read_elsewhere;
+    unbind(&mut listed, is_disk_gone(volume, seen), elsewhere, |claim| seen.lost_claims.contains(claim));
     status.claims.retain(|claim| !seen.lost_claims.contains(claim) && !seen.over.contains(claim));
     status.node_name = seen.moved_to.clone().or(status.node_name);
     let mut status = count_users(status, seen.users.clone());

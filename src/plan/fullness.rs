@@ -93,7 +93,9 @@ pub fn can_grow(volume: &SharedPersistentVolume) -> bool {
 
 fn message(volume: &SharedPersistentVolume, what: &str) -> String {
     let remedy = if can_grow(volume) { ", or make the volume larger" } else { "" };
-    format!("at least {FULL}% of its {what} are taken, and writes fail when all are: remove files{remedy}")
+    format!(
+        "{FULL}% of its {what} were taken, and it has not fallen to {FREE}% since; writes fail when all are taken: remove files{remedy}"
+    )
 }
 
 /// The message of the event of a pod that uses the volume.

@@ -10,7 +10,7 @@ use super::names;
 /// The processes, for readers of the volume. `pods` are the known pods.
 pub fn by(processes: &[Process], pods: &[PodRef]) -> String {
     if processes.is_empty() {
-        return "a process that the agent does not see (it sees all with the chart's value agent.hostPID)"
+        return "a process that the agent does not find (without the chart's value agent.hostPID it sees its own alone)"
             .to_owned();
     }
     let words: Vec<String> = processes.iter().map(|process| words(process, pods)).collect();

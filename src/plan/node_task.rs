@@ -24,7 +24,9 @@ pub enum Task {
     Size(OnNode),
     /// Bring the seal of the volume a step further (E1).
     Seal(seal::Step),
-    /// Fill the volume, which is a copy, and seal it (E2).
+    /// Make the volume, which is a copy that waits for its source. The report of its content says that it was made (E2).
+    MakeCopy,
+    /// Make the volume, which is a copy, fill it from its source, and seal it (E2).
     Copy,
     /// Read the files of the sealed volume again (E4).
     Verify,
@@ -89,6 +91,8 @@ pub enum Outcome {
     NotResized(String),
     /// The seal is a step further, or waits.
     Seal(seal::Outcome),
+    /// The copy exists, with so many bytes, and its content is a step further, or waits.
+    Copied(u64, seal::Outcome),
     /// The files of the sealed volume were read, or are being read.
     Verify(verify::Outcome),
     /// New mounts are refused.
@@ -139,13 +143,11 @@ pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
             // An unusable volume is made usable first: a resize that fails again and again says nothing about that.
             OnDisk::Record(_) if is_made && !condition::is_true(&status.conditions, BACKED) => Task::Make,
             // Nothing but the copied files is ever in it, so its size and its seal wait for them.
-            OnDisk::Record(record)
-                if is_made && volume.spec.copy_of.is_some() && record.seal != seal::OnDisk::Sealed =>
-            {
-                if status.source.is_some() {
-                    Task::Copy
-                } else {
-                    Task::Make
+            _ if volume.spec.copy_of.is_some() && is_empty(on_disk, is_made) => {
+                match (&status.source, condition::get(&status.conditions, BACKED)) {
+                    (Some(_), _) => Task::Copy,
+                    (None, None) => Task::MakeCopy,
+                    (None, Some(_)) => Task::Make,
                 }
             }
             OnDisk::Record(record) if is_made => {
@@ -183,6 +185,15 @@ pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
         (false, false) => Task::Fence,
         (false, true) if fenced => Task::Unfence,
         (false, true) => Task::Rest,
+    }
+}
+
+/// True for a copy that lacks content by its node.
+fn is_empty(on_disk: OnDisk, is_made: bool) -> bool {
+    match on_disk {
+        OnDisk::Record(record) => record.seal != seal::OnDisk::Sealed,
+        OnDisk::Nothing => !is_made,
+        OnDisk::Receipt | OnDisk::NotInherited => false,
     }
 }
 
@@ -299,6 +310,16 @@ pub fn report(
             pause = Some(AFTER_UNFENCE);
         }
         (_, Outcome::Untouched) => status.node = before,
+        (Task::MakeCopy, Outcome::Made(_)) => status.node = before,
+        (_, Outcome::Copied(_, seal::Outcome::Resting(rest))) => {
+            status.node = before;
+            pause = Some(rest);
+        }
+        (_, Outcome::Copied(size, outcome)) => {
+            (node.backing, node.size) = (BackingState::Made, Some(Size::from_bytes(size)));
+            backed = Some(Verdict::yes(reason::BACKED, made(volume)));
+            pause = seal::report(volume, &mut status, outcome, now);
+        }
         (_, Outcome::Made(size)) => {
             (node.backing, node.size) = (BackingState::Made, Some(Size::from_bytes(size)));
             node.resize_failed = None;

@@ -35,6 +35,18 @@ pub fn is_small(before: &RoleSubscriptionStatus, now: &RoleSubscriptionStatus) -
     before != now && without(before) == without(now)
 }
 
+/// True if the offer says less free space than before and nothing else. Volumes that are being made are offered soon, and that
+/// write has both. Ledgers decide on free space, whatever an offer says.
+pub fn has_less_space(before: &VolumeOfferSpec, now: &VolumeOfferSpec) -> bool {
+    let mut like_now = before.clone();
+    let mut is_less = true;
+    for (told, has) in like_now.reservations.iter_mut().zip(&now.reservations) {
+        is_less &= has.free.bytes_or_zero() <= told.free.bytes_or_zero();
+        told.free.clone_from(&has.free);
+    }
+    is_less && before != now && like_now == *now
+}
+
 /// True if one of the subscription's roles may use objects of `role`.
 pub fn covers(subscription: &RoleSubscription, role: &str) -> bool {
     subscription.spec.roles.iter().any(|subscribed| Role::name_covers(role, subscribed))
@@ -309,6 +321,46 @@ mod tests {
 
     fn why(volume: &SharedPersistentVolume, sub: &RoleSubscription) -> &'static str {
         offered(volume, &[sub]).map_or_else(|v| v.reason, |()| "offered")
+    }
+
+    /// O2: the volume that takes the space is offered soon, and everything else is told at once.
+    #[test]
+    fn o2_less_space_is_told_later() {
+        let reservation = |name: &str, free| OfferedReservation {
+            name: name.into(),
+            role: "eng".into(),
+            node_disk: "n1.a".into(),
+            free: gi(free),
+        };
+        let spec = |of: &[(&str, u64)], volumes: &[&str]| VolumeOfferSpec {
+            subscription: "sub".into(),
+            node_name: "n1".into(),
+            reservations: of.iter().map(|(name, free)| reservation(name, *free)).collect(),
+            volumes: volumes
+                .iter()
+                .map(|name| OfferedVolume {
+                    name: (*name).into(),
+                    uid: (*name).into(),
+                    role: "eng".into(),
+                    size: gi(1),
+                    shared: true,
+                })
+                .collect(),
+            unlisted_reservations: 0,
+            unlisted_volumes: 0,
+        };
+        let told = spec(&[("a", 4), ("b", 4)], &["v"]);
+        for (now, later) in [
+            (spec(&[("a", 4), ("b", 3)], &["v"]), true),
+            (spec(&[("a", 4), ("b", 5)], &["v"]), false),
+            (spec(&[("a", 3), ("b", 5)], &["v"]), false),
+            (spec(&[("a", 4)], &["v"]), false),
+            (spec(&[("a", 4), ("b", 3)], &["v", "w"]), false),
+            (spec(&[("a", 4), ("b", 3)], &[]), false),
+            (told.clone(), false),
+        ] {
+            assert_eq!(has_less_space(&told, &now), later, "{now:?}");
+        }
     }
 
     /// O1, O3, O6, R3, X2.

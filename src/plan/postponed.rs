@@ -1,5 +1,5 @@
-//! Small changes of storage capacities (P2), of the words of subscriptions (O2) and of the pods of volumes (X1), which are told
-//! together after a while.
+//! Small changes of storage capacities (P2), of the words of subscriptions and the free space of offers (O2), of the pods of volumes
+//! (X1) and of the number of complete copies (E2), which are told together after a while.
 //!
 //! Each volume changes the storage capacity of its classes on its node. A scheduler decides by it, and is corrected when it
 //! chose a node without space. So a change that matters to few is not worth a write for each volume. In the memory of one
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// The longest time for which a small change of a storage capacity or a subscription is not told.
+/// The longest time for which a small change of a storage capacity, a subscription, an offer or a number of copies is not told.
 pub const AFTER: Duration = Duration::from_secs(10);
 /// The longest time for which the pods of a volume are not counted. Pods come and go together, and their claim holds the
 /// volume in the meantime (X1).

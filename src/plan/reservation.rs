@@ -373,22 +373,26 @@ fn has(status: &DiskReservationStatus) -> String {
     }
 }
 
-/// Why a reservation does not shrink to `wanted`: its volumes and refinements have more bytes (R6).
+/// Why a reservation does not shrink to `wanted`: its volumes and refinements have more bytes (R6). Kept data gives way (X8).
 fn below_used(status: &DiskReservationStatus, wanted: u64) -> Option<Verdict> {
-    let entries: Vec<&str> =
-        status.volumes.iter().chain(&status.refinements).map(|entry| entry.name.as_str()).collect();
-    (wanted < used(status)).then(|| {
-        Verdict::no(
-            reason::BELOW_USED,
-            format!(
-                "{} is less than the {} that {} in it take; it keeps its {}, delete what is not needed any more first",
-                Size::from_bytes(wanted),
-                Size::from_bytes(used(status)),
-                names(&entries, entries.len()),
-                Size::from_bytes(size(status))
-            ),
-        )
-    })
+    let live = status.volumes.iter().filter(|entry| entry.kept.is_none()).chain(&status.refinements);
+    let live: Vec<&str> = live.map(|entry| entry.name.as_str()).collect();
+    let (kept, wished) = (kept::bytes(status), Size::from_bytes(wanted));
+    let needed = used(status).saturating_sub(kept);
+    let why = match wanted < needed {
+        true => format!(
+            "{wished} is less than the {} that {} in it take; it keeps its {}, delete what is not needed any more first",
+            Size::from_bytes(needed),
+            names(&live, live.len()),
+            Size::from_bytes(size(status))
+        ),
+        false => format!(
+            "kept data of destroyed volumes, {} in all, gives way to the {wished} that it is to have: as much of it is erased as that \
+             needs",
+            Size::from_bytes(kept)
+        ),
+    };
+    (wanted < used(status)).then(|| Verdict::no(reason::BELOW_USED, why))
 }
 
 /// Why a reservation with bytes cannot be used now: its disk or its parent is missing.

@@ -190,7 +190,7 @@ fn report(
         (_, true) if status.user_count > 0 => Verdict::no(
             reason::SHRINK_IN_USE,
             format!(
-                "it shrinks to {wished} when pod {} has ended: only an unused volume can",
+                "it shrinks to {wished} after the end of pod {}: only an unused volume can",
                 names(&status.users, status.user_count as usize)
             ),
         ),
@@ -345,7 +345,7 @@ mod tests {
             said(step(&used, 3, 0)),
             (
                 "ShrinkInUse",
-                "it shrinks to 1Gi when pod ns/p has ended: only an unused volume can".to_owned()
+                "it shrinks to 1Gi after the end of pod ns/p: only an unused volume can".to_owned()
             )
         );
         assert_eq!(on_node(&used, false), None);

@@ -61,7 +61,7 @@ pub enum Outcome {
     Reading,
     /// The files are being received from that volume (E2).
     Copying(UidRef),
-    /// Nothing was tried, so soon after a failure; that is the pause before the next look.
+    /// Nothing is to be reported; that is the pause before the next look.
     Resting(Duration),
     /// They could not be received from the volume of that UID; the text is the reason.
     CopyFailed(String, String),
@@ -77,6 +77,10 @@ pub enum Outcome {
 const WHILE_WRITTEN: Duration = Duration::from_secs(2);
 /// The pause before the next look at files that are being read. Their end causes a look, too.
 const WHILE_READING: Duration = Duration::from_secs(30);
+/// The time after which a copy that is being filled is reported. A copy is mostly there before, and one write says all.
+const COPYING_AFTER: Duration = Duration::from_secs(10);
+/// The pause before the next look at a copy for which others have to end first.
+const WHILE_OTHERS_COPY: Duration = Duration::from_secs(2);
 /// The pause after a failure. The files are read again from the first one.
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
 
@@ -127,6 +131,15 @@ pub fn is_settled(volume: &SharedPersistentVolume) -> bool {
     match volume.spec.sealed {
         true => status.is_some_and(is_reported) || is_refused(volume),
         false => !has_condition || status.is_some_and(is_reported),
+    }
+}
+
+/// The outcome of a copy that is being filled from `source` for so long; `None`: others have to end first.
+pub fn copying(source: UidRef, since: Option<Duration>) -> Outcome {
+    match since.map(|since| COPYING_AFTER.saturating_sub(since)) {
+        Some(Duration::ZERO) => Outcome::Copying(source),
+        Some(left) => Outcome::Resting(left),
+        None => Outcome::Resting(WHILE_OTHERS_COPY),
     }
 }
 
@@ -208,7 +221,15 @@ pub fn bound(volume: &SharedPersistentVolume, mode: AccessMode) -> Option<String
         Some(_) => "",
         None => ", so its files stay as they are; to change them, copy them into another volume",
     };
-    Some(format!(", and no new pod writes: volume {name} is {word}{stay}"))
+    Some(format!(", {NO_WRITER}: volume {name} is {word}{stay}"))
+}
+
+/// The words of [`bound`].
+const NO_WRITER: &str = "and no new pod writes";
+
+/// True for the condition of a bound claim that could write to its volume before. For a caller who may not see the volume.
+pub fn says_closed(message: &str) -> bool {
+    message.contains(NO_WRITER)
 }
 
 /// The event of a pod that could write through its claim before the seal and did not ask to read; `None`: it gets what it asks for.
@@ -351,6 +372,16 @@ mod tests {
         let (status, reason, message, pause) = said(Outcome::Sealed(content()));
         assert_eq!((&*status, &*reason, pause), ("True", "Sealed", None));
         assert_eq!(message, "it has readers only, and 2 files of 5 bytes: blake3:00");
+    }
+
+    /// T2: most copies are there before anybody is told about them.
+    #[test]
+    fn e2_a_copy_that_takes_long_is_reported() {
+        let source = UidRef { name: "o".into(), uid: "o".into() };
+        let after = |since: Option<u64>| copying(source.clone(), since.map(Duration::from_secs));
+        assert_eq!(after(Some(3)), Outcome::Resting(Duration::from_secs(7)));
+        assert_eq!(after(Some(10)), Outcome::Copying(source.clone()));
+        assert_eq!(after(None), Outcome::Resting(WHILE_OTHERS_COPY));
     }
 
     /// T2.

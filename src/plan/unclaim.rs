@@ -137,9 +137,12 @@ pub fn left(
     claim: &VolumeClaim,
     volume: &SharedPersistentVolume,
     disk_gone: bool,
+    read_elsewhere: &[String],
 ) -> SharedPersistentVolumeStatus {
     let mut status = volume.status.clone().unwrap_or_default();
-    unbind(&mut status, disk_gone, |binding| Some(&binding.uid) == claim.metadata.uid.as_ref());
+    unbind(&mut status, disk_gone, read_elsewhere, |binding| {
+        Some(&binding.uid) == claim.metadata.uid.as_ref()
+    });
     status
 }
 
@@ -163,7 +166,7 @@ pub fn kept_for_ended(pvc: &str, ended: &[PodRef]) -> String {
 /// Why the claim stays while these pods use it.
 fn held(seen: &Seen) -> Option<Verdict> {
     let (users, data) = (&seen.users, data(seen));
-    let why = || format!("the claim goes when pod {} has ended; {data}", names(users, users.len()));
+    let why = || format!("the claim goes after the end of pod {}; {data}", names(users, users.len()));
     (!users.is_empty()).then(|| Verdict::no(reason::IN_USE, why()))
 }
 
@@ -227,7 +230,10 @@ mod tests {
         assert_eq!(held(&seen()), None);
         let pods: Vec<PodRef> = (0..5).map(|i| pod("ns", &format!("p{i}"))).collect();
         let said = held(&Seen { users: pods, ..seen() }).unwrap().message;
-        assert_eq!(said, "the claim goes when pod ns/p0, ns/p1, ns/p2 and 2 more has ended; the data stays");
+        assert_eq!(
+            said,
+            "the claim goes after the end of pod ns/p0, ns/p1, ns/p2 and 2 more; the data stays"
+        );
     }
 
     /// X5, F5: nobody is told that the data of such a volume stays.
@@ -269,7 +275,7 @@ mod tests {
         s.refused = Some("policy x: no".into());
         assert!(message(next(&c, &s)).contains("c cannot be deleted: policy x: no"), "F3");
         s.pvc.as_mut().unwrap().metadata.deletion_timestamp = some_time();
-        assert!(message(next(&c, &s)).contains("when pod ns/p has ended"));
+        assert!(message(next(&c, &s)).contains("after the end of pod ns/p"));
         s.users.clear();
         assert_eq!(next(&c, &s), Step::Leave, "no finalizer but those of others keeps the object");
         s.pvc.as_mut().unwrap().metadata.finalizers =
@@ -336,6 +342,6 @@ mod tests {
         let c = claim("ns", "c", "v");
         let mut v = ready_volume("v", "eng", true);
         v.status.as_mut().unwrap().claims = vec![bound_by("ns", "c", "uid-c"), bound_by("ns", "d", "uid-d")];
-        assert_eq!(left(&c, &v, true).claims, [bound_by("ns", "d", "uid-d")]);
+        assert_eq!(left(&c, &v, true, &[]).claims, [bound_by("ns", "d", "uid-d")]);
     }
 }

@@ -121,7 +121,15 @@ pub fn event<'a>(
 
 /// The message for the people whose pods read a volume with files that differ. They may not see the volume.
 pub fn on_pod(volume: &str, message: &str) -> String {
-    format!("volume {volume} is not intact: {message}")
+    format!("volume {volume} {NOT_INTACT}: {message}")
+}
+
+/// The words of [`on_pod`].
+const NOT_INTACT: &str = "is not intact";
+
+/// True for words about files that differ, as the condition of a claim has them. For a caller who may not see the volume.
+pub fn says_differs(message: &str) -> bool {
+    message.contains(NOT_INTACT)
 }
 
 /// Why a volume is not Ready, for the files that differ; `None`: none is known to. A later reading that failed says nothing

@@ -20,7 +20,7 @@ use crate::api::{
 use super::birth::reserved_chain;
 use super::claim::Offers;
 use super::holder::held_by_volume;
-use super::own_pvc::{Fate, Own, fate};
+use super::own_pvc::{Fate, Own, fate, pvc_of};
 use super::unbind::unbind;
 use super::{
     LISTED_PODS, birth, copies, create, kept, names, namesake, node_lifetime, refs, resize, usage, verify,
@@ -49,6 +49,8 @@ pub struct Seen {
     pub moved_to: Option<String>,
     /// Claims in the volume's list that are gone, or bound to another volume.
     pub lost_claims: Vec<ClaimBinding>,
+    /// UIDs of the claims in the volume's list that have pods on other nodes, which read a copy (E3).
+    pub read_elsewhere: Vec<String>,
     /// Running and pending pods of the other claims in the volume's list.
     pub users: Vec<PodRef>,
     /// The PersistentVolumeClaim that the volume was made for. `None`: there is none, or the volume lists it and it is there.
@@ -91,8 +93,9 @@ pub enum Step {
     Unretire,
     /// Take an entry in the ledger of the reservation of that name, and decide again.
     TakeEntry(String),
-    /// Look again after a moment: the node is about to make the volume. If its entry was taken just now, decide on the entry by
-    /// [`fate_of_entry`], with this status: the volume may be gone, and nobody would look at the entry again.
+    /// Look again after a moment: the node is about to make the volume, or the turn of a copy is about to come. If its entry was
+    /// taken just now, decide on the entry by [`fate_of_entry`], with this status: the volume may be gone, and nobody would look
+    /// at the entry again.
     Await(Box<SharedPersistentVolumeStatus>),
     /// Write the status, which places the volume. If the write fails, decide on the entry by [`fate_of_entry`].
     Place(Box<SharedPersistentVolumeStatus>),
@@ -133,10 +136,13 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     let placed = match &seen.entry {
         Some(Ok(reservation)) if stored.is_none_or(|status| status.reservation.is_none()) => {
             let status = birth::placed(volume, reservation, &seen.reservations);
-            if birth::is_awaited(volume, &status, seen.now) {
+            let placed = SharedPersistentVolume { status: Some(status.clone()), ..volume.clone() };
+            let is_awaited = birth::is_awaited(volume, &status, seen.now)
+                || seen.family.as_ref().is_some_and(|family| copies::is_awaited(&placed, family, seen.now));
+            if is_awaited {
                 return Step::Await(Box::new(status));
             }
-            Some(SharedPersistentVolume { status: Some(status), ..volume.clone() })
+            Some(placed)
         }
         _ => None,
     };
@@ -162,11 +168,11 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
             status.node_name = seen.moved_to.clone().or(status.node_name);
             status.reserved = reserved_chain(&status, &seen.reservations).unwrap_or(status.reserved);
             let sourced = SharedPersistentVolume { status: Some(status.clone()), ..volume.clone() };
-            report(&sourced, disk_of(&status, seen))
+            report(&sourced, disk_of(&status, seen), seen.family.as_ref())
         }
     };
     let disk_gone = disk_of(&status, seen).is_some_and(|disk| disk.spec.gone);
-    unbind(&mut status, disk_gone, |claim| seen.lost_claims.contains(claim));
+    unbind(&mut status, disk_gone, &seen.read_elsewhere, |claim| seen.lost_claims.contains(claim));
     let mut users = seen.users.clone();
     // O6: nobody binds to a volume that is not Ready. Its own PersistentVolumeClaim is listed by the write that says so.
     if let Some(Own::There(own, waiting)) = seen.own.as_ref().filter(|_| verdict.ok && !volume.spec.retire) {
@@ -398,17 +404,17 @@ fn retire(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus
         }
         (0, 0) if copies_used > 0 => {
             let are = if copies_used == 1 { "copy is" } else { "copies are" };
-            format!("no claim and no pod uses its copies: {copies_used} {are} in use")
+            format!("when no claim and no pod uses its copies: {copies_used} {are} in use")
         }
         (0, 0) => {
             let why = "nobody uses it any more: it is being destroyed";
             return (Some(Verdict::yes(reason::RETIRING, why)), true);
         }
-        (0, users) => format!("pod {} has ended", names(&status.users, users)),
-        (claims, _) => format!("claim {} is deleted", names(&status.claims, claims)),
+        (0, users) => format!("after the end of pod {}", names(&status.users, users)),
+        (claims, _) => format!("after the end of claim {}", names(&status.claims, claims)),
     };
     let why = format!(
-        "no new claim binds to it, and it is destroyed when {waits_for}; set spec.retire to false to keep it"
+        "no new claim binds to it, and it is destroyed {waits_for}; set spec.retire to false to keep it"
     );
     (Some(Verdict::yes(reason::RETIRING, why)), false)
 }
@@ -419,7 +425,11 @@ fn unplaced_retires() -> Verdict {
 }
 
 /// Phase and condition `Ready` of a placed volume, from its node's report and the state of its disk.
-fn report(volume: &SharedPersistentVolume, on: Option<&NodeDisk>) -> (VolumePhase, Verdict) {
+fn report(
+    volume: &SharedPersistentVolume,
+    on: Option<&NodeDisk>,
+    family: Option<&copies::Family>,
+) -> (VolumePhase, Verdict) {
     let status = volume.status.clone().unwrap_or_default();
     let made = status.node.as_ref().is_some_and(|n| n.backing == BackingState::Made);
     let phase = if made { VolumePhase::Ready } else { VolumePhase::Creating };
@@ -444,9 +454,11 @@ fn report(volume: &SharedPersistentVolume, on: Option<&NodeDisk>) -> (VolumePhas
         (Some(Some(c)), _) if c.reason == reason::DISK_GONE => {
             let end = match &*status.claims {
                 [] => "delete the volume".to_owned(),
+                // The reclaim policy of a PersistentVolume decides about the volume of a StorageClass.
                 claims => format!(
-                    "delete what claims it, {}, after its pods, then the volume",
-                    names(claims, claims.len())
+                    "delete what claims it, {}, after its pods, then the volume{}",
+                    names(claims, claims.len()),
+                    if pvc_of(volume).is_some() { ", if it stays" } else { "" }
                 ),
             };
             let why = format!("NodeDisk {disk} was declared gone, and the data with it: {end}");
@@ -464,7 +476,13 @@ fn report(volume: &SharedPersistentVolume, on: Option<&NodeDisk>) -> (VolumePhas
             let own = [reason::BACKING_LOST, reason::NO_ORPHAN].into_iter().find(|own| c.reason == *own);
             Verdict::no(own.unwrap_or(reason::BACKING_FAILED), c.message.clone())
         }
-        (_, Some(_)) if let Some(unfinished) = copies::unfinished(volume).filter(|_| made) => unfinished,
+        // The node reports a copy together with its content.
+        (_, backed)
+            if let Some(unfinished) =
+                copies::unfinished(volume, family).filter(|_| made || backed.is_none()) =>
+        {
+            unfinished
+        }
         (_, Some(_)) if let Some(differs) = verify::differs(&status) => differs,
         (_, Some(_)) if made => Verdict::yes(
             reason::READY,

@@ -1,6 +1,6 @@
 //! A connection with deadlines, and the frames on it.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufReader, ErrorKind, IoSlice, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +16,8 @@ use super::identity::public_of;
 const LONGEST_FRAME: u32 = 128 << 10;
 /// Bytes that are sent and received at once.
 pub(super) const CHUNK: usize = 256 << 10;
+/// The most bytes that are taken from the socket at once.
+const RECEIVED_AT_ONCE: usize = 64 << 10;
 /// The longest time for a frame, or for a chunk of bytes.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// The longest time for the handshake, and for the first request.
@@ -57,6 +59,35 @@ pub(super) enum Answer {
     },
 }
 
+/// A socket of which more is received at once: rustls asks for 4 KiB each time, a quarter of what the other side encrypts.
+struct Socket(BufReader<TcpStream>);
+
+impl Socket {
+    fn of(socket: TcpStream) -> Self {
+        Self(BufReader::with_capacity(RECEIVED_AT_ONCE, socket))
+    }
+}
+
+impl Read for Socket {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read(into)
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.get_mut().write(bytes)
+    }
+
+    fn write_vectored(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.get_mut().write_vectored(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.get_mut().flush()
+    }
+}
+
 trait Stream: Read + Write + Send {}
 impl<T: Read + Write + Send> Stream for T {}
 
@@ -75,7 +106,7 @@ impl Line {
         stop: Arc<AtomicBool>,
     ) -> io::Result<Self> {
         shake_hands(&mut connection, &mut socket, &stop)?;
-        let stream = Box::new(StreamOwned::new(connection, socket));
+        let stream = Box::new(StreamOwned::new(connection, Socket::of(socket)));
         Ok(Self { stream, stop, deadline: Instant::now() })
     }
 
@@ -88,7 +119,7 @@ impl Line {
         shake_hands(&mut connection, &mut socket, &stop)?;
         let shown = connection.peer_certificates().and_then(<[_]>::first).and_then(|key| public_of(key));
         let key = shown.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "the peer shows no key"))?;
-        let stream = Box::new(StreamOwned::new(connection, socket));
+        let stream = Box::new(StreamOwned::new(connection, Socket::of(socket)));
         Ok((Self { stream, stop, deadline: Instant::now() }, key))
     }
 

@@ -128,4 +128,8 @@ impl Source for Remote {
         self.left -= most as u64;
         Ok(most)
     }
+
+    fn end(&mut self) {
+        self.line = None;
+    }
 }

@@ -5,11 +5,11 @@ use std::io::{self, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::{ServerConfig, ServerConnection};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::host::{Asked, SealedFiles, Source};
 
@@ -22,6 +22,9 @@ const CONNECTIONS: usize = 16;
 const AT_ONCE: usize = 4;
 /// The longest time between two requests. The other side may be reading what it has already.
 const IDLE: Duration = Duration::from_secs(600);
+/// The longest wait for another connection to end, and the interval between two looks at that.
+const FOR_OTHERS: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(100);
 /// The pause after a failure to accept.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
@@ -138,7 +141,7 @@ impl Connection {
             Request::Volume { uid, copy } => Asker { key, volume: uid, copy },
             _ => return refuse(&mut line, "a connection begins with the volume".to_owned()),
         };
-        let Ok(_sender) = self.senders.try_acquire() else {
+        let Some(_sender) = self.sender() else {
             return refuse(&mut line, format!("it sends {AT_ONCE} volumes already; this is tried again"));
         };
         // Noted first: who ends the transfers of a volume refuses new ones before.
@@ -173,6 +176,19 @@ impl Connection {
                 line.within(PATIENCE).write_all(bytes)?;
             }
             line.flush()?;
+        }
+    }
+
+    /// The right to send, which another connection may give up in a moment: a copy is complete before its connection ends here.
+    fn sender(&self) -> Option<SemaphorePermit<'_>> {
+        let until = Instant::now() + FOR_OTHERS;
+        loop {
+            match self.senders.try_acquire() {
+                Err(_) if Instant::now() < until && !self.stop.load(Ordering::Relaxed) => {
+                    std::thread::sleep(LOOK);
+                }
+                sender => return sender.ok(),
+            }
         }
     }
 

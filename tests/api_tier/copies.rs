@@ -28,12 +28,12 @@ const TEAM: &str = "
  spec: {role: eng, size: 32Mi, shared: {}}}
 ";
 
-async fn status(cluster: &Cluster, name: &str) -> SharedPersistentVolumeStatus {
+pub(crate) async fn status(cluster: &Cluster, name: &str) -> SharedPersistentVolumeStatus {
     cluster.all::<SharedPersistentVolume>().get(name).await.unwrap().status.unwrap_or_default()
 }
 
 /// The name of the only copy, once it is there.
-async fn until_copied(cluster: &Cluster) -> String {
+pub(crate) async fn until_copied(cluster: &Cluster) -> String {
     let volumes: Api<SharedPersistentVolume> = cluster.all();
     until("a copy", || async {
         let all: ObjectList<SharedPersistentVolume> = volumes.list(&Default::default()).await.unwrap();
@@ -51,7 +51,7 @@ fn claim(name: &str, volume: &str, rest: &str) -> String {
 }
 
 /// Two nodes with agents that copy, and volume `data` on the first one with a file of so many MiB.
-async fn filled(mebibytes: usize) -> (Cluster, Agent, Agent) {
+pub(crate) async fn filled(mebibytes: usize) -> (Cluster, Agent, Agent) {
     let cluster = Cluster::start().await;
     for node in ["n1", "n2"] {
         cluster.node(node, true).await;
@@ -79,11 +79,11 @@ async fn filled(mebibytes: usize) -> (Cluster, Agent, Agent) {
     (cluster, first, second)
 }
 
-fn content(mebibytes: usize) -> Vec<u8> {
+pub(crate) fn content(mebibytes: usize) -> Vec<u8> {
     (0..mebibytes << 20).map(|i: usize| (i.wrapping_mul(i) >> 9) as u8).collect()
 }
 
-fn reserve_on_second() -> &'static str {
+pub(crate) fn reserve_on_second() -> &'static str {
     "{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {name: second}, spec: {role: eng, size: 64Mi, nodeName: n2}}"
 }
 
@@ -252,7 +252,7 @@ async fn e3_e5_pods_of_one_claim_read_the_copy_of_their_node() {
     cluster.label_node("n2", "pool", "cpu").await;
     until_label(&cluster, "n2", None).await;
     let message = until_said(&cluster, &copy, RETIRING, "Retiring").await;
-    assert!(message.contains("pod team/there has ended"), "{message}");
+    assert!(message.contains("after the end of pod team/there"), "{message}");
     assert_eq!(std::fs::read(target.join("weights")).unwrap(), content(4));
     second.unpublish(&bound, &there).await.unwrap();
     cluster.end_pod("team", "there").await;
@@ -436,7 +436,7 @@ async fn e2_a_copy_survives_its_agents() {
     until_said(&cluster, "data", SEALED, "Sealed").await;
     cluster.change_volume("data", json!({"copies": {"bytesPerSecond": "1Mi"}})).await.unwrap();
     let copy = until_copied(&cluster).await;
-    until_said(&cluster, &copy, SEALED, "Copying").await;
+    until_said(&cluster, &copy, READY, "Copying").await;
     cluster.apply_text(&claim("r", &copy, "mode: ReadOnly")).await;
     let claims: Api<VolumeClaim> = cluster.within("team");
     let message = until_reason(&claims, "r", "VolumeNotReady").await;

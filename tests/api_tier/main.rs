@@ -41,6 +41,7 @@ mod rights;
 mod sealed;
 mod sharing;
 mod support;
+mod transfer;
 mod undelete;
 mod volumes;
 mod waits;

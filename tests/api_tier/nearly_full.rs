@@ -10,7 +10,7 @@ use reservoir::api::condition::{self, NEARLY_FULL};
 use reservoir::api::{SharedPersistentVolume, VolumeClaim};
 
 use crate::plugin::{Shell, does, parsed};
-use crate::support::{AGENT_AGENT, Cluster, Write, one_node, until, until_reason};
+use crate::support::{AGENT_AGENT, Cluster, Request, one_node, until, until_reason};
 
 const OBJECTS: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: team}}
@@ -50,7 +50,7 @@ async fn message(cluster: &Cluster) -> Option<String> {
 
 /// The agent's writes of the volume's status.
 fn writes(cluster: &Cluster) -> usize {
-    let of_status = |write: &&Write| {
+    let of_status = |write: &&Request| {
         write.user_agent == AGENT_AGENT && write.what == "patch sharedpersistentvolumes status data"
     };
     cluster.our_writes().iter().filter(of_status).count()
@@ -77,7 +77,7 @@ async fn m6_a_nearly_full_volume_says_so_until_space_is_free() {
     let before = writes(&cluster);
     fill(&target, 95);
     let said = until("nearly all bytes are taken", || message(&cluster)).await;
-    assert!(said.contains("at least 90% of its bytes are taken"), "{said}");
+    assert!(said.contains("90% of its bytes were taken, and it has not fallen to 80% since"), "{said}");
     assert_eq!(writes(&cluster), before + 1, "a write for the crossing");
     for (namespace, about) in [("default", "data"), ("team", "web")] {
         let events: Api<Event> = Api::namespaced(cluster.client.clone(), namespace);
@@ -95,12 +95,18 @@ async fn m6_a_nearly_full_volume_says_so_until_space_is_free() {
     shell.run("kubectl patch pod web -n team --subresource=status --type=merge -p '{\"status\":{\"phase\":\"Running\"}}'");
     // People ask about the volume, the claim or the pod.
     let status = does(&cluster, "status");
-    assert!(status.contains("SharedPersistentVolume data NearlyFull: at least 90%"), "{status}");
+    assert!(
+        status.contains("SharedPersistentVolume data NearlyFull: 90% of its bytes were taken"),
+        "{status}"
+    );
     let enlarge = "kubectl reservoir resize spv/data 80Mi";
     for object in ["spv/data", "vclaim/data -n team", "pvc/data -n team", "pod/web -n team"] {
         let why = parsed(&cluster, &format!("why {object}"));
         assert!(why["next"][0].as_str().unwrap().starts_with(enlarge), "{why}");
-        assert!(why.to_string().contains("at least 90% of its bytes are taken"), "{why}");
+        assert!(
+            why.to_string().contains("90% of its bytes were taken, and it has not fallen to 80% since"),
+            "{why}"
+        );
     }
     let wide = shell.run("kubectl get spv data -o wide");
     assert!(wide.contains("NEARLY FULL") && wide.contains("True "), "{wide}");
@@ -123,7 +129,7 @@ async fn m6_a_nearly_full_volume_says_so_until_space_is_free() {
     std::fs::remove_file(target.join("filler")).unwrap();
     fill_inodes(&target);
     let said = until("nearly all inodes are taken", || message(&cluster)).await;
-    assert!(said.contains("at least 90% of its inodes are taken"), "{said}");
+    assert!(said.contains("90% of its inodes were taken, and it has not fallen to 80% since"), "{said}");
     std::fs::remove_dir_all(target.join("many")).unwrap();
     until("inodes are free", || async { message(&cluster).await.is_none().then_some(()) }).await;
     agent.unpublish(&claim, &pod).await.unwrap();

@@ -19,6 +19,7 @@ use reservoir::plan::{bind, own_pvc, persistent_volume};
 use serde_json::{Value, json};
 
 use crate::ask::Ask;
+use crate::plugin::does;
 use crate::support::{
     Agent, CONTROLLER_USER, Cluster, Watch, one_node, strip_and_delete, until, until_gone, until_reason,
 };
@@ -533,6 +534,23 @@ async fn p3_a_growth_without_space_is_told_and_taken_back() {
     })
     .await;
     cluster.quiet_for(Duration::from_secs(5)).await;
+
+    // T4: who sees neither volumes nor classes has it in the list, and in the answer.
+    let tenant = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"name": "tina", "namespace": "team-a"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "tina"}]});
+    cluster.apply_text(&tenant.to_string()).await;
+    for (line, title) in [
+        (
+            "status -n team-a --as tina",
+            "PersistentVolumeClaim team-a/mistake ControllerResizeError: 500Gi wished",
+        ),
+        ("why pvc/mistake -n team-a --as tina", "ControllerResizeError: 500Gi wished"),
+    ] {
+        let told = does(&cluster, line);
+        assert!(told.contains(title), "{line}: {told}");
+    }
 
     // The size is the PersistentVolumeClaim's.
     let by_hand = Patch::Merge(json!({"spec": {"size": "96Mi"}}));

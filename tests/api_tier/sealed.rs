@@ -213,12 +213,7 @@ async fn e4_a_sealed_volume_is_verified_on_request() {
     assert_eq!(message, "its 1 files were read again, and are what was sealed");
     until("the event", || async { (events(&cluster, "Verified").await == 1).then_some(()) }).await;
 
-    let path = agent.data_file(&agent.backings()[0]);
-    let image = std::fs::read(&path).unwrap();
-    let at = image.windows(content.len()).position(|window| window == content.as_bytes()).unwrap();
-    let file = std::fs::File::options().write(true).open(path).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, b"?", at as u64).unwrap();
-    file.sync_all().unwrap();
+    flip(&agent, &content);
     let reader = cluster.pod("team", "reader", &["w"]).await;
     agent.publish(&cluster, &bound, &reader, true).await.unwrap();
     cluster.change_volume("data", json!({"verify": "second"})).await.unwrap();
@@ -251,6 +246,60 @@ async fn e4_a_sealed_volume_is_verified_on_request() {
     })
     .await;
     cluster.quiet_for(std::time::Duration::from_secs(1)).await;
+}
+
+/// Changes the first byte of the content on the disk.
+fn flip(agent: &Agent, content: &str) {
+    let path = agent.data_file(&agent.backings()[0]);
+    let image = std::fs::read(&path).unwrap();
+    let at = image.windows(content.len()).position(|window| window == content.as_bytes()).unwrap();
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"?", at as u64).unwrap();
+    file.sync_all().unwrap();
+}
+
+/// E4. An agent with `agent.scrub` reads what nobody has read for an hour, and finds a byte that flipped.
+#[tokio::test(flavor = "multi_thread")]
+async fn e4_a_scrub_finds_a_byte_that_flipped() {
+    let (cluster, mut agent) = start().await;
+    let (bound, writer, target) = write_on(&cluster, &agent).await;
+    let content = "all that is to be kept ".repeat(1000);
+    std::fs::write(target.join("weights"), &content).unwrap();
+    agent.unpublish(&bound, &writer).await.unwrap();
+    cluster.change_volume("data", json!({"sealed": true})).await.unwrap();
+    until_said(&cluster, "data", SEALED, "Sealed").await;
+    agent.kill().await;
+    let path = agent.dir.join("agent.yaml");
+    let config = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{config}\nscrub: {{everyHours: 1, mebibytesPerSecond: 20}}\n")).unwrap();
+    agent.run();
+    cluster.quiet_for(std::time::Duration::from_secs(1)).await;
+    assert_eq!(status(&cluster).await.verified, None, "it was sealed just now");
+
+    // An hour passes, after which the agent looks by itself; one that starts looks at once.
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    let long_ago = Patch::Merge(json!({"status": {"verified": {"at": "2020-01-01T00:00:00Z", "differ": 0}}}));
+    let passes = async |agent: &mut Agent| {
+        agent.kill().await;
+        volumes.patch_status("data", &PatchParams::default(), &long_ago).await.unwrap();
+        agent.run();
+    };
+    passes(&mut agent).await;
+    until_said(&cluster, "data", INTACT, "Verified").await;
+    let first = status(&cluster).await.verified.unwrap();
+    assert_eq!((first.request.clone(), first.differ), (None, 0));
+    flip(&agent, &content);
+    agent.kill().await;
+    agent.run();
+    cluster.quiet_for(std::time::Duration::from_secs(1)).await;
+    assert_eq!(status(&cluster).await.verified, Some(first), "not again within the hour");
+    passes(&mut agent).await;
+    let message = until_said(&cluster, "data", INTACT, "CopyDiffers").await;
+    assert!(
+        message.starts_with("its files are not what was sealed: weights has other bytes; no new claim"),
+        "{message}"
+    );
+    assert_eq!(until_said(&cluster, "data", READY, "CopyDiffers").await, message);
 }
 
 /// The test is the Job's pod.
@@ -298,5 +347,5 @@ async fn e6_a_volume_is_filled_by_a_job_and_sealed() {
         "{err}"
     );
     let refused = fails(&cluster, fill);
-    assert!(refused.contains("volume data is sealed for good"), "{refused}");
+    assert!(refused.contains("volume data is sealed, so it takes no more files"), "{refused}");
 }

@@ -162,7 +162,7 @@ async fn v7_volumes_grow_and_shrink() {
     .await;
     set(&volumes, "scratch", json!({"size": "48Mi"})).await;
     let said = until_said(&volumes, "scratch", RESIZED, "ShrinkInUse").await;
-    assert!(said.contains("when pod team-a/user has ended"), "{said}");
+    assert!(said.contains("after the end of pod team-a/user"), "{said}");
     assert!(std::fs::read(mounted.join("data")).unwrap() == data);
     agent.unpublish(&claim, &pod).await.unwrap();
     cluster.end_pod("team-a", "user").await;
@@ -292,7 +292,7 @@ async fn x5_a_retiring_volume_waits_for_its_users() {
     // There is no new claim and no offer. Present users continue, also with new pods.
     cluster.example("15-retire.yaml").await;
     let said = until_said(&volumes, "datasets", RETIRING, "Retiring").await;
-    assert!(said.contains("destroyed when claim team-a/datasets is deleted"), "{said}");
+    assert!(said.contains("destroyed after the end of claim team-a/datasets;"), "{said}");
     events_say(&cluster, "Retiring", "claim team-a/datasets").await;
     cluster.apply_text(&claim("team-b")).await;
     let said = until_reason(&b, "datasets", "VolumeRetiring").await;

@@ -62,7 +62,7 @@ async fn f3_a_refused_pvc_is_told_with_its_words_and_tried_seldom() {
             "{message}"
         );
         let tries = || {
-            let creates = |w: &&crate::support::Write| w.what == "create persistentvolumeclaims team c";
+            let creates = |w: &&crate::support::Request| w.what == "create persistentvolumeclaims team c";
             cluster
                 .writes()
                 .iter()

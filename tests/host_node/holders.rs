@@ -66,6 +66,39 @@ fn f3_a_working_directory_in_a_volume_is_named() {
     });
 }
 
+/// F3: as of a pod that has the kubelet's directory with `mountPropagation: HostToContainer`.
+#[test]
+fn f3_a_process_in_a_view_of_the_kubelets_directory_is_named() {
+    on_a_node(|node| {
+        let host = node.host();
+        host.create("d", &ext4(1)).unwrap();
+        let (target, view) = (node.target("p", 0), node.kubelet().with_file_name("view"));
+        host.publish(&node.request(&uid(1), "p", 0, false)).unwrap();
+        host.publish(&node.request(&uid(1), "other", 0, false)).unwrap();
+        std::fs::create_dir(&view).unwrap();
+        let inside = view.join(target.strip_prefix(node.kubelet()).unwrap());
+        let (kubelet, view) = (node.kubelet().display().to_string(), view.display().to_string());
+        let script = format!(
+            "mount --rbind {kubelet} {view} && mount --make-rslave {view} && cd {} && exec sleep 60",
+            inside.display()
+        );
+        let args = ["--mount", "--propagation", "slave", "sh", "-c", &script];
+        let sleep = Sleep(Command::new("unshare").args(args).stdin(Stdio::null()).spawn().unwrap());
+        let command = format!("/proc/{}/comm", sleep.0.id());
+        eventually("no process is there", || {
+            std::fs::read_to_string(&command).is_ok_and(|command| command == "sleep\n")
+        });
+        assert_error!(host.unpublish(&target), Error::Busy { .. });
+        let held = host.holders_at(&uid(1), &target).unwrap();
+        assert!(sleep.is_first_of(&held) && held.by.len() == 1, "{held:?}");
+        assert_eq!(host.holders_at(&uid(1), &node.target("other", 0)).unwrap().by, []);
+        drop(sleep);
+        eventually("it is still busy", || host.unpublish(&target).is_ok());
+        host.unpublish(&node.target("other", 0)).unwrap();
+        node.assert_base_line();
+    });
+}
+
 #[test]
 fn f3_a_mount_in_another_namespace_is_named() {
     on_a_node(|node| {

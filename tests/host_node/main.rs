@@ -16,6 +16,7 @@ mod inherit;
 mod kept;
 mod long;
 mod lvm;
+mod many_files;
 mod powercut;
 mod publish;
 mod quota;

@@ -9,6 +9,7 @@ use kube::ResourceExt;
 use crate::api::condition::{self, READY};
 use crate::api::{NodeDisk, SharedPersistentVolume};
 use crate::cluster::Change;
+use crate::plan::copies::has_failed;
 use crate::plan::node_labels;
 
 use super::super::stores::{COPY_OF, DELETING};
@@ -88,7 +89,7 @@ fn decides_on_copies(volume: &SharedPersistentVolume) -> impl PartialEq {
         status.digest,
         status.source,
         (node.copy_failed_from, status.node_name),
-        node.backing,
+        (node.backing, has_failed(&status.conditions)),
         ready,
         ends,
         volume.spec.copies.clone(),

@@ -213,7 +213,7 @@ impl<S: ImageStore> Backing for ImageBacking<S> {
                 drop((root, mount, image));
                 self.replace_by_copy(volume, record, size, &mut || Ok(())).map_err(|error| match error {
                     Error::Busy { .. } => Error::Busy {
-                        what: "ext4, which only an agent with CAP_SYS_RESOURCE may grow while it is mounted,"
+                        what: "a mounted ext4 grows only with CAP_SYS_RESOURCE, which the agent lacks here, and this one"
                             .to_owned(),
                     },
                     error => error,

@@ -16,10 +16,14 @@ use rustix::io::Errno;
 use crate::host::error::{Context, Error, Result};
 use crate::host::sys::dirfd;
 use crate::host::sys::manifest_entry::{Entries, Entry, Is};
+use crate::host::sys::syscalls;
 use crate::host::types::{Asked, Pace, Sent, Source};
 
 /// Bytes that are asked of a source at once.
 const CHUNK: usize = 256 << 10;
+
+/// Bytes of a file that are written to the disk at once, while others are received.
+const WRITTEN_AT_ONCE: u64 = 8 << 20;
 
 /// Makes everything of the manifest beneath `root`.
 ///
@@ -228,6 +232,11 @@ impl Copying<'_> {
                 false => file.write_all_at(bytes, at),
             };
             written.context(writing).map_err(|error| unless_full(error, entry))?;
+            // Else the disk would rest now, and the unmount would wait for it. The end of the copy finds out whether it failed.
+            if end / WRITTEN_AT_ONCE > at / WRITTEN_AT_ONCE {
+                let from = at - at % WRITTEN_AT_ONCE;
+                let _ = syscalls::begin_to_write(file, from, WRITTEN_AT_ONCE);
+            }
             at = end;
             self.received += bytes.len() as u64;
         }

@@ -23,12 +23,13 @@ use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::mpsc;
 use std::time::Instant;
 
 use rustix::fs::{Advice, AtFlags, Dir, FileType, OFlags, Stat};
 
 use crate::host::error::{Context, Error, Result};
-use crate::host::sys::dirfd;
+use crate::host::sys::{dirfd, syscalls};
 use crate::host::types::{Content, Pace};
 
 /// The first line. Another layout has another number.
@@ -47,6 +48,9 @@ const MOST_LINKED: usize = 250_000;
 
 /// Bytes that are read at once.
 const CHUNK: usize = 1 << 20;
+
+/// A file with more bytes is hashed by a thread of its own, which costs less than the disk's rest.
+const LARGE: u64 = 4 << 20;
 
 /// Writes the manifest of everything in `root` into a new file, at that pace.
 ///
@@ -299,14 +303,20 @@ impl Walk<'_> {
         if self.pace.from_disk {
             rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).context(context)?;
         }
-        if size > CHUNK as u64 {
-            rustix::fs::fadvise(&file, 0, None, Advice::Sequential).context(context)?;
-        }
+        syscalls::read_in_order(&file, 0, size).context(context)?;
+        let (hash, length) = match size > LARGE {
+            true => self.read_large(&mut file)?,
+            false => self.read_small(&mut file)?,
+        };
+        if length == size { Ok(hash) } else { Err(self.changing()) }
+    }
+
+    fn read_small(&mut self, file: &mut File) -> Result<(blake3::Hash, u64)> {
         let (mut hash, mut length) = (blake3::Hasher::new(), 0);
         loop {
             self.pace.rest(self.read, self.began)?;
-            match file.read(&mut self.chunk).context(context)? {
-                0 => break,
+            match file.read(&mut self.chunk).context(|| format!("read {}", escape(&self.path)))? {
+                0 => return Ok((hash.finalize(), length)),
                 read => {
                     hash.update(&self.chunk[..read]);
                     length += read as u64;
@@ -314,7 +324,50 @@ impl Walk<'_> {
                 }
             }
         }
-        if length == size { Ok(hash.finalize()) } else { Err(self.changing()) }
+    }
+
+    /// Hashes each piece while the next one is read: else the disk would rest meanwhile.
+    fn read_large(&mut self, file: &mut File) -> Result<(blake3::Hash, u64)> {
+        let (to_hash, pieces) = mpsc::sync_channel::<(Vec<u8>, usize)>(1);
+        let (to_fill, empty) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let hashing = scope.spawn(move || {
+                let mut hash = blake3::Hasher::new();
+                for (piece, length) in pieces {
+                    hash.update(&piece[..length]);
+                    // The other side may have read all.
+                    let _ = to_fill.send(piece);
+                }
+                hash.finalize()
+            });
+            let length = self.read_pieces(file, &empty, &to_hash);
+            drop(to_hash);
+            let hash = hashing.join().map_err(|_| Error::Panicked)?;
+            length.map(|length| (hash, length))
+        })
+    }
+
+    fn read_pieces(
+        &mut self,
+        file: &mut File,
+        empty: &mpsc::Receiver<Vec<u8>>,
+        to: &mpsc::SyncSender<(Vec<u8>, usize)>,
+    ) -> Result<u64> {
+        let mut length = 0;
+        // The first two pieces are new, and each one after is an earlier one that was hashed.
+        let mut new = [vec![0; CHUNK], vec![0; CHUNK]].into_iter();
+        loop {
+            self.pace.rest(self.read, self.began)?;
+            let piece = new.next().map_or_else(|| empty.recv(), Ok);
+            let mut piece = piece.map_err(|_| Error::Panicked)?;
+            let read = file.read(&mut piece).context(|| format!("read {}", escape(&self.path)))?;
+            if read == 0 {
+                return Ok(length);
+            }
+            length += read as u64;
+            self.read += read as u64;
+            to.send((piece, read)).map_err(|_| Error::Panicked)?;
+        }
     }
 
     /// Adds a line for the present path.

@@ -5,6 +5,7 @@
 use std::ffi::c_void;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use rustix::fs::Advice;
 use rustix::io::{Errno, Result};
 use rustix::ioctl::{self, Getter, Ioctl, IoctlOutput, NoArg, Opcode, Setter, Updater};
 use rustix::mount::MountAttrFlags;
@@ -423,6 +424,22 @@ pub(crate) fn btrfs_limit(file: impl AsFd, group: u64, bytes: u64) -> Result<()>
     let args = BtrfsLimit { group, flags: REFERENCED, referenced: bytes, rest: [0; 3] };
     // SAFETY: BTRFS_IOC_QGROUP_LIMIT reads one btrfs_ioctl_qgroup_limit_args, which BtrfsLimit mirrors.
     unsafe { ioctl::ioctl(file, Setter::<BTRFS_IOC_QGROUP_LIMIT, BtrfsLimit>::new(args)) }
+}
+
+/// Tells the kernel that so many bytes of a file are read in order, so that it reads further ahead. Few bytes it reads at once anyway.
+pub(crate) fn read_in_order(file: impl AsFd, from: u64, bytes: u64) -> Result<()> {
+    const FEW: u64 = 1 << 20;
+    if bytes > FEW { rustix::fs::fadvise(file, from, None, Advice::Sequential) } else { Ok(()) }
+}
+
+/// Begins to write these bytes of a file to its disk, and does not wait for the end.
+pub(crate) fn begin_to_write(file: impl AsFd, from: u64, bytes: u64) -> Result<()> {
+    let overflows = |_| Errno::OVERFLOW;
+    let (from, bytes) = (from.try_into().map_err(overflows)?, bytes.try_into().map_err(overflows)?);
+    // SAFETY: the call gets no pointer.
+    let begun =
+        unsafe { libc::sync_file_range(file.as_fd().as_raw_fd(), from, bytes, libc::SYNC_FILE_RANGE_WRITE) };
+    if begun == 0 { Ok(()) } else { Err(last_error()) }
 }
 
 fn last_error() -> Errno {

@@ -37,4 +37,7 @@ pub trait Source {
 
     /// The next bytes of the part; 0 after the last one.
     fn read(&mut self, into: &mut [u8]) -> Result<usize>;
+
+    /// Nothing more is asked for, so that the source can serve others.
+    fn end(&mut self) {}
 }

@@ -1,7 +1,9 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::family::{SENT_AT_ONCE, reference};
 use super::*;
-use crate::api::{BackingState, NodePart};
+use crate::api::condition::BACKED;
+use crate::api::{BackingState, NodePart, Transfer, UidRef};
 use crate::plan::testing::*;
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -300,11 +302,27 @@ fn e2_a_node_may_read_what_is_copied_to_it() {
 fn e2_a_copy_with_another_digest_is_not_ready() {
     let of = original();
     let mut copy = made(&of, "n2");
-    let reason = |copy: &SharedPersistentVolume| unfinished(copy).map(|verdict| verdict.reason);
+    let reason = |copy: &SharedPersistentVolume| unfinished(copy, None).map(|verdict| verdict.reason);
     assert_eq!(reason(&copy), Some(reason::COPYING));
     copy.status.as_mut().unwrap().digest = Some("blake3:11".into());
     assert_eq!(reason(&copy), Some(reason::COPY_DIFFERS));
     assert_eq!((reason(&complete(copy)), reason(&of)), (None, None));
+}
+
+/// L2: it says so, and not that its turn will come.
+#[test]
+fn e2_a_copy_without_a_source_waits_for_one() {
+    let of = original();
+    let copy = made(&of, "n2");
+    let said = |family: &Family| unfinished(&copy, Some(family)).unwrap().message;
+    let mut family = family(&of, std::slice::from_ref(&copy));
+    assert!(said(&family).contains("waits for its turn"));
+    let original = Arc::make_mut(family.original.as_mut().unwrap());
+    set_ready(&mut original.status.as_mut().unwrap().conditions, false);
+    assert!(said(&family).starts_with("it waits for volume data, or for a copy of it"), "{}", said(&family));
+    family.copies.push(complete(made(&of, "n3")).into());
+    family.disks.push(disk_on("n3"));
+    assert!(said(&family).contains("waits for its turn"));
 }
 
 #[test]
@@ -334,4 +352,129 @@ fn e2_the_own_node_has_a_copy_on_another_disk_if_asked() {
     assert_eq!(is_wanted(&copy, &family), Some(true));
     Arc::make_mut(family.original.as_mut().unwrap()).spec.copies.as_mut().unwrap().own_node = false;
     assert_eq!(is_wanted(&copy, &family), Some(false));
+}
+
+/// The copy as it was created: without a place.
+fn created(of: &SharedPersistentVolume, node: &str) -> SharedPersistentVolume {
+    let mut copy = made(of, node);
+    copy.spec.reservation = Some(format!("r-{node}"));
+    copy.status = None;
+    copy
+}
+
+/// A copy gets its place and its source in one write, which counts the copies that come next.
+#[test]
+fn e2_a_copy_has_its_source_before_it_is_made() {
+    let of = original();
+    let copies: Vec<_> = ["n2", "n3", "n4"].iter().map(|node| created(&of, node)).collect();
+    let mut family = family(&of, &copies);
+    let sources = |family: &Family| {
+        let placed = |copy: &SharedPersistentVolume| {
+            let mut copy = copy.clone();
+            let mut status = made(&of, node_of(&copy).unwrap()).status.unwrap();
+            status.node = None;
+            status.conditions.clear();
+            copy.status = Some(status);
+            source(&copy, family).is_some()
+        };
+        copies.iter().map(placed).collect::<Vec<_>>()
+    };
+    assert_eq!(sources(&family).iter().filter(|has| **has).count(), SENT_AT_ONCE);
+    // One that nobody can place keeps no turn.
+    let turns = sources(&family);
+    let first = turns.iter().position(|has| *has).unwrap();
+    let refused = Arc::make_mut(&mut family.copies[first]);
+    let conditions = &mut refused.status.get_or_insert_default().conditions;
+    condition::set(conditions, READY, Verdict::no(reason::RESERVATION_FULL, "m"), None, NOW);
+    let others: Vec<_> = (0..3).filter(|other| *other != first).collect();
+    assert!(others.iter().all(|other| sources(&family)[*other]), "{turns:?}");
+}
+
+/// L7. A node that does not answer, and one whose disk refuses the copy, take no turn from the others.
+#[test]
+fn e2_a_node_that_cannot_be_filled_has_no_turn() {
+    let of = original();
+    let own = reference(&of);
+    let mut copies: Vec<_> = ["n2", "n3", "n4"].iter().map(|node| made(&of, node)).collect();
+    copies[0].status.as_mut().unwrap().source = Some(own.clone());
+    let mut family = family(&of, &copies);
+    let sources =
+        |family: &Family| family.copies.iter().map(|copy| source(copy, family).is_some()).collect::<Vec<_>>();
+    assert_eq!(sources(&family).iter().filter(|has| **has).count(), SENT_AT_ONCE);
+    let silent = |family: &mut Family, why: &'static str| {
+        let disk = family.disks.iter_mut().find(|disk| disk.name_any() == "n2.a").unwrap();
+        let conditions = &mut Arc::make_mut(disk).status.as_mut().unwrap().conditions;
+        condition::set(conditions, READY, Verdict::no(why, "m"), None, NOW);
+    };
+    silent(&mut family, reason::SPACE_TAKEN);
+    assert!(sources(&family)[0], "its bytes are allocated");
+    silent(&mut family, reason::NODE_UNREACHABLE);
+    assert_eq!(sources(&family), [false, true, true]);
+
+    copies[0].status.as_mut().unwrap().conditions.clear();
+    condition::set(
+        &mut copies[0].status.as_mut().unwrap().conditions,
+        BACKED,
+        Verdict::no(reason::BACKING_FAILED, "m"),
+        None,
+        NOW,
+    );
+    let failed = self::family(&of, &copies);
+    assert_eq!(sources(&failed), [false, true, true]);
+}
+
+/// The last copy is told at once, and those before it together.
+#[test]
+fn e2_complete_copies_are_counted_together() {
+    let mut of = original();
+    let told = |of: &SharedPersistentVolume, nodes: usize| {
+        let copies = ["n2", "n3", "n4"].iter().enumerate();
+        let copies =
+            copies.map(|(i, node)| if i < nodes { complete(made(of, node)) } else { made(of, node) });
+        let mut around = around(copies.map(with_creating).collect());
+        around.nodes.retain(|node| node.name_any() != "n5");
+        let mut status = of.status.clone().unwrap();
+        report(&super::plan(of, &around), of, &mut status, NOW);
+        status
+    };
+    let first = told(&of, 0);
+    assert!(!is_recount(&of, &first), "the first numbers");
+    of.status = Some(first.clone());
+    assert!(!is_recount(&of, &first), "nothing is new");
+    let next = told(&of, 1);
+    assert_eq!(next.copies.unwrap().ready, 1);
+    assert!(is_recount(&of, &next));
+    let used = CopiesStatus { used: 1, ..next.copies.unwrap() };
+    assert!(!is_recount(&of, &SharedPersistentVolumeStatus { copies: Some(used), ..next }), "E5: the guard");
+    assert!(!is_recount(&of, &told(&of, 3)), "the last one");
+}
+
+/// The same, waiting for its content if it has none.
+fn with_creating(mut copy: SharedPersistentVolume) -> SharedPersistentVolume {
+    if !is_complete(&copy) {
+        let conditions = &mut copy.status.as_mut().unwrap().conditions;
+        condition::set(conditions, READY, Verdict::no(reason::COPYING, "m"), None, NOW);
+    }
+    copy
+}
+
+/// L2: an original whose files differ fills nothing, and says which nodes wait for that.
+#[test]
+fn e2_an_original_says_that_nothing_fills_its_copies() {
+    let mut of = original();
+    let mut around = around(vec![with_creating(made(&of, "n2"))]);
+    around.nodes.truncate(2);
+    let reason =
+        |of: &SharedPersistentVolume, around: &Around| super::plan(of, around).verdict.unwrap().reason;
+    assert_eq!(reason(&of, &around), reason::COPYING);
+    set_ready(&mut of.status.as_mut().unwrap().conditions, false);
+    let verdict = super::plan(&of, &around).verdict.unwrap();
+    assert_eq!(verdict.reason, reason::COPIES_MISSING);
+    assert!(
+        verdict.message.starts_with("1 of 1 selected nodes are without a copy: n2: "),
+        "{}",
+        verdict.message
+    );
+    around.copies.push(complete(made(&of, "n3")).into());
+    assert_eq!(reason(&of, &around), reason::COPYING, "another copy fills it");
 }

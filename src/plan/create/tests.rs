@@ -1,7 +1,9 @@
 //! Tests of the choice of a reservation and of its ledger.
 
 use super::*;
-use crate::api::{DiskKind, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, VolumeMode};
+use crate::api::{
+    CopyOf, DiskKind, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, SharedPersistentVolumeSpec, VolumeMode,
+};
 use crate::plan::testing::*;
 
 fn pick(volume: &SharedPersistentVolume, rs: &[DiskReservation]) -> Result<String, (String, String)> {
@@ -205,6 +207,10 @@ fn a_named_reservation_and_no_other() {
     }
     v.spec.reservation = Some("a".into());
     assert_eq!(pick(&v, &rs), Ok("a".into()));
+    // Nobody makes the volume of a StorageClass anew.
+    v.spec.reservation = Some("c".into());
+    v.metadata.labels = Some([(crate::api::LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    assert_eq!(pick(&v, &rs).unwrap_err().1, "there is no DiskReservation c: make it");
 }
 
 #[test]
@@ -232,6 +238,12 @@ fn v1_a_cordoned_node_gets_no_new_volume() {
     disks[1].status.as_mut().unwrap().cordoned = true;
     wanted.spec.reservation = None;
     assert!(chosen(&wanted, &disks).unwrap_err().1.ends_with("or reserve on another node"));
+    let copy_of = Some(CopyOf { node: "n1".into(), ..Default::default() });
+    let copy = SharedPersistentVolume {
+        spec: SharedPersistentVolumeSpec { copy_of, ..wanted.spec.clone() },
+        ..wanted.clone()
+    };
+    assert!(chosen(&copy, &disks).unwrap_err().1.ends_with("kubectl uncordon n1"), "no other node helps it");
     disks[1].status.as_mut().unwrap().cordoned = false;
     wanted.spec.reservation = Some("r1".into());
     wanted.spec.size = gi(4);

@@ -420,3 +420,52 @@ fn e1_a_seal_names_writers_before_a_growth_ends() {
     assert_eq!(next(&v, with(seal::OnDisk::Closed(true))), close);
     assert_eq!(next(&v, with(seal::OnDisk::Closed(false))), grow, "no writer is left");
 }
+
+/// E2, S13. A copy is made early, and reported together with its content.
+#[test]
+fn e2_a_copy_is_one_report_of_its_node() {
+    let sealed = |size, seal| OnDisk::Record(Recorded { size, seal, ..Recorded::default() });
+    let (made, closed) = (Some(1 << 30), seal::OnDisk::Closed(false));
+    let mut copy = ready_volume("v", "eng", true);
+    copy.spec.copy_of = Some(Default::default());
+    copy.spec.sealed = true;
+    let reported = copy.clone();
+    let status = copy.status.as_mut().unwrap();
+    status.node = None;
+    status.conditions.clear();
+    let mut sourced = copy.clone();
+    sourced.status.as_mut().unwrap().source = Some(crate::api::UidRef { name: "o".into(), uid: "o".into() });
+    let mut failed = copy.clone();
+    failed.status =
+        Some(report(&copy, Task::MakeCopy, Outcome::Failed("no".into()), Timestamp::UNIX_EPOCH).0);
+    for (volume, on_disk, task) in [
+        (&copy, OnDisk::Nothing, Task::MakeCopy),
+        (&copy, sealed(made, seal::OnDisk::Open), Task::MakeCopy),
+        (&sourced, OnDisk::Nothing, Task::Copy),
+        (&sourced, sealed(None, seal::OnDisk::Open), Task::Copy),
+        (&sourced, sealed(made, closed), Task::Copy),
+        // It was filled, and its agent ended before the report.
+        (&copy, sealed(made, seal::OnDisk::Sealed), Task::Make),
+        (&failed, OnDisk::Nothing, Task::Make),
+        // An agent of an earlier version reported that it was made.
+        (&reported, sealed(made, closed), Task::Make),
+        (&reported, OnDisk::Nothing, Task::Lost(OnDisk::Nothing)),
+    ] {
+        assert_eq!(next(volume, on_disk), task, "{on_disk:?} {:?}", volume.status);
+    }
+
+    let report = |volume: &SharedPersistentVolume, task, outcome| {
+        let (status, pause) = report(volume, task, outcome, Timestamp::UNIX_EPOCH);
+        (volume.status.as_ref() != Some(&status)).then_some((status, pause))
+    };
+    assert_eq!(report(&copy, Task::MakeCopy, Outcome::Made(1 << 30)), None);
+    assert!(report(&failed, Task::Make, Outcome::Made(1 << 30)).is_some(), "it can be filled now");
+    let rests = seal::Outcome::Resting(Duration::from_secs(2));
+    assert_eq!(report(&sourced, Task::Copy, Outcome::Copied(1 << 30, rests)), None);
+    let content = seal::Content { digest: "blake3:00".into(), files: 1, bytes: 2 };
+    let filled = Outcome::Copied(1 << 30, seal::Outcome::Sealed(content));
+    let (status, pause) = report(&sourced, Task::Copy, filled).unwrap();
+    let node = status.node.unwrap();
+    assert_eq!((node.backing, node.size, pause), (BackingState::Made, Some(gi(1)), None));
+    assert!(condition::is_true(&status.conditions, BACKED) && status.digest.is_some());
+}

@@ -140,6 +140,20 @@ pub fn volume(pvc: &PersistentVolumeClaim, class: &StorageClass) -> Result<Share
     Ok(volume)
 }
 
+/// True if no volume can be made for what the PersistentVolumeClaim itself asks for, by the words of the refusal: its class has no part
+/// in them. For a caller who may not see the class.
+pub fn is_refused_itself(pvc: &PersistentVolumeClaim, said: &str) -> bool {
+    let name = pvc.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref()).unwrap_or_default();
+    let faultless = |shared: &str| {
+        let mut class = StorageClass { provisioner: DRIVER.to_owned(), ..Default::default() };
+        class.metadata.name = Some(name.to_owned());
+        let parameters = [("role", "role"), ("shared", shared)];
+        class.parameters = Some(parameters.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+        class
+    };
+    ["true", "false"].iter().any(|shared| volume(pvc, &faultless(shared)).is_err_and(|why| why == said))
+}
+
 /// The bytes that a PersistentVolumeClaim requests, or the reason why no volume can have that size.
 pub fn requested(pvc: &PersistentVolumeClaim) -> Result<u64, String> {
     let requests = pvc.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref());
@@ -255,7 +269,14 @@ mod tests {
             let done = volume(&pvc(spec.clone()), &class(parameters.clone()));
             match (&done, said) {
                 (Ok(_), None) => {}
-                (Err(why), Some(said)) => assert!(why.contains(said), "{parameters} {spec}: {why}"),
+                (Err(why), Some(said)) => {
+                    assert!(why.contains(said), "{parameters} {spec}: {why}");
+                    // A tenant has to know whose the fault is.
+                    let of_class = why.starts_with("StorageClass fast ");
+                    let mut of_fast = pvc(spec.clone());
+                    of_fast.spec.as_mut().unwrap().storage_class_name = Some("fast".into());
+                    assert_eq!(is_refused_itself(&of_fast, why), !of_class, "{why}");
+                }
                 _ => panic!("{parameters} {spec}: {done:?}"),
             }
         }

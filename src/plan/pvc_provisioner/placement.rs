@@ -182,11 +182,14 @@ pub fn places(
     nodes.into_iter().filter(fits).collect()
 }
 
+/// Words of such an event.
+pub const ON_NO_NODE: &str = "is on no node yet";
+
 /// The event of a PersistentVolumeClaim whose pod the scheduler does not place on the nodes with a place for the volume.
 pub fn elsewhere(volume: &SharedPersistentVolume, pod: &str, places: &[String]) -> String {
     let SharedPersistentVolumeSpec { role, size, .. } = &volume.spec;
     format!(
-        "pod {pod} is on no node yet: {size} for role {role} are free on node {} alone, where the scheduler does not place it; reserve for \
+        "pod {pod} {ON_NO_NODE}: {size} for role {role} are free on node {} alone, where the scheduler does not place it; reserve for \
          the role on a node that the pod may run on, or let it run there",
         names(places, places.len())
     )

@@ -248,9 +248,13 @@ fn x8_kept_data_gives_way_to_a_shrink_and_a_refinement() {
     let status = Arc::make_mut(&mut seen.reservation).status.as_mut().unwrap();
     status.volumes.extend(with_kept(&[("a", 0, 60), ("b", 1, 60)]).status.unwrap().volumes);
     assert_eq!(next(&seen), Step::MakeRoom("r".into(), 1 << 30));
-    assert_eq!(reported(&Seen { room_made: true, ..seen.clone() }, RESIZED).0, "BelowUsed");
+    let (reason, said) = reported(&Seen { room_made: true, ..seen.clone() }, RESIZED);
+    assert_eq!(reason, "BelowUsed");
+    assert!(said.starts_with("kept data of destroyed volumes, 2Gi in all, gives way to the 3Gi"), "{said}");
     Arc::make_mut(&mut seen.reservation).spec.size = gi(1);
-    assert_eq!(reported(&seen, RESIZED).0, "BelowUsed", "nothing is erased in vain");
+    let (reason, said) = reported(&seen, RESIZED);
+    assert_eq!(reason, "BelowUsed", "nothing is erased in vain");
+    assert!(said.starts_with("1Gi is less than the 2Gi that v in it take;"), "{said}");
 
     let mut parent = reserved("p", "eng", 10, &[("v", 7)]);
     let kept = with_kept(&[("a", 0, 60)]).status.unwrap().volumes;

@@ -1,5 +1,7 @@
 //! Tests of the life of a volume.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
 use super::*;
 use crate::api::{Destroy, NodePart};
 use crate::plan::birth::MOST_LABELS;
@@ -362,10 +364,10 @@ fn x5_retirement_waits_for_users_and_can_be_withdrawn() {
     assert!(ask(&v).1);
     v.status.as_mut().unwrap().claims = vec![bound_by("a", "b", "u")];
     let waits = said(ask(&v));
-    assert!(waits.ok && waits.message.contains("destroyed when claim a/b is deleted"), "{waits:?}");
+    assert!(waits.ok && waits.message.contains("destroyed after the end of claim a/b;"), "{waits:?}");
     let status = v.status.as_mut().unwrap();
     (status.claims, status.users, status.user_count) = (vec![], vec![pod("a", "p")], 1);
-    assert!(said(ask(&v)).message.contains("destroyed when pod a/p has ended"));
+    assert!(said(ask(&v)).message.contains("destroyed after the end of pod a/p"));
     let conditions = &mut v.status.as_mut().unwrap().conditions;
     condition::set(conditions, RETIRING, waits, None, jiff::Timestamp::UNIX_EPOCH);
     v.spec.retire = false;
@@ -460,4 +462,67 @@ fn d7_a_volume_goes_after_it_said_that_its_node_is_gone() {
     assert_eq!(says(&v), format!("{gone} the volume"));
     v.status.as_mut().unwrap().claims = vec![bound_by("ns", "c", "uid-c")];
     assert_eq!(says(&v), format!("{gone} what claims it, ns/c, after its pods, then the volume"));
+}
+
+/// S2: its entry is in the ledger already, so one write has the place of a copy and its source.
+#[test]
+fn e2_a_copy_is_placed_together_with_its_source() {
+    let mut of = ready_volume("data", "eng", true);
+    of.spec.sealed = true;
+    of.spec.copies = Some(Default::default());
+    let status = of.status.as_mut().unwrap();
+    status.digest = Some("blake3:00".into());
+    (status.node_name, status.node_disk) = (Some("n0".into()), Some("n0.a".into()));
+    let mut v = volume("data-1", "eng", 2);
+    v.spec.reservation = Some("r".into());
+    v.spec.copy_of = Some(crate::api::CopyOf {
+        name: "data".into(),
+        uid: "uid-data".into(),
+        digest: "blake3:00".into(),
+        node: "n1".into(),
+        bytes_per_second: None,
+    });
+    let mut s = seen();
+    let sends = |name: &str, node: &str| {
+        let mut disk = disk(name, node, 10, &[]);
+        let at = crate::api::Transfer { address: "a".into(), key: "k".into() };
+        disk.status.as_mut().unwrap().transfer = Some(at);
+        Arc::new(disk)
+    };
+    let mut node = k8s_openapi::api::core::v1::Node::default();
+    node.metadata.name = Some("n1".into());
+    s.family = Some(copies::Family {
+        original: Some(Arc::new(of)),
+        copies: vec![Arc::new(v.clone())],
+        disks: vec![sends("n0.a", "n0"), sends("n1.a", "n1")],
+        node: Some(Arc::new(node)),
+    });
+    s.entry = Some(Ok(s.reservations[0].clone()));
+    let others: Vec<_> = (0..2)
+        .map(|i| {
+            let mut other = ready_volume(&format!("other-{i}"), "eng", true);
+            other.spec.copy_of = v.spec.copy_of.clone();
+            let status = other.status.as_mut().unwrap();
+            status.source = Some(UidRef { name: "data".into(), uid: "uid-data".into() });
+            status.reservation = Some(UidRef { name: "r".into(), uid: "uid-r".into() });
+            Arc::new(other)
+        })
+        .collect();
+    let own = std::mem::replace(&mut s.family.as_mut().unwrap().copies, others);
+    v.metadata.creation_timestamp = Some(Time(s.now));
+    assert!(matches!(next(&v, &s), Step::Await(_)), "its turn may come in a moment");
+    v.metadata.creation_timestamp = None;
+    let waits = reported(next(&v, &s));
+    assert_eq!((waits.source.is_some(), ready(&waits)), (false, "Copying"));
+    s.family.as_mut().unwrap().copies = own;
+    let placed = reported(next(&v, &s));
+    assert_eq!((placed.node_name.as_deref(), ready(&placed)), (Some("n1"), "Copying"));
+    assert_eq!(placed.source.as_ref().map(|source| &*source.name), Some("data"));
+    let said = &condition::get(&placed.conditions, READY).unwrap().message;
+    assert_eq!(said, "it is being filled from volume data");
+    v.status = Some(placed.clone());
+    s.family.as_mut().unwrap().copies = vec![Arc::new(v.clone())];
+    s.entry = None;
+    s.reservations = vec![Arc::new(reserved("r", "eng", 10, &[("data-1", 2)]))];
+    assert_eq!(next(&v, &s), Step::Report(Box::new(placed)), "nothing is new until its node reports");
 }
