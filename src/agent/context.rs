@@ -15,6 +15,7 @@ use super::config::Scrub;
 use super::copying::Copying;
 use super::disk_names::DiskNames;
 use super::held_targets::HeldTargets;
+use super::live_reads::LiveReads;
 use super::readings::Readings;
 use super::refused_readers::RefusedReaders;
 
@@ -26,6 +27,8 @@ pub(super) struct Context {
     pub(super) disk_names: DiskNames,
     pub(super) metrics: Arc<Metrics>,
     pub(super) publishing: Publishing,
+    /// Volumes and their copies on this node, for publishes.
+    pub(super) live_reads: LiveReads<(Option<SharedPersistentVolume>, Vec<SharedPersistentVolume>)>,
     pub(super) events: Events,
     pub(super) held_targets: HeldTargets,
     pub(super) refused_readers: RefusedReaders,

@@ -15,6 +15,7 @@ mod disks;
 mod held;
 mod held_targets;
 mod kubelet;
+mod live_reads;
 mod metrics;
 mod orphans;
 mod publish;

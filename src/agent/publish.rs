@@ -46,14 +46,15 @@ impl Volumes for Node {
             let copies = cluster::copies_on(&ctx.node, volume.as_ref(), &ctx.client).await?;
             Ok::<_, cluster::Error>((volume, copies))
         };
-        let (volume, copies) = tokio::time::timeout(API_TIMEOUT, read)
+        let found = tokio::time::timeout(API_TIMEOUT, ctx.live_reads.get(name, read))
             .await
             .map_err(|late| Error::unavailable(unread(), late))?
             .map_err(|error| Error::unavailable(unread(), error))?;
-        let copy = match published(volume.as_ref(), &copies, &request.target, ctx).await {
+        let (volume, copies) = &*found;
+        let copy = match published(volume.as_ref(), copies, &request.target, ctx).await {
             // A pod keeps what it has.
             Some(there) => copies.iter().find(|copy| copy.metadata.uid.as_deref() == Some(there.as_str())),
-            None => volume.as_ref().and_then(|volume| local_copy(volume, &copies, &ctx.node)),
+            None => volume.as_ref().and_then(|volume| local_copy(volume, copies, &ctx.node)),
         };
         // The volume that the pod gets to see.
         let mounted = copy.or(volume.as_ref());
@@ -307,6 +308,7 @@ mod tests {
             disk_names: Default::default(),
             metrics: Arc::default(),
             publishing: Default::default(),
+            live_reads: Default::default(),
             held_targets: Default::default(),
             refused_readers: Default::default(),
             readings: Default::default(),

@@ -117,6 +117,7 @@ pub async fn run(
         disk_names: Default::default(),
         metrics: metrics.clone(),
         publishing: Default::default(),
+        live_reads: Default::default(),
         held_targets: Default::default(),
         refused_readers: Default::default(),
         readings: Default::default(),
