@@ -209,7 +209,7 @@ fn refused(refusal: Refusal) -> Error {
         Refusal::OtherVolume(_)
         | Refusal::OtherNode { .. }
         | Refusal::NoCopy { .. }
-        | Refusal::NotBound(_)
+        | Refusal::NotBound(..)
         | Refusal::Destroyed(_)
         | Refusal::SayReadOnly(_)
         | Refusal::SealedReadOnly(..) => Error::FailedPrecondition(message),

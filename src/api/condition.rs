@@ -100,7 +100,8 @@ pub mod reason {
         pub const SHARE_TAKEN: &str = "ShareTaken";
         /// Reservation: no disk fits its `nodeDisk`, `nodeName` or `nodeSelector`. Role: no disk fits the `diskName` and
         /// `nodeSelector` of a template (R7).
-        /// Next: correct the name or labels; `kubectl get nodedisks` lists the disks.
+        /// Next: make the reservation anew for another disk, node or label, or correct the template; `kubectl get nodedisks` lists
+        /// the disks.
         pub const NO_SUCH_DISK: &str = "NoSuchDisk";
         /// Reservation: it is static, and takes no bytes (A7). Its disk is in another node than the one whose agent may make
         /// static reservations on the disk, or the node has two NodeDisks that are named after one disk of its configuration.
@@ -127,7 +128,7 @@ pub mod reason {
         /// Next: look at the condition of the parent.
         pub const PARENT_NOT_RESERVED: &str = "ParentNotReserved";
         /// Reservation: its role is not a strict sub-role of the parent's role (R4).
-        /// Next: use a role beneath the parent's role, such as eng/ml beneath eng.
+        /// Next: make it anew with a role beneath the parent's role, such as eng/ml beneath eng, or without a parent.
         pub const NOT_A_SUB_ROLE: &str = "NotASubRole";
         /// Reservation: its parent has fewer free bytes than the reservation asks for (R4).
         /// Next: ask for less, or make the parent larger.
@@ -152,7 +153,7 @@ pub mod reason {
         /// Next: look for the UID in `status.orphans` of the NodeDisks, and create the volume in a reservation on that disk.
         pub const NO_ORPHAN: &str = "NoOrphan";
         /// Volume: the disk of its reservation cannot, or may not, hold such a volume (D2, V8).
-        /// Next: use a reservation on another disk, or change the field that the message names.
+        /// Next: create the volume anew, in a reservation on another disk, or without the field that the message names.
         pub const WRONG_DISK: &str = "WrongDisk";
         /// Volume: the node's agent is allocating and formatting it.
         /// Next: wait; the time depends on the allocation of the bytes on the disk.
@@ -263,10 +264,10 @@ pub mod reason {
         /// Next: claim for the volume's role or for a role beneath it.
         pub const ROLE_NOT_ALLOWED: &str = "RoleNotAllowed";
         /// Claim: the named volume does not exist, or has a role that the namespace cannot use.
-        /// Next: correct `spec.volume`; `kubectl get volumeoffers` lists the volumes on offer.
+        /// Next: create that volume, or make the claim anew for another one; `kubectl get volumeoffers` lists the volumes on offer.
         pub const NO_SUCH_VOLUME: &str = "NoSuchVolume";
         /// Claim: no volume on offer to the namespace fits its selector.
-        /// Next: loosen the selector, or create a volume that fits.
+        /// Next: make the claim anew with another selector, or create a volume that fits.
         pub const NO_MATCH: &str = "NoMatch";
         /// Claim: the named volume is not ready yet, or its node or disk has not served it for a minute. A bound claim stays
         /// bound meanwhile: its running pods keep their mounts, and new ones wait.

@@ -38,7 +38,19 @@ use super::{LedgerEntry, Reserved, Size, refs};
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].status"
     ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.status==\"False\")].message",
+        priority = 1
+    )
 )]
 #[x_kube(
     validation = Rule::new("!(has(oldSelf.gone) && oldSelf.gone) || has(self.gone) && self.gone")

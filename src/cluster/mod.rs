@@ -13,7 +13,7 @@ mod write;
 pub use cache::{Cache, CacheConfig, Change, Key, Name, cache, name_of, named};
 pub use copies::copies_on;
 pub use events::{CONTROLLER, Events};
-pub use lease::{LeadError, lead};
+pub use lease::{LeadError, lead, leaderless};
 pub use pods::{PodUse, UsedPod, claims_of, has_ended, is_terminal, lacks_storage, pod_of, pod_ref};
 pub use pvcs::{Pvc, SeenPvc};
 pub use queue::{Enqueued, WorkQueue, run_workers};

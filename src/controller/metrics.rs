@@ -136,7 +136,7 @@ fn disks_and_roles(stores: &Stores, to: &mut Sink<'_>) {
     each("disk_used_bytes", "Bytes of the reservations that volumes use", &|d| {
         used.get(d.name_any().as_str()).copied().unwrap_or(0) as f64
     });
-    each("disk_orphans", "Volumes on the disk without an object", &|d| orphans::count(&status(d)) as f64);
+    each("disk_orphans", "Volumes on the disk without an object", &|d| orphans::count(d) as f64);
     let kept = |d: &NodeDisk| {
         reservations
             .iter()

@@ -458,7 +458,7 @@ advice! {
         "kubectl get pv {pv}; kubectl delete pvc {pvc} -n {namespace}   # then make it again without spec.volumeName";
     see_classes(class, made) = "kubectl get storageclasses   # none is called {class}; make it, or {made} anew";
     read_foreign_events(pvc, namespace) =
-        "kubectl describe pvc {pvc} -n {namespace}   # its StorageClass is not Reservoir's";
+        "kubectl describe pvc {pvc} -n {namespace}   # it asks for no StorageClass of Reservoir";
     read_unknown_events(pvc, namespace) =
         "kubectl describe pvc {pvc} -n {namespace}   # you may not see StorageClasses, so its class may be Reservoir's";
     force_pod(pod, namespace, disk) =
@@ -472,7 +472,7 @@ advice! {
         "have an administrator run: kubectl reservoir why pod/{pod} -n {namespace}   # its node is not ready, so nothing of the pod changes \
          before the node is back";
     leave_to_writer(pod, namespace, claim) =
-        "kubectl describe pod {pod} -n {namespace}   # claim {claim} is read-only, so nothing can be made in it: have a writer make the \
+        "kubectl describe pod {pod} -n {namespace}   # it has claim {claim} for reading, so nothing can be made in it: have a writer make the \
          directory, or leave subPath and mounts inside of it out";
     read_own_crash_log(pod, namespace, container, run) =
         "kubectl logs {pod} -n {namespace} -c {container}{run} --tail=50   # its volumes are mounted: the container ends by \

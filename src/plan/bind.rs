@@ -93,27 +93,36 @@ pub fn choose<'a>(
             let open = fitting.filter(|v| has_place(v).is_ok() && older_rival(v, claim, rivals).is_none());
             let distance = |v: &SharedPersistentVolume| claim.spec.role.len() - v.spec.role.len();
             open.min_by_key(|v| (distance(v), size_now(v).bytes_or_zero(), v.name_any())).copied().ok_or_else(|| {
-                let roles: Vec<&str> =
-                    subscriptions.iter().flat_map(|s| &s.spec.roles).map(String::as_str).collect();
-                let closed = volumes.iter().filter(|v| is_selected(claim, v) && has_place(v).is_ok());
-                let closed = closed.filter_map(|v| seal::claimable(v, &claim.spec).err()).next();
-                if roles.is_empty() {
-                    Verdict::no(reason::NO_SUBSCRIPTION, "this namespace is subscribed to no role; make a RoleSubscription")
-                } else if let Some(closed) = closed {
-                    closed
-                } else {
-                    let namespace = claim.namespace().unwrap_or_default();
-                    Verdict::no(
-                        reason::NO_MATCH,
-                        format!(
-                            "no volume on offer to namespace {namespace} {}; see `kubectl get volumeoffers -n {namespace}`",
-                            wanted(claim)
-                        ),
-                    )
+                if let Some(unrelated) = unrelated(claim, subscriptions) {
+                    return unrelated;
                 }
+                let selected = volumes.iter().filter(|v| is_selected(claim, v));
+                // The selector finds a volume, which is closed to the claim, or not offered for want of the capability.
+                let refused = selected.filter_map(|v| match has_place(v) {
+                    Ok(()) => seal::claimable(v, &claim.spec).err(),
+                    Err(why) => Some(why).filter(|why| why.reason == reason::NO_CAPABILITY),
+                });
+                refused.into_iter().next().unwrap_or_else(|| {
+                    let namespace = claim.namespace().unwrap_or_default();
+                    let why = format!(
+                        "no volume on offer to namespace {namespace} {}; see `kubectl get volumeoffers -n {namespace}`",
+                        wanted(claim)
+                    );
+                    Verdict::no(reason::NO_MATCH, why)
+                })
             })
         }
     }
+}
+
+/// Refuses a claim of a role that no volume is for which these subscriptions are ever offered: they have no ancestor in common.
+fn unrelated(claim: &VolumeClaim, subscriptions: &[&RoleSubscription]) -> Option<Verdict> {
+    let first = |role: &str| role.split('/').next().map(str::to_owned);
+    let role = &claim.spec.role;
+    let mut roles = subscriptions.iter().flat_map(|s| &s.spec.roles);
+    let is_related = roles.any(|subscribed| first(subscribed) == first(role));
+    let why = format!("this namespace is not subscribed to role {role}; make a RoleSubscription");
+    (!is_related).then(|| Verdict::no(reason::NO_SUBSCRIPTION, why))
 }
 
 /// `has the labels kind=st, and at least 5Gi`: what the selector of a claim asks for.
@@ -404,6 +413,25 @@ mod tests {
         assert_eq!(pick(&claim, &sub, &vs, &[]), Ok("fit".into()));
         claim.spec.selector.as_mut().unwrap().match_labels = Some([("a".into(), "b".into())].into());
         assert_eq!(pick(&claim, &sub, &vs, &[]).unwrap_err().reason, "NoMatch");
+    }
+
+    /// C4, T4: a new volume would help neither of them.
+    #[test]
+    fn c4_a_selector_that_no_volume_can_meet_says_what_is_missing() {
+        let mut claim = claim("ns", "c", "v");
+        (claim.spec.volume, claim.spec.selector) = (None, Some(ClaimSelector::default()));
+        let shared = [ready_volume("v", "eng", true)];
+        let said = |roles: &[&str], capable| {
+            pick(&claim, &subscription("ns", roles, capable), &shared, &[]).unwrap_err()
+        };
+        for roles in [&[][..], &["ops"], &["engine"]] {
+            let said = said(roles, true);
+            assert_eq!(said.reason, "NoSubscription", "{roles:?}");
+            assert_eq!(said.message, "this namespace is not subscribed to role eng; make a RoleSubscription");
+        }
+        let said = said(&["eng"], false);
+        assert_eq!(said.reason, "NoCapability");
+        assert!(said.message.starts_with("volume v is shared; add SHARED_RESOURCES"), "{}", said.message);
     }
 
     #[test]

@@ -72,16 +72,33 @@ fn free_of(disk: &NodeDisk) -> u64 {
 
 /// A name for one more reservation of the role.
 pub fn new_name(role: &str, reservations: &[DiskReservation]) -> String {
-    let base = role.to_lowercase().replace(['/', '_'], "-");
+    let base = object_name(role);
     let is_free = |name: &String| !reservations.iter().any(|r| r.name_any() == *name);
     let others = (2..).map(|i| format!("{base}-{i}"));
     std::iter::once(base.clone()).chain(others).find(is_free).unwrap_or(base)
+}
+
+/// An object's name after a role, whose components may begin and end with what no name may.
+pub fn object_name(role: &str) -> String {
+    let plain: String = role.to_lowercase().replace(['/', '_'], "-").chars().take(200).collect();
+    let parts = plain.split('.').map(|part| part.trim_matches('-')).filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join(".")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::plan::testing::*;
+
+    /// T4: no advised name is refused by the API server.
+    #[test]
+    fn t4_a_name_after_a_role_is_a_name() {
+        for (role, name) in
+            [("Eng/ML", "eng-ml"), ("_eng", "eng"), ("eng.", "eng"), ("a.-b/_c", "a.b--c"), ("v1.2", "v1.2")]
+        {
+            assert_eq!(object_name(role), name);
+        }
+    }
 
     /// T4: no way has a size that cannot be met, or a disk that is no help.
     #[test]

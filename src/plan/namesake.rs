@@ -10,8 +10,7 @@ use super::{kept, orphans};
 /// The event of a new volume while a disk has data without an object under the same name.
 pub fn orphaned(volume: &SharedPersistentVolume, disks: &[&NodeDisk]) -> Option<String> {
     let name = volume.name_any();
-    let has =
-        |disk: &&&NodeDisk| disk.status.iter().flat_map(orphans::lost).any(|orphan| orphan.name == name);
+    let has = |disk: &&&NodeDisk| orphans::lost(disk).any(|orphan| orphan.name == name);
     let disk = disks.iter().find(has).filter(|_| volume.spec.recover.is_none())?;
     Some(format!(
         "volume {name} starts empty, while NodeDisk {} has data of an earlier volume of this name without an object: to have \
@@ -87,7 +86,7 @@ pub fn earlier(
         return Some(("OldDataKept", event));
     }
     for disk in there.disks {
-        let mut lost = disk.status.iter().flat_map(orphans::lost);
+        let mut lost = orphans::lost(disk);
         if let Some(orphan) = lost.find(|orphan| orphan.made_for.is_some() && orphan.made_for == made_for) {
             let volume = &orphan.name;
             let where_ = format!("NodeDisk {}, without an object,", disk.name_any());

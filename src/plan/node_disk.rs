@@ -199,7 +199,8 @@ fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) ->
             };
             let orphans = seen.orphans.iter().filter(|orphan| orphan.kept.is_none()).count();
             (status.orphans, status.unlisted_orphans) = orphans::listed(seen.orphans, &status.reservations);
-            let health = healthy(orphans, orphans::lost(&status).count())
+            let listed = status.orphans.iter().filter(|orphan| orphan.kept.is_none()).count();
+            let health = healthy(orphans, listed)
                 + &unenforced(status.enforcement.as_ref())
                 + &unconfigured(still_used);
             status.capacity = Some(Size::from_bytes(seen.capacity));

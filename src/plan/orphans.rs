@@ -41,13 +41,19 @@ pub fn listed(mut orphans: Vec<Orphan>, ledger: &[LedgerEntry]) -> (Vec<Orphan>,
 }
 
 /// Number of the orphans of a disk, listed or not, without kept data.
-pub fn count(status: &NodeDiskStatus) -> usize {
-    lost(status).count() + status.unlisted_orphans.as_ref().map_or(0, |others| others.count as usize)
+pub fn count(disk: &NodeDisk) -> usize {
+    lost(disk).count() + unlisted(disk).map_or(0, |others| others.count as usize)
 }
 
-/// The listed orphans that nobody destroyed.
-pub fn lost(status: &NodeDiskStatus) -> impl Iterator<Item = &Orphan> {
-    status.orphans.iter().filter(|orphan| orphan.kept.is_none())
+/// The listed orphans that nobody destroyed. The data of a disk that was declared gone is given up (D4).
+pub fn lost(disk: &NodeDisk) -> impl Iterator<Item = &Orphan> {
+    let there = disk.status.iter().filter(|_| !disk.spec.gone);
+    there.flat_map(|status| &status.orphans).filter(|orphan| orphan.kept.is_none())
+}
+
+/// The sum of the others, with kept data.
+pub fn unlisted(disk: &NodeDisk) -> Option<&UnlistedOrphans> {
+    disk.status.as_ref().filter(|_| !disk.spec.gone)?.unlisted_orphans.as_ref()
 }
 
 /// True if the disk reports the data that the volume is to recover, or data that the volume has taken over already: an etcd
@@ -92,6 +98,18 @@ fn beside_the_ledger(orphans: &[Orphan], ledger: &[LedgerEntry], whose: impl Fn(
 mod tests {
     use super::*;
     use crate::plan::testing::*;
+
+    /// D4, T4: nobody is led to data that was given up.
+    #[test]
+    fn d4_the_data_of_a_disk_that_is_gone_is_no_orphan() {
+        let mut disk = disk("n1.a", "n1", 100, &[]);
+        let status = disk.status.as_mut().unwrap();
+        status.orphans = vec![Orphan::default()];
+        status.unlisted_orphans = Some(UnlistedOrphans { count: 2, size: gi(2) });
+        assert_eq!(count(&disk), 3);
+        disk.spec.gone = true;
+        assert_eq!((count(&disk), lost(&disk).count()), (0, 0));
+    }
 
     #[test]
     fn x6_bytes_of_an_orphan_are_kept_for_its_own_reservation() {
@@ -144,7 +162,8 @@ mod tests {
             (128, 72, gi(71)),
             "r99 is in the ledger"
         );
-        assert_eq!((count(status), kept(status, |_| true) >> 30), (200, 199));
+        assert_eq!(kept(status, |_| true) >> 30, 199);
+        assert_eq!(count(&disk), 200);
         assert_eq!(kept_for(&disk, &reservation("r1", "eng", 2)) >> 30, 2);
         let large = |i| Orphan { problem: Some("x".repeat(8000)), ..orphan(i) };
         let (listed, others) = listed((0..128).map(large).collect(), &[]);

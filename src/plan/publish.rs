@@ -52,7 +52,7 @@ pub struct Permit {
 pub enum Refusal {
     /// No volume has this name.
     #[error(
-        "there is no SharedPersistentVolume {0}: claim another volume; data without an object is in kubectl reservoir orphans"
+        "there is no SharedPersistentVolume {0}: claim another volume; an administrator lists data without an object: kubectl reservoir orphans"
     )]
     NoVolume(String),
     /// The object of this name is not the volume that the claim was bound to (S4, C7).
@@ -82,9 +82,9 @@ pub enum Refusal {
     /// The volume does not list the claim, or the pod is in another namespace than the claim. A PersistentVolume was
     /// made or changed by hand, or the claim has ended.
     #[error(
-        "volume {0} is not bound to this claim any more: kubectl reservoir why has the next step of the claim"
+        "volume {0} is not bound to the claim of this pod any more: kubectl get vclaim -n {1} -o wide says what each claim waits for"
     )]
-    NotBound(String),
+    NotBound(String, String),
     /// The tombstone is set.
     #[error("volume {0} is destroyed")]
     Destroyed(String),
@@ -129,7 +129,7 @@ pub fn disk_not_served(volume: &SharedPersistentVolume, node_disk: &str, node: &
     }
     format!(
         "volume {volume} is on NodeDisk {node_disk}, which the agent of node {node} does not serve: it is not in agent.disks of the \
-         chart any more, or not opened yet; the data stays there: kubectl reservoir why nd/{node_disk}"
+         chart any more, or not opened yet; the data stays there; have an administrator run: kubectl reservoir why nd/{node_disk}"
     )
 }
 
@@ -165,7 +165,8 @@ pub fn authorise(volume: Option<&SharedPersistentVolume>, request: Request<'_>) 
     if volume.uid().as_deref() != Some(request.volume_uid) {
         return Err(Refusal::OtherVolume(name));
     }
-    let Some(status) = &volume.status else { return Err(Refusal::NotBound(name)) };
+    let not_bound = || Refusal::NotBound(request.volume.to_owned(), request.namespace.to_owned());
+    let status = volume.status.as_ref().ok_or_else(not_bound)?;
     if status.node_name.as_deref() != Some(request.node) && !request.has_copy {
         let node = status.node_name.clone().unwrap_or_default();
         return Err(match status.digest.is_some() && volume.spec.copies.is_some() {
@@ -178,7 +179,7 @@ pub fn authorise(volume: Option<&SharedPersistentVolume>, request: Request<'_>) 
     }
     let same =
         |b: &&ClaimBinding| b.uid == request.claim_uid && b.namespace == request.namespace && !b.ending;
-    let Some(binding) = status.claims.iter().find(same) else { return Err(Refusal::NotBound(name)) };
+    let binding = status.claims.iter().find(same).ok_or_else(not_bound)?;
     if request.block != (volume.spec.volume_mode == VolumeMode::Block) {
         return Err(Refusal::OtherMode(name));
     }
@@ -251,15 +252,15 @@ mod tests {
         assert_eq!(ask(Request { keeps_read_only: true, ..reader }), Ok(AccessMode::ReadOnly), "F2");
         assert!(matches!(ask(reader), Err(Refusal::SayReadOnly(_))), "M3");
         let refused = |request| ask(request).unwrap_err();
-        assert!(matches!(refused(Request { claim_uid: "c-xx", ..REQUEST }), Refusal::NotBound(_)));
+        assert!(matches!(refused(Request { claim_uid: "c-xx", ..REQUEST }), Refusal::NotBound(..)));
         assert!(matches!(refused(Request { node: "n2", ..REQUEST }), Refusal::OtherNode { .. }));
         assert!(matches!(refused(Request { volume_uid: "other", ..REQUEST }), Refusal::OtherVolume(_)));
         let foreign = refused(Request { namespace: "other", ..REQUEST });
-        assert!(matches!(foreign, Refusal::NotBound(_)), "the claim is another namespace's");
+        assert!(matches!(foreign, Refusal::NotBound(..)), "the claim is another namespace's");
         assert!(matches!(authorise(None, REQUEST), Err(Refusal::NoVolume(_))));
         let mut leaving = v.clone();
         leaving.status.as_mut().unwrap().claims[1].ending = true;
-        assert!(matches!(authorise(Some(&leaving), REQUEST), Err(Refusal::NotBound(_))), "C6");
+        assert!(matches!(authorise(Some(&leaving), REQUEST), Err(Refusal::NotBound(..))), "C6");
         let device = Request { block: true, ..REQUEST };
         assert!(matches!(refused(device), Refusal::OtherMode(_)));
         v.spec.volume_mode = VolumeMode::Block;
@@ -306,7 +307,8 @@ mod tests {
             said.starts_with("volume v is on NodeDisk n1.a, which the agent of node n1 does not serve"),
             "{said}"
         );
-        assert!(said.ends_with("the data stays there: kubectl reservoir why nd/n1.a"), "{said}");
+        let step = "the data stays there; have an administrator run: kubectl reservoir why nd/n1.a";
+        assert!(said.ends_with(step), "{said}");
         let conditions = &mut volume.status.as_mut().unwrap().conditions;
         let gone = condition::Verdict::no(reason::VOLUME_GONE, "");
         condition::set(conditions, READY, gone, None, jiff::Timestamp::UNIX_EPOCH);
@@ -388,7 +390,7 @@ mod tests {
         assert_eq!((read.mode, read.with_others), (AccessMode::ReadOnly, true));
         of.status.as_mut().unwrap().claims.clear();
         let unbound = authorise(Some(&of), Request { has_copy: true, ..here });
-        assert!(matches!(unbound, Err(Refusal::NotBound(_))), "S7: the original's list decides");
+        assert!(matches!(unbound, Err(Refusal::NotBound(..))), "S7: the original's list decides");
     }
 
     #[test]

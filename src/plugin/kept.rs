@@ -122,9 +122,8 @@ fn find<'a>(snapshot: &'a Snapshot, word: &str) -> Result<KeptData<'a>, String> 
         1 => Ok(found.remove(0)),
         0 => {
             let nearest = did_you_mean(word, all.iter().map(String::as_str));
-            let orphans = snapshot.disks.iter().flat_map(|disk| &disk.status).flat_map(orphans::lost);
-            let is_it = |orphan: &&Orphan| [&orphan.name, &orphan.uid].iter().any(|name| *name == word);
-            let next = match orphans.into_iter().any(|orphan| is_it(&orphan)) {
+            let is_it = |orphan: &Orphan| [&orphan.name, &orphan.uid].iter().any(|name| *name == word);
+            let next = match snapshot.disks.iter().flat_map(orphans::lost).any(is_it) {
                 true => advice::recover_orphan(word),
                 false => advice::see_kept(),
             };

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::cli::{Claim, Create, Reserve};
 use super::kind::{self, Kind};
 use crate::api::GROUP;
+use crate::plan::enlarge::object_name;
 
 /// A manifest without the fields that are null.
 fn manifest(kind: &Kind, namespace: Option<&str>, name: &str, spec: Value) -> Value {
@@ -57,8 +58,7 @@ pub(super) fn claim_manifest(args: &Claim, namespace: &str) -> Value {
 
 /// Builds the manifest of a RoleSubscription. Its default name is its first role.
 pub(super) fn subscription_manifest(roles: &[String], name: Option<&str>, namespace: &str) -> Value {
-    let default =
-        || roles.first().map(|role| role.to_lowercase().replace(['/', '_'], "-")).unwrap_or_default();
+    let default = || roles.first().map(|role| object_name(role)).unwrap_or_default();
     let spec = json!({"roles": roles, "capabilities": ["SHARED_RESOURCES"]});
     manifest(&kind::SUBSCRIPTION, Some(namespace), &name.map_or_else(default, str::to_owned), spec)
 }

@@ -10,10 +10,11 @@ use super::kind::{DISK, RESERVATION, VOLUME};
 use super::output::print;
 use super::paint::{human, table};
 use super::snapshot::Snapshot;
-use crate::api::{Orphan, UnlistedOrphans};
+use crate::api::condition::{self, READY, reason::SPACE_TAKEN};
+use crate::api::{NodeDisk, Orphan, UnlistedOrphans};
 use crate::cluster;
-use crate::plan::orphans;
 use crate::plan::recover::{self, Document};
+use crate::plan::{advice, orphans};
 
 /// Data without an object, with the name of its NodeDisk.
 #[derive(Serialize)]
@@ -36,18 +37,35 @@ enum Data<'a> {
 pub(super) fn list(snapshot: &Snapshot) -> Vec<DataOnDisk<'_>> {
     let mut all = Vec::new();
     for disk in &snapshot.disks {
-        let Some(status) = &disk.status else { continue };
-        let listed = orphans::lost(status).map(Data::Listed);
-        let unlisted = status.unlisted_orphans.iter();
-        let unlisted = unlisted.map(|unlisted_orphans| Data::Unlisted { unlisted_orphans });
+        let listed = orphans::lost(disk).map(Data::Listed);
+        let unlisted =
+            orphans::unlisted(disk).into_iter().map(|unlisted_orphans| Data::Unlisted { unlisted_orphans });
         all.extend(listed.chain(unlisted).map(|data| DataOnDisk { disk: disk.name_any(), data }));
     }
     all
 }
 
-pub(super) fn text(all: &[DataOnDisk]) -> String {
+/// A sentence for each disk whose data cannot be looked at now. Its list is an old one.
+pub(super) fn unseen(snapshot: &Snapshot) -> Vec<String> {
+    let unseen = |disk: &NodeDisk| {
+        let ready = disk.status.as_ref().and_then(|status| condition::get(&status.conditions, READY));
+        // Others' files keep nobody from looking, and nobody looks for what was given up (D4).
+        if disk.spec.gone || ready.is_some_and(|ready| ready.status == "True" || ready.reason == SPACE_TAKEN)
+        {
+            return None;
+        }
+        let (name, reason) = (disk.name_any(), ready.map_or("not reported yet", |ready| &ready.reason));
+        let why = advice::ask_why(DISK.argument(&name, None));
+        Some(format!("NodeDisk {name} is {reason}, so its data cannot be looked at now: {why}"))
+    };
+    snapshot.disks.iter().filter_map(unseen).collect()
+}
+
+pub(super) fn text(all: &[DataOnDisk], unseen: &[String]) -> String {
+    let unseen: String = unseen.iter().map(|sentence| format!("{sentence}\n")).collect();
     if all.is_empty() {
-        return "there is no data without an object\n".into();
+        let on = if unseen.is_empty() { "" } else { " on the disks that can be looked at" };
+        return format!("there is no data without an object{on}\n{unseen}");
     }
     let mut rows =
         vec![["UID", "NAME", "MADE FOR", "SIZE", "ROLE", "DISK", "PROBLEM"].map(str::to_owned).to_vec()];
@@ -72,7 +90,7 @@ pub(super) fn text(all: &[DataOnDisk]) -> String {
         rows.push(vec![orphan.uid.clone(), orphan.name.clone(), made_for, size, role, disk.clone(), problem]);
     }
     let next = "kubectl reservoir recover prints the manifests that recover this data";
-    format!("{}{others}\n{next}\n", table(&rows))
+    format!("{}{others}{unseen}\n{next}\n", table(&rows))
 }
 
 /// Prints the manifests for all orphans, or for the orphans with the given UIDs, names and NodeDisks.
@@ -128,7 +146,7 @@ mod tests {
         let snapshot = Snapshot { disks: vec![disk], ..Snapshot::default() };
         let all = list(&snapshot);
         assert_eq!(
-            text(&all),
+            text(&all, &[]),
             "UID    NAME   MADE FOR   SIZE   ROLE    DISK   PROBLEM\n\
              dark          -          1Gi    eng/x   n1.a\n\
              NodeDisk n1.a has the data of 72 more volumes, which status.orphans cannot list; 71Gi beside the ledger are \
@@ -143,6 +161,31 @@ mod tests {
                 {"disk": "n1.a", "unlistedOrphans": {"count": 72, "size": gi(71)}},
             ])
         );
-        assert_eq!(text(&[]), "there is no data without an object\n");
+        assert_eq!(text(&[], &[]), "there is no data without an object\n");
+    }
+
+    /// T4, X6: data on a disk that is away may be lost, too.
+    #[test]
+    fn t4_x6_orphans_of_a_disk_that_is_away_are_not_denied() {
+        let mut disk = disk("n1.a", "n1", 100, &[]);
+        let set = |disk: &mut NodeDisk, ok, reason| {
+            let verdict = condition::Verdict { ok, reason, message: String::new() };
+            let conditions = &mut disk.status.as_mut().unwrap().conditions;
+            condition::set(conditions, READY, verdict, None, jiff::Timestamp::UNIX_EPOCH);
+        };
+        let of = |disk: &NodeDisk| {
+            let snapshot = Snapshot { disks: vec![disk.clone()], ..Snapshot::default() };
+            text(&list(&snapshot), &unseen(&snapshot))
+        };
+        for reason in ["Ready", SPACE_TAKEN] {
+            set(&mut disk, reason == "Ready", reason);
+            assert_eq!(of(&disk), "there is no data without an object\n", "{reason}");
+        }
+        set(&mut disk, false, "NodeUnreachable");
+        assert_eq!(
+            of(&disk),
+            "there is no data without an object on the disks that can be looked at\n\
+             NodeDisk n1.a is NodeUnreachable, so its data cannot be looked at now: kubectl reservoir why nd/n1.a\n"
+        );
     }
 }

@@ -154,8 +154,12 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Orphans { output } => {
             let snapshot = read_and_report(&client, only, &namespace).await?;
             snapshot.require(&[&kind::DISK])?;
-            let orphans = orphans::list(&snapshot);
-            print(&output, &orphans, || orphans::text(&orphans))?;
+            let (orphans, unseen) = (orphans::list(&snapshot), orphans::unseen(&snapshot));
+            unseen
+                .iter()
+                .filter(|_| output.output.is_some())
+                .for_each(|sentence| eprintln!("note: {sentence}"));
+            print(&output, &orphans, || orphans::text(&orphans, &unseen))?;
         }
         Command::Kept { output } => {
             let snapshot = read_and_report(&client, only, &namespace).await?;

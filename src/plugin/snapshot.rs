@@ -50,6 +50,8 @@ pub(super) struct Snapshot {
     pub workloads: Vec<DynamicObject>,
     /// The kinds that the caller may not list, or not in all namespaces.
     pub denied: Vec<Denied>,
+    /// Why no controller works, so that conditions may be out of date.
+    pub leaderless: Option<String>,
 }
 
 /// A kind that the caller may not list.
@@ -113,6 +115,7 @@ impl Snapshot {
         snapshot.our_classes = ours;
         snapshot.other_classes = others.iter().map(ResourceExt::name_any).collect();
         snapshot.classes_unseen = !unseen.is_empty();
+        snapshot.leaderless = cluster::leaderless(client, cluster::CONTROLLER).await;
         Ok(snapshot)
     }
 

@@ -32,6 +32,9 @@ pub(super) struct Status {
     #[serde(skip)]
     pub sees_disks: bool,
     pub orphans: usize,
+    /// Why no controller works.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leaderless: Option<String>,
     pub waiting: Vec<Waiting>,
 }
 
@@ -171,11 +174,12 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
         claims: snapshot.sees(&CLAIM).then_some(claims),
         offered: if snapshot.sees(&VOLUME) { vec![] } else { offered(snapshot) },
         sees_disks: snapshot.sees(&DISK),
-        orphans: snapshot.disks.iter().flat_map(|d| &d.status).map(orphans::count).sum(),
+        orphans: snapshot.disks.iter().map(orphans::count).sum(),
+        leaderless: snapshot.leaderless.clone(),
         waiting: waits
             .map(|item| Waiting {
                 object: item.title(),
-                reason: item.ready().map_or("", |c| &c.reason).to_owned(),
+                reason: item.ready().map_or(why::NOT_LOOKED_AT, |c| &c.reason).to_owned(),
                 message: item
                     .ready()
                     .map_or("the controller has not reconciled it yet: is the controller running?", |c| {
@@ -284,6 +288,10 @@ pub(super) fn text(status: &Status, paint: Paint) -> String {
     for volume in &status.offered {
         text.push_str(&format!("on offer: {volume}\n"));
     }
+    if let Some(leaderless) = &status.leaderless {
+        let step = advice::check_controller();
+        text.push_str(&format!("{}: {step}\n", paint.bad(&format!("{leaderless}; this may be out of date"))));
+    }
     if status.orphans > 0 {
         let orphans = format!("{} orphans: `kubectl reservoir orphans` lists them", status.orphans);
         text.push_str(&format!("{}\n", paint.warn(&orphans)));
@@ -335,7 +343,7 @@ mod tests {
              ops    ░░░░░░░░░░░░░░░░░░░░   0%   0          ░░░░░░░░░░░░░░░░░░░░   0%   0     -       -           1\n\
              \n\
              1 of 1 volumes ready, 0 of 1 claims bound\n\
-             DiskReservation big : the controller has not reconciled it yet: is the controller running?\n  \
+             DiskReservation big NotLookedAt: the controller has not reconciled it yet: is the controller running?\n  \
              kubectl reservoir why dr/big\n\
              VolumeClaim team/data Test: said\n  \
              kubectl reservoir why vclaim/data -n team\n"

@@ -154,7 +154,7 @@ fn disk_node(snapshot: &Snapshot, disk: &NodeDisk) -> Node {
         r.status.as_ref().is_some_and(|s| s.node_disk.as_ref() == Some(name) && s.parent.is_none())
     };
     node.children.extend(snapshot.reservations.iter().filter(on).map(|r| reservation_node(snapshot, r)));
-    node.children.extend(orphans::lost(&status).map(|orphan| Node {
+    node.children.extend(orphans::lost(disk).map(|orphan| Node {
         kind: "Orphan",
         namespace: None,
         name: orphan.uid.clone(),

@@ -404,6 +404,13 @@ async fn r6_x7_a_holder_is_neither_deleted_nor_shrunk_below_use() {
         );
         assert!(refused.contains(&sentence), "{refused}");
     }
+    let old = json!({"volumes": [line("v1"), line("old")], "used": "150Mi", "kept": "50Mi"});
+    status(&kept, old).of(&cluster.client).await.unwrap();
+    let refused = size(json!("99Mi")).dry(&cluster.client).await.unwrap_err();
+    let sentence = "150Mi of it are taken, 50Mi of these by kept data, which gives way, and the rest by ";
+    assert!(refused.contains(sentence), "{refused}");
+    let holds = json!({"volumes": [line("v1")], "refinements": [line("r1")], "used": "100Mi", "kept": null});
+    status(&kept, holds).of(&cluster.client).await.unwrap();
     for fits in [json!("100Mi"), json!(104857600), json!("2Gi"), json!(2147483648u64)] {
         size(fits).dry(&cluster.client).await.unwrap();
     }

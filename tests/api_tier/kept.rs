@@ -517,7 +517,7 @@ async fn x1_stripped_finalizers_do_not_pass_the_guard() {
         let refused = volumes.delete(name, &DeleteParams::default()).await.unwrap_err().to_string();
         assert!(refused.contains(&format!("team/{name}")), "{refused}");
         let late = agent.publish_volume(pv, &old, &user, false).await.unwrap_err();
-        assert!(late.message().contains("is not bound to this claim any more"), "{late}");
+        assert!(late.message().contains("is not bound to the claim of this pod any more"), "{late}");
         assert_eq!(std::fs::read_to_string(at.join("file")).unwrap(), "used");
         agent.unpublish(&old, &user).await.unwrap();
         until_reason(&claims, &format!("{name}-2"), "Bound").await;

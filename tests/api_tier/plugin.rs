@@ -309,6 +309,22 @@ async fn t4_the_plug_in_has_the_rights_of_its_caller() {
     );
     let lacks = lacks.unwrap()["what"].as_str().unwrap();
     assert!(lacks.contains("use-readonly") && !lacks.contains("lack reserve"), "{lacks}");
+    // A controller that ended has given its Lease back.
+    let lease = "{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: reservoir-controller, namespace: default}, spec: {}}";
+    let binding =
+        "{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: vera},
+ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: reservoir-viewer},
+ subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: vera}]}";
+    cluster.apply_text(&format!("{lease}\n---\n{binding}")).await;
+    let told = "no controller works: none holds Lease default/reservoir-controller";
+    let status = until("the viewer is told", || async {
+        let status = run(&cluster, "status --as vera");
+        status.out.contains(told).then_some(status.out)
+    })
+    .await;
+    assert!(status.contains("kubectl reservoir doctor"), "{status}");
+    let why = does(&cluster, "why dr/eng --as vera");
+    assert!(why.contains(told), "{why}");
 }
 
 /// T4: the doctor finds faults of the installation. Without the kinds every command reports that.

@@ -252,3 +252,19 @@ fn v1_a_cordoned_node_gets_no_new_volume() {
     wanted.spec.size = gi(2);
     assert_eq!(chosen(&wanted, &disks), Ok("r1".into()));
 }
+
+/// V1, T4: free space that is of no use is no hint.
+#[test]
+fn v1_a_full_reservation_is_told_without_those_that_cannot_hold_it() {
+    let mut whole = reserved("whole", "eng", 9, &[]);
+    whole.status.as_mut().unwrap().disk_kind = Some(DiskKind::Mount);
+    let full = reserved("full", "eng", 1, &[("x", 1)]);
+    let mut wanted = volume("v", "eng", 1);
+    wanted.spec.erase_policy = crate::api::ErasePolicy::Zero;
+    let (reason, message) = pick(&wanted, &[whole, full]).unwrap_err();
+    assert_eq!(reason, "ReservationFull");
+    assert_eq!(
+        message,
+        "1Gi asked for, full has 0 left; reserve more for role eng or destroy a volume in it"
+    );
+}

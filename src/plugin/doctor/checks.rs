@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -231,6 +231,14 @@ impl Checks {
                 }
             }
         }
+        // A controller without the lead is ready, too.
+        let has_ready =
+            |of: &&Deployment| of.status.as_ref().is_some_and(|s| s.ready_replicas.unwrap_or(0) > 0);
+        let ready = facts.controllers.iter().flatten().find(has_ready);
+        if let Some((controller, why)) = ready.zip(facts.snapshot.leaderless.as_ref()) {
+            let name = format!("deployment/{}", controller.name_any());
+            self.note(why, advice::read_program_log(name, controller.namespace().unwrap_or_default()));
+        }
         match facts.agents.as_deref() {
             None => self.denied("daemonsets"),
             Some([]) => self.problem("there is no agent", facts.install_chart()),
@@ -443,8 +451,7 @@ impl Checks {
             );
         }
         for disk in &snapshot.disks {
-            let others = disk.status.as_ref().and_then(|status| status.unlisted_orphans.as_ref());
-            if let Some(api::UnlistedOrphans { count, size }) = others {
+            if let Some(api::UnlistedOrphans { count, size }) = orphans::unlisted(disk) {
                 let (name, size) = (disk.name_any(), human(size.bytes_or_zero()));
                 self.note(
                     format!(
@@ -465,7 +472,7 @@ impl Checks {
             }
         }
         for disk in &snapshot.disks {
-            let lost = disk.status.iter().flat_map(orphans::lost).collect::<Vec<_>>();
+            let lost = orphans::lost(disk).collect::<Vec<_>>();
             if let Some(first) = lost.first() {
                 let (disk, name) = (disk.name_any(), &first.name);
                 let more = match lost.len() - 1 {

@@ -88,7 +88,8 @@ pub(super) const DELETING: &str = "Deleting";
 
 /// Reasons of a claim, and the kind of object whose trouble causes them. A claim to a volume that ends never gets that volume,
 /// whatever its present users do.
-static OF_CLAIM: &[(&[&str], &Kind)] = &[(&[VOLUME_NOT_READY, VOLUME_LOST, NODE_GONE, BINDING], &VOLUME)];
+static OF_CLAIM: &[(&[&str], &Kind)] =
+    &[(&[VOLUME_NOT_READY, VOLUME_LOST, NODE_GONE, BINDING, RELEASING], &VOLUME)];
 
 /// The same of a volume.
 static OF_VOLUME: &[(&[&str], &Kind)] = &[
@@ -187,7 +188,16 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
             .iter()
             .find(|c| c.name_any() == target.name && c.namespace().as_deref() == namespace);
         let bound = claim.and_then(|c| c.status.as_ref()?.volume.as_ref()).map(|v| v.name.as_str());
-        vec![named(&VOLUME, bound.or(claim.and_then(|c| c.spec.volume.as_deref())))]
+        let volume = bound.or(claim.and_then(|c| c.spec.volume.as_deref()));
+        // A claim that has left its volume waits for others.
+        let has_left = |name: &&str| {
+            let lists = |v: &SharedPersistentVolume| {
+                let uid = claim.and_then(|claim| claim.metadata.uid.as_ref());
+                v.status.iter().flat_map(|status| &status.claims).any(|of| Some(&of.uid) == uid)
+            };
+            own.contains(&RELEASING) && !snapshot.volumes.iter().any(|v| v.name_any() == *name && lists(v))
+        };
+        vec![named(&VOLUME, volume.filter(|name| !has_left(name)))]
     } else if target.kind == &VOLUME {
         let Some(volume) = snapshot.volumes.iter().find(|v| v.name_any() == target.name) else {
             return vec![];

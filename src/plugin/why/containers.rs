@@ -95,6 +95,31 @@ fn never_ran(container: &ContainerStatus) -> Option<&str> {
     ended(container)?.reason.as_deref().filter(|reason| NEVER_RAN.contains(reason))
 }
 
+/// True if the pod has all its volumes: the kubelet mounts them before it looks at the image of the first container.
+pub(super) fn has_begun(pod: &Pod) -> bool {
+    let status = pod.status.as_ref();
+    let all = status.into_iter().flat_map(|status| {
+        status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten())
+    });
+    let has_begun = |container: &ContainerStatus| {
+        let state = container.state.clone().unwrap_or_default();
+        let waits_for = state.waiting.and_then(|waiting| waiting.reason);
+        state.running.is_some()
+            || state.terminated.is_some()
+            || waits_for.is_some_and(|reason| !STARTING.contains(&reason.as_str()))
+    };
+    all.into_iter().any(has_begun)
+}
+
+/// The init container that runs, and that the others wait for. A sidecar lets them start.
+pub(super) fn running_init(pod: &Pod) -> Option<&str> {
+    let mut init = pod.status.as_ref()?.init_container_statuses.iter().flatten();
+    let runs = |c: &&ContainerStatus| {
+        c.state.as_ref().is_some_and(|state| state.running.is_some()) && c.started != Some(true)
+    };
+    init.find(runs).map(|container| container.name.as_str())
+}
+
 /// True if each container of the pod has a log: it runs, or has run.
 pub(super) fn have_logs(pod: &Pod) -> bool {
     let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());

@@ -129,18 +129,15 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
             None => {}
         }
     } else if target.kind == &DISK {
-        let disk =
-            snapshot.disks.iter().find(|d| d.name_any() == target.name).and_then(|d| d.status.as_ref());
-        add("holds reservation", disk.map(|s| entries(&s.reservations)).unwrap_or_default());
+        let disk = snapshot.disks.iter().find(|d| d.name_any() == target.name);
+        let status = disk.and_then(|disk| disk.status.as_ref());
+        add("holds reservation", status.map(|s| entries(&s.reservations)).unwrap_or_default());
         let users = users_of_disk(snapshot, &target.name);
         add("its volumes are used by pod", all_names(&users));
-        let orphans: Vec<String> = disk
-            .iter()
-            .flat_map(|s| plan::orphans::lost(s))
-            .map(|o| format!("{} ({})", o.uid, o.name))
-            .collect();
+        let orphans = disk.into_iter().flat_map(plan::orphans::lost);
+        let orphans: Vec<String> = orphans.map(|o| format!("{} ({})", o.uid, o.name)).collect();
         add("has data without an object:", all_names(&orphans));
-        let unlisted = disk.and_then(|s| s.unlisted_orphans.as_ref()).map(|others| others.count.to_string());
+        let unlisted = disk.and_then(plan::orphans::unlisted).map(|others| others.count.to_string());
         add("has more data without an object, volumes:", unlisted.unwrap_or_default());
     } else if target.kind == &ROLE {
         let role =

@@ -40,6 +40,7 @@ use super::paint::Paint;
 use super::snapshot::Snapshot;
 use crate::api::condition::reason::COPY_DIFFERS;
 use crate::api::volume_for_pvc;
+use crate::plan::advice as advised;
 use chain::{chain, may_cause, reports};
 use holders::{holders, told_step};
 use report::Report;
@@ -64,11 +65,34 @@ pub(super) struct Why {
 
 /// Explains an object. The error for an unknown object has the most similar name.
 pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
+    let mut why = answer_about(snapshot, target)?;
+    if let Some(leaderless) = &snapshot.leaderless {
+        why.holders
+            .insert(0, format!("{leaderless}; nothing of Reservoir changes, and this may be out of date"));
+        let waits = chain(snapshot, target).pop().is_some_and(|root| is_by_controller(snapshot, &root));
+        if waits && !why.ready {
+            why.next.insert(0, advised::check_controller());
+        }
+    }
+    Ok(why)
+}
+
+/// True for an object that gets on by the controller alone.
+fn is_by_controller(snapshot: &Snapshot, target: &Target) -> bool {
+    match target.kind {
+        kind if kind == &POD || kind.workload => false,
+        kind if kind == &PVC => target.find_pvc(snapshot).is_some_and(|pvc| snapshot.is_ours(pvc)),
+        _ => true,
+    }
+}
+
+/// The answer by the objects as they are.
+fn answer_about(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
     let claim = Target { kind: &CLAIM, ..target.clone() };
     // A claim says Bound until its PersistentVolumeClaim is gone.
     let ending = ending_pvc::find(snapshot, target.namespace.as_deref(), &target.name);
     if let Some(pvc) = ending.filter(|_| target.kind == &CLAIM) {
-        let answer = why(snapshot, &ending_pvc::target(pvc))?;
+        let answer = answer_about(snapshot, &ending_pvc::target(pvc))?;
         let holders = answer.holders.into_iter().filter(|line| !line.starts_with(BELONGS)).collect();
         let summary = format!("its PersistentVolumeClaim is {}", answer.summary);
         return Ok(Why { object: target.title(), summary, holders, ..answer });
@@ -202,7 +226,8 @@ fn explain(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
 fn add_coming(answer: &mut Why, report: Report, snapshot: &Snapshot, target: &Target) {
     let uid = target.find_pvc(snapshot).and_then(|pvc| pvc.metadata.uid.clone()).unwrap_or_default();
     let volume = Target::new(&VOLUME, None, volume_for_pvc(&uid));
-    let cause = why(snapshot, &volume).ok().filter(|volume| !volume.ready && report.reason != TERMINATING);
+    let cause =
+        answer_about(snapshot, &volume).ok().filter(|volume| !volume.ready && report.reason != TERMINATING);
     answer.summary = format!("{}: {}", report.reason, report.message);
     answer.next = match &cause {
         Some(cause) => cause.next.clone(),

@@ -51,9 +51,12 @@ pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Ve
     let trouble = !["Running", "Succeeded"].contains(&phase.as_str());
     let warning = last_event(snapshot, &POD, target, true).filter(|_| trouble).map(message_of);
     let message = unscheduled.and_then(|c| c.message.clone()).or(warning);
+    let init = containers::running_init(pod).filter(|_| trouble);
+    let message = message.or(init.map(|name| format!("its init container {name} has not ended yet")));
     let message =
         message.or(waiting.and_then(|w| w.message.clone().or(w.reason.clone()))).unwrap_or_default();
-    let held = holder(snapshot, pod).filter(|_| trouble).map(|(claim, volume, other)| {
+    let lacks_volumes = trouble && !containers::has_begun(pod);
+    let held = holder(snapshot, pod).filter(|_| lacks_volumes).map(|(claim, volume, other)| {
         let why = format!("its volume {volume} is exclusive, and pod {} uses it", cluster::pod_ref(other));
         Report::of(claim, VOLUME_HELD, why, true)
     });
@@ -141,10 +144,14 @@ pub(super) fn read_only_claim(snapshot: &Snapshot, pod: &Pod) -> Option<String> 
         said.contains("read-only file system") || said.contains("failed to create subpath directory")
     };
     all.into_iter().filter_map(said).any(is_it).then_some(())?;
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let read = volumes.filter_map(|volume| volume.persistent_volume_claim.as_ref());
+    let read: Vec<&str> =
+        read.filter(|of| of.read_only == Some(true)).map(|of| of.claim_name.as_str()).collect();
     let reads = |(namespace, name): &(String, String)| {
         let is_sealed = snapshot.volume_of(namespace, name).is_some_and(|volume| volume.spec.sealed);
         let mode = snapshot.claim(Some(namespace), name).map(|claim| claim.spec.mode);
-        is_sealed || mode == Some(AccessMode::ReadOnly)
+        is_sealed || mode == Some(AccessMode::ReadOnly) || read.contains(&name.as_str())
     };
     cluster::claims_of(pod).into_iter().find(reads).map(|(_, name)| name)
 }
@@ -178,7 +185,9 @@ pub(super) fn is_silent(snapshot: &Snapshot, target: &Target) -> bool {
         let is_told = event.reporting_component.as_deref().is_some_and(|by| by.starts_with("reservoir-"));
         of_mount && message_of(event).contains("reservoir") || is_told
     };
-    is_placed && phase == Some("Pending") && last_event(snapshot, &POD, target, true).is_none_or(is_mount)
+    let warning = last_event(snapshot, &POD, target, true);
+    let is_silent = warning.map_or_else(|| !pod.is_some_and(containers::has_begun), is_mount);
+    is_placed && phase == Some("Pending") && is_silent
 }
 
 /// The step for such a pod.

@@ -313,6 +313,12 @@ fn class_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str)
     if pvc.is_some_and(|pvc| class::is_refused_itself(pvc, &said)) {
         return remade(AS_SAID);
     }
+    let names_none = |pvc: &&PersistentVolumeClaim| {
+        pvc.spec.as_ref().is_some_and(|spec| spec.storage_class_name.is_none() && spec.volume_name.is_none())
+    };
+    if let (Some(_), [first, ..]) = (pvc.filter(names_none), snapshot.classes.as_slice()) {
+        return remade(&of_class(first));
+    }
     match pvc.is_some_and(|pvc| snapshot.is_ours(pvc)) {
         // The event that was quoted is the last word of Reservoir.
         true if !said.is_empty() && said != UNCAUSED && snapshot.sees_space() => advice::follow_event(),

@@ -104,7 +104,7 @@ impl Target {
                 advice::bring_back(&self.name)
             );
         }
-        let mut lost = disks.iter().flat_map(|disk| &disk.status).flat_map(orphans::lost);
+        let mut lost = disks.iter().flat_map(orphans::lost);
         if self.kind == &VOLUME && lost.any(|orphan| orphan.name == self.name) {
             return format!(
                 "there is no {}, and a disk has its data without it: {}",

@@ -417,3 +417,31 @@ fn t4_why_never_advises_to_end_the_use_of_others() {
     assert!(said.contains("claim another one\n") && !said.contains("end the claims"), "{said}");
     assert!(said.contains("next: kubectl get volumeoffers -n team"), "{said}");
 }
+
+/// T4: nothing that is advised helps while no controller works, and Ready may be long over.
+#[test]
+fn t4_why_leads_to_a_missing_controller_first() {
+    let mut snapshot = Snapshot {
+        disks: vec![disk("n1.a", "n1", 10, &[])],
+        volumes: vec![volume("lost", "eng", 1), ready_volume("v", "eng", true)],
+        leaderless: Some("no controller works: none holds Lease sys/reservoir-controller".into()),
+        ..Snapshot::default()
+    };
+    set_not_ready(
+        &mut snapshot.volumes[0].status.get_or_insert_default().conditions,
+        reason::NO_RESERVATION,
+        "nothing is reserved for role eng",
+    );
+    let told = "  no controller works: none holds Lease sys/reservoir-controller; nothing of Reservoir changes, and this may be out of date\n";
+    let waits = ask(&snapshot, &VOLUME, None, "lost").unwrap();
+    assert!(
+        waits.contains(&format!("{told}next: kubectl reservoir doctor   # checks that the controller")),
+        "{waits}"
+    );
+    let ready = ask(&snapshot, &VOLUME, None, "v").unwrap();
+    assert!(ready.contains(told), "{ready}");
+    // What a pod waits for elsewhere is told as ever.
+    snapshot.pods = vec![pod_of("other", "Failed")];
+    let pod = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(pod.contains(told) && !pod.contains("doctor"), "{pod}");
+}

@@ -99,20 +99,20 @@ pub(super) fn claims(table: &mut Table) {
     let said =
         "volume kept is for role eng, to which this namespace is not subscribed; make a RoleSubscription";
     table.make(claim("bare", "kept", kept.clone()), Says("NoSubscription", said));
-    let said = "this namespace is subscribed to no role; make a RoleSubscription";
+    let said = "this namespace is not subscribed to role eng; make a RoleSubscription";
     table.make(claim("bare", "any", json!({"selector": {}})), Says("NoSubscription", said));
     let said = "volume kept is shared; add SHARED_RESOURCES to the capabilities of RoleSubscription plain";
     table.make(claim("plain", "kept", kept), Says("NoCapability", said));
     let said = "there is no SharedPersistentVolume nope for role eng; the claim waits for it";
     table.make(claim("team", &n(table), json!({"volume": "nope"})), Says("NoSuchVolume", said));
     let said = "no volume on offer to namespace team ";
-    for spec in [
-        json!({"selector": {"minSize": "1Ti"}}),
-        json!({"selector": {}, "role": "ops"}),
-        json!({"selector": {"matchLabels": {"tier": "gold"}}}),
-        json!({"selector": {"minSize": "0.5"}, "role": "ops"}),
-    ] {
-        table.make(claim("team", &n(table), spec), Says("NoMatch", said));
+    for selector in [json!({"minSize": "1Ti"}), json!({"matchLabels": {"tier": "gold"}})] {
+        table.make(claim("team", &n(table), json!({"selector": selector})), Says("NoMatch", said));
+    }
+    let said = "this namespace is not subscribed to role ops; make a RoleSubscription";
+    for selector in [json!({}), json!({"minSize": "0.5"})] {
+        let spec = json!({"selector": selector, "role": "ops"});
+        table.make(claim("team", &n(table), spec), Says("NoSubscription", said));
     }
     let said = "volume kept is for role eng, which does not cover the claim's role ops; claim it for a role that may \
                 use it";

@@ -406,3 +406,16 @@ fn t4_the_doctor_checks_exactly_the_policies_of_the_chart() {
         assert_eq!(there, policies.iter().flat_map(halves).collect(), "{file}");
     }
 }
+
+/// T4: a controller that cannot get its Lease is ready all the same.
+#[test]
+fn t4_the_doctor_tells_that_no_controller_leads() {
+    let mut facts = healthy();
+    let why = "no controller works: none holds Lease sys/reservoir-controller";
+    facts.snapshot.leaderless = Some(why.into());
+    let found = findings(&facts, "1.0.0").into_iter().find(|finding| finding.message == why).unwrap();
+    assert_eq!(found.next, Some(advice::read_program_log("deployment/controller", "sys")));
+    // The finding about the missing pods says it.
+    facts.controllers.as_mut().unwrap()[0].status.as_mut().unwrap().ready_replicas = Some(0);
+    assert!(faults(&facts).iter().all(|(_, message)| message != why));
+}

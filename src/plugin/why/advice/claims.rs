@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use super::super::owners::set_of;
 use super::{About, word};
 use crate::api::condition::{self, READY};
-use crate::api::{AccessMode, Role, SharedPersistentVolume, Size, VolumeOffer};
+use crate::api::{AccessMode, Role, RoleSubscription, SharedPersistentVolume, Size, VolumeOffer};
 use crate::cluster;
 use crate::plan::own_pvc::pvc_of;
 use crate::plan::{advice, foreign_finalizer, pv_binding};
@@ -107,6 +107,12 @@ impl<'a> About<'a> {
         let Some(selector) = self.claim.and_then(|claim| claim.spec.selector.as_ref()) else {
             return advice::see_offers(self.namespace);
         };
+        let own = |s: &&RoleSubscription| s.namespace().as_deref() == Some(self.namespace);
+        let mut subscribed = self.snapshot.subscriptions.iter().filter(own).flat_map(|s| &s.spec.roles);
+        // A new volume of the role would not be offered.
+        if self.snapshot.sees(&SUBSCRIPTION) && !subscribed.any(|role| Role::name_covers(self.role, role)) {
+            return advice::subscribe(self.role, self.namespace);
+        }
         let there = self.snapshot.volumes.iter().any(|volume| volume.name_any() == self.name);
         let name = if there { format!("{}-2", self.name) } else { self.name.to_owned() };
         let labels = selector.match_labels.iter().flatten();
@@ -128,7 +134,7 @@ impl<'a> About<'a> {
     }
 
     pub(super) fn no_capability(&self) -> String {
-        let covers = |s: &&crate::api::RoleSubscription| {
+        let covers = |s: &&RoleSubscription| {
             s.namespace().as_deref() == Some(self.namespace)
                 && s.spec.roles.iter().any(|role| Role::name_covers(role, self.role))
         };

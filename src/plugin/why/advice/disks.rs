@@ -16,7 +16,8 @@ impl<'a> About<'a> {
     pub(super) fn node(&self) -> String {
         let disk = self.snapshot.disks.iter().find(|d| Some(d.name_any()) == self.disk);
         let placed = self.volume.and_then(|volume| volume.status.as_ref()?.node_name.clone());
-        let node = disk.map(|disk| disk.spec.node_name.clone()).or(placed);
+        let reserved = || self.reservation.and_then(|r| r.status.as_ref()?.node_name.clone());
+        let node = disk.map(|disk| disk.spec.node_name.clone()).or(placed).or_else(reserved);
         node.map_or_else(|| "its node".to_owned(), |node| format!("node {node}"))
     }
 

@@ -169,6 +169,11 @@ impl<'a> About<'a> {
         }
     }
 
+    /// True for a reservation with bytes of a disk.
+    pub(super) fn is_placed(&self) -> bool {
+        self.reservation.and_then(|r| r.status.as_ref()).is_some_and(|status| status.node_disk.is_some())
+    }
+
     /// The step for a reservation with fields for which the commands have no options.
     pub(super) fn edit_anew(&self) -> Option<String> {
         let reservation = self.reservation?;

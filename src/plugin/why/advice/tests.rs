@@ -241,6 +241,20 @@ fn t4_r1_advice_about_a_selector_labels_no_node() {
     assert!(told.ends_with("the labels of a node: kubectl get nodes -L kubernetes.io/arch,pool"), "{told}");
 }
 
+/// T4: nothing with bytes on a disk is advised to go because the disk's object is missing.
+#[test]
+fn t4_a_reservation_on_a_missing_disk_is_not_made_anew() {
+    let mut placed = reserved("r", "eng", 4, &[("v", 1)]);
+    let status = placed.status.as_mut().unwrap();
+    (status.node_name, status.node_disk) = (Some("n9".into()), Some("n9.a".into()));
+    let snapshot = Snapshot {
+        disks: vec![disk("n1.a", "n1", 10, &[])],
+        reservations: vec![placed],
+        ..Snapshot::default()
+    };
+    assert_eq!(step(&snapshot, &RESERVATION, "r", NO_SUCH_DISK), advice::find_agent("node n9"));
+}
+
 /// T4, R7: the name of a template's reservation is another's.
 #[test]
 fn t4_r7_advice_about_a_taken_name_of_a_template() {
@@ -747,6 +761,7 @@ fn t4_a_tenant_is_sent_to_nothing_that_only_others_may() {
         Some(crate::api::UidRef { name: "chosen".into(), uid: "u".into() });
     let snapshot = Snapshot {
         claims: vec![claim("team", "c", "v"), selects],
+        subscriptions: vec![subscription("team", &["eng"], true)],
         denied: vec![Denied::unseen(&VOLUME)],
         ..Snapshot::default()
     };
@@ -760,6 +775,23 @@ fn t4_a_tenant_is_sent_to_nothing_that_only_others_may() {
         let told = step(&snapshot, &CLAIM, name, reason);
         assert!(told.starts_with(wanted), "{name} {reason}: {told}");
     }
+}
+
+/// T4, O1: a volume that fits is on offer only to who is subscribed to its role.
+#[test]
+fn t4_a_volume_that_would_not_be_offered_is_not_advised() {
+    let mut selects = claim("team", "s", "v");
+    (selects.spec.volume, selects.spec.selector) = (None, Some(crate::api::ClaimSelector::default()));
+    let mut snapshot = Snapshot {
+        claims: vec![selects],
+        subscriptions: vec![subscription("team", &["eng/x", "engine"], true)],
+        ..Snapshot::default()
+    };
+    snapshot.claims[0].spec.role = "eng/ml".into();
+    let subscribe = "kubectl reservoir subscribe eng/ml -n team";
+    assert_eq!(step(&snapshot, &CLAIM, "s", NO_MATCH), subscribe);
+    snapshot.subscriptions = vec![subscription("team", &["eng/ml"], true)];
+    assert!(step(&snapshot, &CLAIM, "s", NO_MATCH).starts_with("kubectl reservoir create s --role eng/ml"));
 }
 
 /// T4, D2: no reservation of a whole disk is larger, and its one volume is the only thing on it.

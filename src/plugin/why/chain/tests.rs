@@ -172,3 +172,18 @@ fn t4_r2_why_of_a_reservation_says_that_it_is_configured_no_more() {
         "{now}"
     );
 }
+
+/// T4, C6: the node of the volume has to report that nothing of the claim is mounted.
+#[test]
+fn t4_c6_a_claim_that_ends_waits_for_the_node_of_its_volume() {
+    let mut snapshot = on_lost_node();
+    let said = "the claim goes when node n1 reports that nothing of it is mounted";
+    set_not_ready(&mut snapshot.claims[0].status.as_mut().unwrap().conditions, reason::RELEASING, said);
+    snapshot.claims[0].metadata.deletion_timestamp = some_time();
+    snapshot.pods.clear();
+    let of = |snapshot: &Snapshot| ask(snapshot, &CLAIM, Some("team"), "data").unwrap();
+    assert!(of(&snapshot).contains("next: wait a few seconds"), "it has left the volume: {}", of(&snapshot));
+    let uid = snapshot.claims[0].metadata.uid.clone().unwrap();
+    snapshot.volumes[0].status.as_mut().unwrap().claims = vec![bound_by("team", "data", &uid)];
+    assert!(of(&snapshot).contains("next: kubectl get nodes   # bring node n1 back"), "{}", of(&snapshot));
+}

@@ -481,11 +481,45 @@ fn t4_m3_why_pod_names_the_claim_that_is_read_only() {
     let of = |snapshot: &Snapshot| ask(snapshot, &POD, Some("team"), "web").unwrap();
     assert!(of(&snapshot).contains("it waits for something else"), "{}", of(&snapshot));
     snapshot.claims[0].spec.mode = crate::api::AccessMode::ReadOnly;
-    let read_only = "next: kubectl describe pod web -n team   # claim data is read-only";
+    let read_only = "next: kubectl describe pod web -n team   # it has claim data for reading";
     assert!(of(&snapshot).contains(read_only), "{}", of(&snapshot));
     snapshot.claims[0].spec.mode = crate::api::AccessMode::ReadWrite;
     snapshot.volumes[0].spec.sealed = true;
     assert!(of(&snapshot).contains(read_only), "{}", of(&snapshot));
+    snapshot.volumes[0].spec.sealed = false;
+    let volume = &mut snapshot.pods[0].spec.as_mut().unwrap().volumes.as_mut().unwrap()[0];
+    volume.persistent_volume_claim.as_mut().unwrap().read_only = Some(true);
+    assert!(of(&snapshot).contains(read_only), "{}", of(&snapshot));
+}
+
+/// T4, M2: the kubelet mounts the volumes before it pulls an image or runs an init container, so such a pod waits for neither a
+/// mount nor another pod.
+#[test]
+fn t4_m2_a_pod_that_has_begun_waits_for_no_volume() {
+    let mut snapshot = on_volume(pod_of("data", "Pending"));
+    snapshot.volumes[0].spec.shared = None;
+    snapshot.pods.push(pod_of("data", "Pending"));
+    snapshot.pods[1].metadata.name = Some("other".into());
+    for (i, pod) in snapshot.pods.iter_mut().enumerate() {
+        pod.metadata.uid = Some(i.to_string());
+        pod.spec.as_mut().unwrap().node_name = Some("n1".into());
+    }
+    let container = |name: &str, state: serde_json::Value| json!([{"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state}]);
+    let pulls =
+        container("c", json!({"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}));
+    let waits = container("c", json!({"waiting": {"reason": "PodInitializing"}}));
+    let runs = container("fetch", json!({"running": {}}));
+    for (init, main, said) in
+        [(json!(null), pulls, "no such image"), (runs, waits, "its init container fetch has not ended yet")]
+    {
+        let status = snapshot.pods[0].status.as_mut().unwrap();
+        (status.init_container_statuses, status.container_statuses) = (from(init), from(main));
+        let web = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+        assert!(web.contains(&format!("Pod team/web: Pending: {said}\n")), "{web}");
+        assert!(web.contains("next: kubectl describe pod web -n team   # none of its claims waits"), "{web}");
+        let other = ask(&snapshot, &POD, Some("team"), "other").unwrap();
+        assert!(other.contains("and pod team/web uses it"), "{other}");
+    }
 }
 
 /// T4, V10: who sees no disks learns from the events of the pod that its node is not Ready, and what may be done about it.

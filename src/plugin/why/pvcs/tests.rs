@@ -445,7 +445,15 @@ fn t4_why_pvc_sees_a_mistyped_class() {
     snapshot.classes.clear();
     assert!(next(&snapshot).starts_with("kubectl get storageclasses   # none is called enng"));
     snapshot.other_classes.push("enng".into());
-    assert!(next(&snapshot).contains("its StorageClass is not Reservoir's"));
+    assert!(next(&snapshot).contains("it asks for no StorageClass of Reservoir"));
+    // Nobody has said which class.
+    snapshot.classes = vec!["fast".into()];
+    snapshot.pvcs[0].spec.as_mut().unwrap().storage_class_name = None;
+    assert!(
+        next(&snapshot).contains("make it anew with storageClassName fast, if that is meant"),
+        "{}",
+        next(&snapshot)
+    );
 }
 
 /// T4, P3: a growth that cannot be met is the answer for a PersistentVolumeClaim that is bound.
