@@ -305,8 +305,8 @@ pub struct NodeDiskStatus {
     /// Part of the capacity that is held back for the system. Written by the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_reserved: Option<Size>,
-    /// Capacity less `systemReserved`. The sum of all reservations never exceeds it (S1). Written by the
-    /// agent.
+    /// Capacity less `systemReserved`, and less what other files take of it (D1). The sum of all reservations never exceeds it
+    /// (S1). Written by the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allocatable: Option<Size>,
     /// The ledger of the disk: one entry for each reservation, at most 1000. Changes by compare-and-swap of this

@@ -113,7 +113,10 @@ pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
     let mut status = CopiesStatus { wanted: nodes.len() as u32, used, ..Default::default() };
     let said = |status, verdict| Plan { status: Some(status), verdict: Some(verdict), missing: vec![] };
     let Some(digest) = original.status.as_ref().and_then(|status| status.digest.as_ref()) else {
-        let why = "it has copies once it is sealed: set spec.sealed to true when its files are complete";
+        let why = match original.spec.sealed {
+            true => "it has copies once it is sealed, which its condition Sealed tells more about",
+            false => "it has copies once it is sealed: set spec.sealed to true when its files are complete",
+        };
         return said(status, Verdict::no(reason::NOT_SEALED, why));
     };
     if nodes.is_empty() {

@@ -191,7 +191,11 @@ fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) ->
                 free: seen.free,
                 ours: seen.kept,
             };
-            let published = status.allocatable.as_ref().map(Size::bytes_or_zero);
+            // Another configuration counts at once.
+            let present = |size: &Option<Size>, bytes| size.as_ref().map(Size::bytes_or_zero) == Some(bytes);
+            let is_as_before = present(&status.capacity, seen.capacity)
+                && present(&status.system_reserved, seen.system_reserved);
+            let published = status.allocatable.as_ref().map(Size::bytes_or_zero).filter(|_| is_as_before);
             let allocatable = match undivided::is_undivided(disk.spec.kind) {
                 // No other files fill an undivided disk, and its one volume may take all bytes (D2).
                 true => seen.allocatable,
@@ -219,7 +223,7 @@ fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) ->
                 missing => Verdict::no(
                     reason::SPACE_TAKEN,
                     format!(
-                        "other files on {}, or deleted ones that are open, took {} of the {} that are reserved; remove them or enlarge \
+                        "{OTHER_FILES} {}, or deleted ones that are open, took {} of the {} that are reserved; remove them or enlarge \
                          the file system",
                         disk.spec.path,
                         Size::from_bytes(missing),
@@ -267,6 +271,9 @@ fn overbooked(disk: &NodeDisk, status: &NodeDiskStatus) -> String {
     )
 }
 
+/// The beginning of the message about files of others that take reserved bytes.
+const OTHER_FILES: &str = "other files on";
+
 /// The words for a disk that is no longer configured.
 pub const UNCONFIGURED: &str = "the disk is not in the agent's configuration any more";
 
@@ -303,10 +310,12 @@ fn with_verdict(
     verdict: Verdict,
     now: Timestamp,
 ) -> NodeDiskStatus {
-    // A changed number in the message alone causes no write.
+    // What other files take changes all the time: that number alone causes no write.
+    let is_by_files = |message: &str| message.starts_with(OTHER_FILES);
     let same = condition::get(&status.conditions, DISK_HEALTHY).is_some_and(|present| {
         present.reason == verdict.reason
-            && (present.reason == reason::SPACE_TAKEN || present.message == verdict.message)
+            && (present.message == verdict.message
+                || is_by_files(&present.message) && is_by_files(&verdict.message))
     });
     if !same {
         condition::set(&mut status.conditions, DISK_HEALTHY, verdict, disk.meta().generation, now);

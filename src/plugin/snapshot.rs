@@ -337,9 +337,10 @@ impl Snapshot {
     }
 
     /// The message about a pod that is not placed where its PersistentVolumeClaim has a place, by the present numbers, if the
-    /// event is about that.
+    /// event is about that, or about the lack of a place.
     pub fn places_now(&self, pvc: &PersistentVolumeClaim, event: &Event) -> Option<String> {
-        let is_about_that = event.message.as_ref()?.contains(placement::ON_NO_NODE);
+        let said = event.message.as_ref()?;
+        let is_about_that = said.contains(placement::ON_NO_NODE) || said.starts_with(placement::NO_PLACE);
         let class =
             self.our_class(pvc).filter(|class| is_about_that && class.allowed_topologies.is_none())?;
         let wanted = self.wanted(pvc)?;

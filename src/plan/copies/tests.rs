@@ -125,7 +125,11 @@ fn e2_what_keeps_copies_from_being_made_is_told() {
     };
     let mut of = original();
     of.status.as_mut().unwrap().digest = None;
-    assert_eq!(said(&of, &around(vec![])).0, reason::NOT_SEALED);
+    assert!(said(&of, &around(vec![])).1.ends_with("which its condition Sealed tells more about"));
+    of.spec.sealed = false;
+    let (reason, why) = said(&of, &around(vec![]));
+    assert_eq!(reason, reason::NOT_SEALED);
+    assert!(why.contains("set spec.sealed to true"), "{why}");
     let mut elsewhere = original();
     elsewhere.spec.copies.as_mut().unwrap().node_selector = Some([("pool".into(), "none".into())].into());
     assert_eq!(said(&elsewhere, &around(vec![])).0, reason::NO_NODE_SELECTED);

@@ -59,6 +59,27 @@ fn d1_a_smaller_configured_capacity_is_not_called_the_files_of_others() {
     assert!(message.starts_with("8182Mi are reserved, and 8128Mi can be"), "{message}");
 }
 
+/// T4: another capacity counts at once, and the message is about what is in the way now.
+#[test]
+fn d1_another_configured_capacity_counts_at_once() {
+    let mut disk = testing::disk("n1.a", "n1", 10, &[("r", 8)]);
+    let less = Seen { capacity: 4 * GI, system_reserved: GI, allocatable: 3 * GI, ..seen() };
+    disk.status = Some(health(&disk, less).0);
+    let whole =
+        Seen { capacity: 252 * GI, system_reserved: 25 * GI, allocatable: 227 * GI, free: 30 * GI, ..seen() };
+    let (status, reason, _) = health(&disk, Seen { kept: 8 * GI, ..whole.clone() });
+    assert_eq!((reason.as_str(), status.allocatable), ("DiskHealthy", Some(testing::gi(13))));
+    let (status, reason, message) = health(&disk, whole.clone());
+    assert_eq!((reason.as_str(), status.allocatable.clone()), ("SpaceTaken", Some(testing::gi(5))));
+    assert!(
+        message.starts_with("other files on /d, or deleted ones that are open, took 3Gi of"),
+        "{message}"
+    );
+    disk.status = Some(status);
+    let (_, _, same) = health(&disk, Seen { free: 4 * GI, ..whole });
+    assert_eq!(same, message, "a number alone is no reason for a write");
+}
+
 /// T4: a disk of which nothing can be reserved is not ready for anybody, and its configuration is why.
 #[test]
 fn d1_a_disk_that_is_held_back_whole_says_so() {

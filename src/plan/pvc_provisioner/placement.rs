@@ -142,6 +142,9 @@ pub fn place_emptied(
     })
 }
 
+/// The beginning of such an event.
+pub const NO_PLACE: &str = "no node has a place for the volume";
+
 /// The event of a PersistentVolumeClaim for which the scheduler can choose no node.
 pub fn nowhere(volume: &SharedPersistentVolume, why: &str) -> String {
     let elsewhere = match &volume.spec.reservation {
@@ -155,7 +158,7 @@ pub fn nowhere(volume: &SharedPersistentVolume, why: &str) -> String {
             volume.spec.role
         ),
     };
-    format!("no node has a place for the volume: {why}; {elsewhere}")
+    format!("{NO_PLACE}: {why}; {elsewhere}")
 }
 
 /// The nodes that `may_be_on` accepts with a place for the volume, beside those of the same pod. Bytes of kept data are free (X8).

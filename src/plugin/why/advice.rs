@@ -11,7 +11,7 @@ use kube::ResourceExt;
 
 use super::ending_pvc;
 use super::target::Target;
-use crate::api::condition::reason::*;
+use crate::api::condition::{self, reason::*};
 use crate::api::{AccessMode, DiskReservation, SharedPersistentVolume, Size, VolumeClaim};
 use crate::plan::advice;
 use crate::plan::own_pvc::pvc_of;
@@ -105,7 +105,15 @@ impl<'a> About<'a> {
                 self.agent_log()
             }
             COPIES_MISSING => advice::copies_missing(name, role),
-            NOT_SEALED => advice::seal_for_copies(name),
+            NOT_SEALED => match self.volume.filter(|volume| volume.spec.sealed) {
+                Some(volume) => {
+                    match condition::get(&volume.status.as_ref()?.conditions, condition::SEALED) {
+                        Some(sealed) => self.step(&sealed.reason)?,
+                        None => advice::look_again(),
+                    }
+                }
+                None => advice::seal_for_copies(name),
+            },
             NO_NODE_SELECTED => advice::select_nodes(name),
             COPIES_OFF => advice::turn_copies_on(),
             COPY_DIFFERS => match self.volume.and_then(|volume| volume.spec.copy_of.as_ref()) {

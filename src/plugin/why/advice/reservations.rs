@@ -81,6 +81,9 @@ impl<'a> About<'a> {
             alike.clone().filter_map(|r| r.status.as_ref()).map(holder::size).fold(0, u64::saturating_add);
         let (left, role) = self.within_quota(own);
         let each = left / (alike.count() as u64).max(1);
+        // A wish can be taken back, also if the limit has become less than what is reserved.
+        let has = self.reservation.and_then(|r| r.status.as_ref()).map_or(0, holder::size);
+        let each = each.max(has);
         match (each >> 20, of) {
             (0, Some(of)) => advice::fit_templates(&of.volume_role),
             (0, None) => advice::free_limit(role),

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use serde_json::json;
 
 use super::*;
-use crate::api::{CopiesStatus, CopyOf, DiskKind, NodeDisk, VolumeMode, condition};
+use crate::api::{CopiesStatus, CopyOf, DiskKind, NodeDisk, VolumeMode};
 use crate::plan::node_disk::UNCONFIGURED;
 use crate::plan::testing::*;
 use crate::plugin::kind::{self, Kind};
@@ -553,6 +553,27 @@ fn t4_advice_has_sizes_that_suffice() {
         let step = step(&snapshot, kind, name, reason);
         assert!(step.contains(wanted), "{name} {reason}: {step}");
     }
+    let mut less = snapshot;
+    less.roles[0].spec.quota.limit = Some(Size::from_bytes(2 << 30));
+    let back = step(&less, &RESERVATION, "eng", OVER_QUOTA);
+    assert!(back.starts_with("kubectl reservoir resize dr/eng 4Gi "), "{back}");
+}
+
+/// T4, E2: what waits for a seal that was asked for leads to what the seal waits for.
+#[test]
+fn t4_e2_copies_wait_for_the_seal() {
+    let mut volume = ready_volume("data", "eng", true);
+    let waits = |volume: &SharedPersistentVolume| {
+        let snapshot = Snapshot { volumes: vec![volume.clone()], ..Snapshot::default() };
+        step(&snapshot, &VOLUME, "data", NOT_SEALED)
+    };
+    assert!(waits(&volume).contains(r#"{"sealed":true}"#), "{}", waits(&volume));
+    volume.spec.sealed = true;
+    assert_eq!(waits(&volume), advice::look_again());
+    let conditions = &mut volume.status.as_mut().unwrap().conditions;
+    let verdict = condition::Verdict::no(HAS_WRITERS, "n/p");
+    condition::set(conditions, condition::SEALED, verdict, None, jiff::Timestamp::UNIX_EPOCH);
+    assert_eq!(waits(&volume), advice::let_writers_go_on("data"));
 }
 
 /// T4, V8: a volume that was made keeps its directory, and a larger one is asked for with the size that the agent names.

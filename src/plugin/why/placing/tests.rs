@@ -224,6 +224,11 @@ fn t4_p2_space_is_made_only_where_the_pod_may_run() {
         "as of now: {}",
         of(&snapshot)
     );
+    // An event of before that reservation.
+    let lacks = "no node has a place for the volume: nothing is reserved for role ops or an ancestor of it; and so on";
+    snapshot.events = vec![event("PersistentVolumeClaim", "data", "Warning", "ProvisioningFailed", lacks)];
+    let told = of(&snapshot);
+    assert!(told.contains("1Gi for role ops are free on node n1 alone") && told.contains(next), "{told}");
     // Nothing is free, and the reservation of n1 could be larger.
     snapshot.reservations = vec![reserved("ops", "ops", 4, &[("x", 4)])];
     assert!(of(&snapshot).contains(next), "{}", of(&snapshot));
