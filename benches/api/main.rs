@@ -11,6 +11,7 @@ mod support;
 mod flood;
 mod lives;
 mod memory;
+mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -41,6 +42,7 @@ use tempfile::NamedTempFile;
 use tracing_subscriber::filter::LevelFilter;
 
 use support::{Cluster, until_reason};
+use work::Done;
 
 /// Measures the controller.
 #[derive(Parser)]
@@ -360,25 +362,14 @@ fn as_agent(volume: &SharedPersistentVolume) -> Option<reservoir::api::SharedPer
 
 /// Everybody's writes that the API server has done, without leases and events.
 async fn writes_done(client: &Client) -> u64 {
-    let request = http::Request::get("/metrics").body(vec![]).unwrap();
-    let text = client.request_text(request).await.unwrap();
-    let counted = |line: &&str| {
-        line.starts_with("apiserver_request_total{")
-            && ["POST", "PUT", "PATCH", "APPLY", "DELETE"]
-                .iter()
-                .any(|verb| line.contains(&format!("verb=\"{verb}\"")))
-            && !line.contains("resource=\"leases\"")
-            && !line.contains("resource=\"events\"")
-    };
-    let numbers =
-        text.lines().filter(counted).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-    numbers.sum::<f64>() as u64
+    Done::now(client).await.writes()
 }
 
-/// The rate at which one client creates volumes and updates each so many times, `at_once` volumes at a time.
-async fn raw_rate(cluster: &Cluster, count: usize, updates: usize, at_once: usize) -> f64 {
+/// The rate at which one client creates volumes and updates each so many times, `at_once` volumes at a time; and the API
+/// server's work for that.
+async fn raw_rate(cluster: &Cluster, count: usize, updates: usize, at_once: usize) -> (f64, Done) {
     let volumes: Api<SharedPersistentVolume> = cluster.all();
-    let started = Instant::now();
+    let (before, started) = (Done::now(&cluster.client).await, Instant::now());
     let one = |i: usize| {
         let volumes = volumes.clone();
         async move {
@@ -398,6 +389,7 @@ async fn raw_rate(cluster: &Cluster, count: usize, updates: usize, at_once: usiz
     };
     stream::iter(0..count).map(one).buffer_unordered(at_once).collect::<Vec<()>>().await;
     let rate = count as f64 / started.elapsed().as_secs_f64();
+    let work = Done::now(&cluster.client).await.since(&before);
     each(count, |i| {
         let volumes = volumes.clone();
         async move {
@@ -408,7 +400,7 @@ async fn raw_rate(cluster: &Cluster, count: usize, updates: usize, at_once: usiz
         }
     })
     .await;
-    rate
+    (rate, work)
 }
 
 /// Times a claim to each of these volumes, given with their groups, one after another.
@@ -437,12 +429,13 @@ async fn at_size(options: &Options) {
     let cluster = Cluster::bare(ApiOptions::default()).await;
     let groups = options.volumes.div_ceil(PER_NODE);
     let count = options.volumes.min(1000);
-    let raw = raw_rate(&cluster, count, 1, 1).await;
-    let raw_many = raw_rate(&cluster, count, 1, AT_ONCE).await;
-    let raw_same = raw_rate(&cluster, count, SAME - 1, AT_ONCE).await;
+    let (raw, _) = raw_rate(&cluster, count, 1, 1).await;
+    let (raw_many, _) = raw_rate(&cluster, count, 1, AT_ONCE).await;
+    let (raw_same, raw_work) = raw_rate(&cluster, count, SAME - 1, AT_ONCE).await;
     row("raw: volumes/s, 2 writes each, one at a time", format!("{raw:.0}"), "");
     row(&format!("raw: volumes/s, 2 writes each, {AT_ONCE} at a time"), format!("{raw_many:.0}"), "");
     row(&format!("raw: volumes/s, {SAME} writes each, {AT_ONCE} at a time"), format!("{raw_same:.0}"), "");
+    raw_work.print(count);
 
     each(groups, |i| group(&cluster, i)).await;
     let world = World::default();
@@ -455,14 +448,14 @@ async fn at_size(options: &Options) {
     }
 
     let per_second = |count: usize, started: Instant| count as f64 / started.elapsed().as_secs_f64();
-    let (started, before) = (Instant::now(), writes_done(&cluster.client).await);
+    let (before, started) = (Done::now(&cluster.client).await, Instant::now());
     let volumes: Api<SharedPersistentVolume> = cluster.all();
     // Successive volumes are in different groups.
     let group_of = |i: usize| i % groups;
     each(options.volumes, |i| make(&volumes, a_volume(&format!("v{i}"), group_of(i)))).await;
     world.until(|seen| seen.ready.len() == options.volumes).await;
     let rate = per_second(options.volumes, started);
-    let written = writes_done(&cluster.client).await - before;
+    let work = Done::now(&cluster.client).await.since(&before);
     row("volumes/s from created to Ready", format!("{rate:.0}"), "");
     row("  against raw, 2 writes each, one at a time", format!("{:.2}", rate / raw), "");
     row(&format!("  against raw, 2 writes each, {AT_ONCE} at a time"), format!("{:.2}", rate / raw_many), "");
@@ -471,7 +464,7 @@ async fn at_size(options: &Options) {
         format!("{:.2}", rate / raw_same),
         ">= 0.8",
     );
-    row("  writes of everybody per volume", format!("{:.1}", written as f64 / options.volumes as f64), "");
+    work.print(options.volumes);
     row("  memory of the controller, MiB", format!("{:.0}", controller.memory("VmRSS")), "");
 
     let (started, before) = (Instant::now(), writes_done(&cluster.client).await);

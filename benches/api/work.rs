@@ -1,0 +1,81 @@
+//! The API server's work, from its metrics.
+
+use std::collections::BTreeMap;
+
+use kube::Client;
+
+use super::row;
+
+const WRITES: [&str; 5] = ["POST", "PUT", "PATCH", "APPLY", "DELETE"];
+
+/// What the API server has done for everybody so far, without leases.
+#[derive(Clone, Default)]
+pub struct Done {
+    /// Requests other than watches, by verb and resource.
+    requests: BTreeMap<String, f64>,
+    /// Seconds of CPU.
+    cpu: f64,
+}
+
+impl Done {
+    pub async fn now(client: &Client) -> Self {
+        let request = http::Request::get("/metrics").body(vec![]).unwrap();
+        let text = client.request_text(request).await.unwrap();
+        let mut done = Self::default();
+        for (name, number) in text.lines().filter_map(|line| line.rsplit_once(' ')) {
+            let label = |key: &str| {
+                let (_, rest) = name.split_once(&format!("{key}=\""))?;
+                rest.split('"').next()
+            };
+            let number: f64 = number.parse().unwrap_or_default();
+            if name == "process_cpu_seconds_total" {
+                done.cpu = number;
+            } else if name.starts_with("apiserver_request_total{") {
+                let [verb, resource, part] =
+                    ["verb", "resource", "subresource"].map(|key| label(key).unwrap_or_default());
+                if !["WATCH", "CONNECT"].contains(&verb) && resource != "leases" {
+                    *done.requests.entry(format!("{verb} {resource} {part}")).or_default() += number;
+                }
+            }
+        }
+        done
+    }
+
+    /// What was done since then.
+    pub fn since(mut self, before: &Self) -> Self {
+        for (what, number) in &mut self.requests {
+            *number -= before.requests.get(what).copied().unwrap_or_default();
+        }
+        self.requests.retain(|_, number| *number > 0.0);
+        self.cpu -= before.cpu;
+        self
+    }
+
+    fn count(&self, counts: impl Fn(&str, &str) -> bool) -> u64 {
+        let counted = self.requests.iter().filter(|(what, _)| {
+            let mut words = what.split(' ');
+            counts(words.next().unwrap_or_default(), words.next().unwrap_or_default())
+        });
+        counted.map(|(_, number)| number).sum::<f64>() as u64
+    }
+
+    /// Writes without events.
+    pub fn writes(&self) -> u64 {
+        self.count(|verb, resource| WRITES.contains(&verb) && resource != "events")
+    }
+
+    /// Prints the work for each of so many objects.
+    pub fn print(&self, of: usize) {
+        let each = |number: u64| format!("{:.2}", number as f64 / of as f64);
+        row("  writes of everybody for each", each(self.writes()), "");
+        let events = self.count(|verb, resource| WRITES.contains(&verb) && resource == "events");
+        row("  events for each", each(events), "");
+        row("  reads of everybody for each", each(self.count(|verb, _| !WRITES.contains(&verb))), "");
+        row("  CPU of the API server for each, ms", format!("{:.1}", self.cpu * 1000.0 / of as f64), "");
+        if std::env::var_os("BENCH_WRITES").is_some() {
+            for (what, number) in &self.requests {
+                row(&format!("    {what}"), each(*number as u64), "");
+            }
+        }
+    }
+}
