@@ -167,6 +167,8 @@ struct Waiting<T> {
     tenant_of: T,
     /// The most names of one tenant that run at once.
     most: usize,
+    /// The most names of one tenant that start in one turn. Neighbours often change one object, and share its write.
+    turn: usize,
     tenants: HashMap<Name, Tenant>,
     /// The tenants that have a name to start, in the order of their turns.
     turns: VecDeque<Name>,
@@ -181,6 +183,8 @@ struct Tenant {
     due: VecDeque<Name>,
     running: usize,
     has_turn: bool,
+    /// The number of names that started in the present turn.
+    started: usize,
 }
 
 enum State {
@@ -199,7 +203,8 @@ impl<T: Fn(&Name) -> Name> Waiting<T> {
     /// One tenant gets at most three quarters of the workers, so a tenant with slow reconciles never blocks the others.
     fn new(at_once: usize, tenant_of: T) -> Self {
         let (tenants, turns, later, states, failures) = Default::default();
-        Self { tenant_of, most: at_once - at_once / 4, tenants, turns, later, states, failures }
+        let (most, turn) = (at_once - at_once / 4, (at_once / 4).max(1));
+        Self { tenant_of, most, turn, tenants, turns, later, states, failures }
     }
 
     /// Schedules the name for that time, or keeps an earlier time.
@@ -235,20 +240,23 @@ impl<T: Fn(&Name) -> Name> Waiting<T> {
         if tenant.due.is_empty() && tenant.running == 0 {
             self.tenants.remove(&name);
         } else if !tenant.due.is_empty() && tenant.running < self.most && !tenant.has_turn {
-            tenant.has_turn = true;
+            (tenant.has_turn, tenant.started) = (true, 0);
             self.turns.push_back(name);
         }
     }
 
     /// Returns the name to run next.
     fn start(&mut self) -> Option<Name> {
-        let tenant_name = self.turns.pop_front()?;
+        let tenant_name = self.turns.front()?.clone();
         let tenant = self.tenants.get_mut(&tenant_name)?;
         let name = tenant.due.pop_front()?;
-        tenant.running += 1;
-        tenant.has_turn = false;
+        (tenant.running, tenant.started) = (tenant.running + 1, tenant.started + 1);
         self.states.insert(name.clone(), State::Running { tenant: tenant_name.clone(), again: None });
-        self.take_turn(tenant_name);
+        if tenant.started == self.turn || tenant.due.is_empty() || tenant.running == self.most {
+            tenant.has_turn = false;
+            self.turns.pop_front();
+            self.take_turn(tenant_name);
+        }
         Some(name)
     }
 

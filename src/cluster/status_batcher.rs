@@ -1,7 +1,7 @@
 //! One write for all simultaneous changes of an object's status.
 //!
 //! The callers decide one after another. Each caller decides on the status that earlier callers produced, and the last
-//! caller writes. The compare-and-swap of that write decides safety. A caller gets its answer only after the write. A
+//! caller writes. Those who come during the write decide on its outcome. The compare-and-swap of each write decides safety. A caller gets its answer only after the write. A
 //! refusal waits too, since the refusal may depend on an unwritten change. After a failed write each caller decides
 //! again.
 //!
@@ -48,6 +48,8 @@ type Shared<K> = Arc<tokio::sync::Mutex<Option<Batch<K>>>>;
 struct Batch<K> {
     read: K,
     decided: K,
+    /// False: `read` is the outcome of the batch before. A further write shows that it is the present state.
+    is_live: bool,
     waiting: Vec<oneshot::Sender<Result<(), Error>>>,
 }
 
@@ -58,8 +60,8 @@ impl<K> Default for StatusBatcher<K> {
 }
 
 impl<K: Kind + Owned> StatusBatcher<K> {
-    /// Sets the status of the object of that name to the result of `decide`, called with a live read. A lost race calls
-    /// `decide` again; `Ok(None)` leaves the status unchanged. Returns `None` if no object has that name.
+    /// Sets the status of the object of that name to the result of `decide`, called with a live read or with the outcome of a
+    /// write that was under way. A lost race calls `decide` again; `Ok(None)` leaves the status unchanged. Returns `None` if no object has that name.
     pub async fn update<R>(
         &self,
         api: &Api<K>,
@@ -89,7 +91,7 @@ impl<K: Kind + Owned> StatusBatcher<K> {
         let mut batch = match shared.take() {
             Some(batch) => batch,
             None => match get(api, name).await? {
-                Some(read) => Batch { decided: read.clone(), read, waiting: vec![] },
+                Some(read) => Batch { decided: read.clone(), read, is_live: true, waiting: vec![] },
                 None => return Ok(Outcome::NoObject),
             },
         };
@@ -100,9 +102,19 @@ impl<K: Kind + Owned> StatusBatcher<K> {
         });
         let written = if caller.is_last() || batch.waiting.len() == MOST {
             let status = batch.decided.status().cloned().unwrap_or_default();
-            let written = write_status(api, &batch.read, &status, CONTROLLER_MANAGER).await.map(drop);
-            batch.waiting.into_iter().for_each(|caller| drop(caller.send(written.clone())));
-            written
+            let written = write_status(api, &batch.read, &status, CONTROLLER_MANAGER).await;
+            // No write has shown that the outcome of an earlier write is the present state: all decide again on a live read.
+            if matches!(written, Ok(None)) && !batch.is_live {
+                return Ok(Outcome::Unwritten);
+            }
+            let told = written.as_ref().map(drop).map_err(Clone::clone);
+            batch.waiting.into_iter().for_each(|caller| drop(caller.send(told.clone())));
+            if let Ok(Some(now)) = written
+                && !caller.is_last()
+            {
+                *shared = Some(Batch { decided: now.clone(), read: now, is_live: false, waiting: vec![] });
+            }
+            told
         } else {
             let (answer, written) = oneshot::channel();
             batch.waiting.push(answer);
@@ -176,6 +188,7 @@ mod tests {
     struct Server {
         object: DiskReservation,
         version: u64,
+        reads: usize,
         writes: usize,
         /// The number of further writes that lose a race.
         faster: usize,
@@ -183,7 +196,8 @@ mod tests {
 
     impl Server {
         fn start(faster: usize) -> (Arc<Mutex<Self>>, Api<DiskReservation>) {
-            let server = Self { object: reserved("r", "eng", 10, &[]), version: 1, writes: 0, faster };
+            let server =
+                Self { object: reserved("r", "eng", 10, &[]), version: 1, reads: 0, writes: 0, faster };
             let server = Arc::new(Mutex::new(server));
             let answers = server.clone();
             let service = tower::service_fn(move |request: Request<Body>| {
@@ -213,6 +227,8 @@ mod tests {
                 }
                 self.object.status = Some(serde_json::from_value(patch["status"].clone()).unwrap());
                 (self.version, self.writes) = (self.version + 1, self.writes + 1);
+            } else {
+                self.reads += 1;
             }
             self.object.metadata.resource_version = Some(self.version.to_string());
             (StatusCode::OK, serde_json::to_value(&self.object).unwrap())
@@ -280,5 +296,53 @@ mod tests {
         let names: Vec<String> =
             server.lock().unwrap().entries().into_iter().map(|entry| entry.name).collect();
         assert_eq!(names, ["v1", "v2", "v3", "v4"]);
+    }
+
+    /// Starts that many callers, each two milliseconds after the one before: some come during the read, and the others during
+    /// the write.
+    async fn one_after_another(
+        count: u64,
+        batcher: &StatusBatcher<DiskReservation>,
+        api: &Api<DiskReservation>,
+    ) -> Vec<bool> {
+        let one = |i| async move {
+            tokio::time::sleep(Duration::from_millis(2 * i)).await;
+            take(batcher, api, format!("v{i:02}")).await.unwrap()
+        };
+        join_all((0..count).map(one)).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_come_during_a_write_decide_on_its_outcome() {
+        let (server, api) = Server::start(0);
+        let batcher = StatusBatcher::default();
+        assert_eq!(one_after_another(10, &batcher, &api).await, [true; 10]);
+        let server = server.lock().unwrap();
+        assert_eq!(server.entries().len(), 10);
+        assert!(server.reads == 1 && server.writes > 2, "{} reads, {} writes", server.reads, server.writes);
+    }
+
+    /// S15: another one wrote since, and has freed what the outcome of the last write shows as taken.
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_decided_on_a_live_read() {
+        let (server, api) = Server::start(0);
+        let batcher = StatusBatcher::default();
+        let frees = async {
+            // The first write is under way until the tenth millisecond.
+            tokio::time::sleep(Duration::from_millis(11)).await;
+            let mut server = server.lock().unwrap();
+            server.object.status.as_mut().unwrap().volumes.clear();
+            server.version += 1;
+        };
+        let fills = async {
+            let all = join_all((0..10).map(|i| take(&batcher, &api, format!("v{i}")))).await;
+            assert!(all.into_iter().all(|taken| taken.unwrap()));
+        };
+        let comes_late = async {
+            tokio::time::sleep(Duration::from_millis(7)).await;
+            take(&batcher, &api, "late".to_owned()).await.unwrap()
+        };
+        let (_, (), late) = futures::join!(frees, fills, comes_late);
+        assert!(late, "there is space by now");
     }
 }

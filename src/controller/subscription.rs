@@ -6,8 +6,8 @@ use kube::{Api, ResourceExt};
 
 use crate::api::{CONTROLLER_MANAGER, RoleSubscription, SharedPersistentVolume, VolumeOffer};
 use crate::cluster::{self, name_of};
-use crate::plan::offer::{changes, has_less_space, is_small, refused};
-use crate::plan::postponed::AFTER;
+use crate::plan::offer::{changes, has_less_space, has_more, is_small, refused};
+use crate::plan::postponed::{AFTER, OFFERING};
 use crate::plan::refs;
 
 use super::context::Context;
@@ -38,12 +38,25 @@ pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context
     let (mut outcome, mut status, mut again) = (Ok(()), changes.status, None);
     let offers: Api<VolumeOffer> = cluster::namespaced(&ctx.client, &namespace);
     let waits_as = |offer: &VolumeOffer| format!("offer {}", name_of(&namespace, &offer.name_any()));
+    let written_as =
+        |offer: &VolumeOffer| format!("written offer {}", name_of(&namespace, &offer.name_any()));
     for old in changes.delete {
         ctx.postponed().forget(&waits_as(old));
+        ctx.postponed().forget(&written_as(old));
         outcome = cluster::delete(&offers, &old.name_any(), old.uid()).await.and(outcome);
+    }
+    let left = |offer: &VolumeOffer| ctx.postponed().left(&written_as(offer), OFFERING, (ctx.now)());
+    for offer in there.iter().filter(|offer| left(offer).is_none()) {
+        ctx.postponed().forget(&written_as(offer));
     }
     for offer in &changes.apply {
         let told = there.iter().find(|told| told.metadata.name == offer.metadata.name);
+        if told.is_some_and(|told| has_more(&told.spec, &offer.spec))
+            && let Some(left) = left(offer)
+        {
+            again = sooner(again, left);
+            continue;
+        }
         if told.is_some_and(|told| has_less_space(&told.spec, &offer.spec))
             && let Some(left) = ctx.postponed().note(&waits_as(offer), AFTER, (ctx.now)())
         {
@@ -51,6 +64,8 @@ pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context
             continue;
         }
         ctx.postponed().forget(&waits_as(offer));
+        ctx.postponed().note(&written_as(offer), OFFERING, (ctx.now)());
+        again = sooner(again, OFFERING);
         let applied = cluster::apply(&offers, offer, CONTROLLER_MANAGER).await.map(drop);
         if let Some(words) = applied.as_ref().err().and_then(Error::refusal) {
             status = refused(&subscription, status, &offer.name_any(), &words, (ctx.now)());

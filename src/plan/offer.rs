@@ -1,6 +1,6 @@
 //! OFFER: for each node, the free reserved space and the volumes that a subscription may claim (O1–O7, S5).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
@@ -45,6 +45,15 @@ pub fn has_less_space(before: &VolumeOfferSpec, now: &VolumeOfferSpec) -> bool {
         told.free.clone_from(&has.free);
     }
     is_less && before != now && like_now == *now
+}
+
+/// True if the offer says more than before, and takes back no volume and no reservation.
+pub fn has_more(before: &VolumeOfferSpec, now: &VolumeOfferSpec) -> bool {
+    let volumes: BTreeSet<&str> = now.volumes.iter().map(|volume| volume.uid.as_str()).collect();
+    let reservations: BTreeSet<&str> = now.reservations.iter().map(|of| of.name.as_str()).collect();
+    before != now
+        && before.volumes.iter().all(|volume| volumes.contains(volume.uid.as_str()))
+        && before.reservations.iter().all(|of| reservations.contains(of.name.as_str()))
 }
 
 /// True if one of the subscription's roles may use objects of `role`.
@@ -350,16 +359,18 @@ mod tests {
             unlisted_volumes: 0,
         };
         let told = spec(&[("a", 4), ("b", 4)], &["v"]);
-        for (now, later) in [
-            (spec(&[("a", 4), ("b", 3)], &["v"]), true),
-            (spec(&[("a", 4), ("b", 5)], &["v"]), false),
-            (spec(&[("a", 3), ("b", 5)], &["v"]), false),
-            (spec(&[("a", 4)], &["v"]), false),
-            (spec(&[("a", 4), ("b", 3)], &["v", "w"]), false),
-            (spec(&[("a", 4), ("b", 3)], &[]), false),
-            (told.clone(), false),
+        for (now, later, soon) in [
+            (spec(&[("a", 4), ("b", 3)], &["v"]), true, true),
+            (spec(&[("a", 4), ("b", 5)], &["v"]), false, true),
+            (spec(&[("a", 3), ("b", 5)], &["v"]), false, true),
+            (spec(&[("a", 4)], &["v"]), false, false),
+            (spec(&[("a", 4), ("b", 3)], &["v", "w"]), false, true),
+            // O6.
+            (spec(&[("a", 4), ("b", 3)], &[]), false, false),
+            (spec(&[("a", 4), ("b", 4)], &["w"]), false, false),
+            (told.clone(), false, false),
         ] {
-            assert_eq!(has_less_space(&told, &now), later, "{now:?}");
+            assert_eq!((has_less_space(&told, &now), has_more(&told, &now)), (later, soon), "{now:?}");
         }
     }
 

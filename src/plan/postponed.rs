@@ -15,6 +15,8 @@ pub const AFTER: Duration = Duration::from_secs(10);
 /// The longest time for which the pods of a volume are not counted. Pods come and go together, and their claim holds the
 /// volume in the meantime (X1).
 pub const COUNTING: Duration = Duration::from_secs(2);
+/// The shortest time between two writes of an offer that only add to it. An offer is a large object, and no claim waits for it.
+pub const OFFERING: Duration = Duration::from_secs(2);
 
 /// True if the difference is small: at most a sixteenth of the number that is told, and not all of it.
 pub fn is_small(told: u64, now: u64) -> bool {

@@ -131,8 +131,24 @@ fn a9_retries_wait_behind_names_of_their_namespace() {
     let later = now + FIRST_PAUSE;
     waiting.wake(later);
     waiting.enqueue("b/1".into(), later, later);
-    let next: Vec<Name> = std::iter::from_fn(|| waiting.start()).take(2).collect();
-    assert_eq!(next.iter().map(|name| &**name).collect::<Vec<_>>(), ["flood/75", "b/1"]);
+    // A turn of a quarter of the workers.
+    let next: Vec<Name> = std::iter::from_fn(|| waiting.start()).take(26).collect();
+    assert_eq!([&*next[0], &*next[25]], ["flood/75", "b/1"]);
+}
+
+/// Objects of one tenant often change one ledger, and what starts together shares its write.
+#[test]
+fn neighbours_start_together() {
+    let names = (0..6).flat_map(|i| ["a", "b", "c"].map(|tenant| format!("{tenant}/{i}")));
+    let mut waiting = waiting(16, names);
+    let started: Vec<String> = (0..9).map(|_| waiting.start().unwrap().to_string()).collect();
+    assert_eq!(started, ["a/0", "a/1", "a/2", "a/3", "b/0", "b/1", "b/2", "b/3", "c/0"]);
+    let now = Instant::now();
+    // The turn goes on when a worker is free again.
+    waiting.end("a/0".into(), Ok(None), now);
+    waiting.enqueue("d/0".into(), now, now);
+    let started: Vec<String> = (0..6).map(|_| waiting.start().unwrap().to_string()).collect();
+    assert_eq!(started, ["c/1", "c/2", "c/3", "a/4", "a/5", "b/4"]);
 }
 
 /// An API server that answers each request with this code and reason, or this text; 0: no answer.
