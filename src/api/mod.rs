@@ -93,6 +93,8 @@ pub const PV_PREFIX: &str = "reservoir-";
 /// Annotation of a PersistentVolumeClaim with the name of its provisioner. Kubernetes sets it when
 /// provisioning is due.
 pub const STORAGE_PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
+/// Annotation of a PersistentVolumeClaim with the node that the scheduler chose for the volume.
+pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// Kubernetes' recommended label for the manager of an object; its value is [`MANAGED_BY`].
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Value of [`LABEL_MANAGED_BY`] on objects that the controller makes.

@@ -18,7 +18,7 @@ use tokio::sync::watch::{Receiver, Sender, channel};
 
 use crate::api::{
     ANNOTATION_BORN_ON, ANNOTATION_DECIDED_BY, ANNOTATION_MADE_FOR, LABEL_CLAIM_NAMESPACE, LABEL_CLAIM_UID,
-    LABEL_PVC_UID, STORAGE_PROVISIONER,
+    LABEL_PVC_UID, SELECTED_NODE, STORAGE_PROVISIONER,
 };
 
 /// The name of an object. In a namespace it is `namespace/name`.
@@ -329,8 +329,8 @@ fn trim_metadata<K: Resource>(object: &mut K) {
 }
 
 /// The annotations that decisions read. The longest has a namespace and a name.
-const OUR_ANNOTATIONS: [&str; 4] =
-    [STORAGE_PROVISIONER, ANNOTATION_DECIDED_BY, ANNOTATION_MADE_FOR, ANNOTATION_BORN_ON];
+const OUR_ANNOTATIONS: [&str; 5] =
+    [STORAGE_PROVISIONER, SELECTED_NODE, ANNOTATION_DECIDED_BY, ANNOTATION_MADE_FOR, ANNOTATION_BORN_ON];
 const LONGEST_ANNOTATION: usize = 400;
 /// The most bytes of labels that the cache keeps of an object.
 const LABELS: usize = 16 << 10;

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 
 use super::cache::{Cache, CacheConfig, Change, Name};
-use crate::api::{DRIVER, PV_PREFIX, PVC_PREFIX, STORAGE_PROVISIONER, Size, volume_for_pvc};
+use crate::api::{DRIVER, PV_PREFIX, PVC_PREFIX, SELECTED_NODE, STORAGE_PROVISIONER, Size, volume_for_pvc};
 
 /// A PersistentVolumeClaim that the controller made, provisions or may have to provision.
 #[derive(Clone, PartialEq)]
@@ -42,6 +42,10 @@ pub struct SeenPvc {
     pub resizing: bool,
     /// True if the PersistentVolumeClaim names a VolumeAttributesClass.
     pub attributes_class: bool,
+    /// True if the scheduler has chosen a node, and Kubernetes has yet to name the provisioner.
+    pub chosen: bool,
+    /// True if Kubernetes has named the PersistentVolume, and has yet to write the phase.
+    pub binding: bool,
 }
 
 /// The index of provisioned PersistentVolumeClaims by the name of the volume.
@@ -72,9 +76,8 @@ impl Pvc {
         let provisioner = pvc.annotations().get(STORAGE_PROVISIONER);
         let (spec, status) = (pvc.spec.as_ref(), pvc.status.as_ref());
         let phase = status.and_then(|s| s.phase.as_deref());
-        let is_open = provisioner.is_none()
-            && phase.is_none_or(|phase| phase == "Pending")
-            && spec.is_some_and(|s| s.volume_name.is_none());
+        let is_pending = phase.is_none_or(|phase| phase == "Pending");
+        let is_open = provisioner.is_none() && is_pending && spec.is_some_and(|s| s.volume_name.is_none());
         let class = spec.and_then(|s| s.storage_class_name.as_deref()).filter(|class| !class.is_empty());
         let undecided = class.filter(|_| is_open).map(Box::from);
         let ours = undecided.is_some() || provisioner.is_some_and(|provisioner| provisioner == DRIVER);
@@ -92,8 +95,10 @@ impl Pvc {
             allocated: bytes(status.and_then(|s| s.allocated_resources.as_ref())),
             resizing: status.is_some_and(|s| s.allocated_resource_statuses.is_some()),
             attributes_class: spec.is_some_and(|s| s.volume_attributes_class_name.is_some()),
+            chosen: undecided.is_some() && pvc.annotations().contains_key(SELECTED_NODE),
+            binding: is_pending && spec.is_some_and(|s| s.volume_name.is_some()),
         };
-        let pending = seen.deleted_at.is_none() && phase.is_none_or(|phase| phase == "Pending");
+        let pending = seen.deleted_at.is_none() && is_pending;
         Some(Self { uid: uid.into(), made_for: made_for.into(), pending, undecided, seen })
     }
 
@@ -104,6 +109,11 @@ impl Pvc {
     /// True if a PersistentVolumeClaim is gone, or another one has its name.
     pub fn is_gone(change: &Change<Self>) -> bool {
         change.before.map(|pvc| &pvc.uid) != change.now.map(|pvc| &pvc.uid)
+    }
+
+    /// True if Kubernetes is binding a PersistentVolumeClaim, which takes a moment and needs nobody.
+    pub fn is_being_bound(change: &Change<Self>) -> bool {
+        change.now.is_some_and(|pvc| pvc.seen.binding && pvc.seen.deleted_at.is_none())
     }
 
     /// True if a change needs a reconcile. Fields outside the cache matter only while the PersistentVolumeClaim is
@@ -233,6 +243,16 @@ mod tests {
             for _ in 0..2 {
                 assert!(see(Event::Apply(ours.clone())), "whatever happens to it may be what it waits for");
             }
+            // Kubernetes names the PersistentVolume, and writes the phase right after that.
+            ours.spec = from_value(json!({"volumeName": "reservoir-1"})).unwrap();
+            let is_being_bound = |phase: &str| {
+                let mut pvc = ours.clone();
+                pvc.status.as_mut().unwrap().phase = Some(phase.into());
+                let pvc = Pvc::of(pvc).unwrap();
+                Pvc::is_being_bound(&Change { name: &"team/a".into(), before: None, now: Some(&pvc) })
+            };
+            assert_eq!(["Pending", "Bound", "Lost"].map(is_being_bound), [true, false, false]);
+            ours.spec = None;
             let found =
                 cache.provisioned("team/a", |class| class == "ours").map(|(uid, seen)| (uid, seen.bound));
             assert_eq!(found, Some(("1".into(), false)));
@@ -256,6 +276,11 @@ mod tests {
                 assert!(see(Event::Apply(waits.clone())));
                 let found = cache.provisioned("team/d", |class| class == "ours");
                 assert_eq!(found.is_some(), is_ours, "{class}");
+                assert!(!found.is_some_and(|(_, seen)| seen.chosen));
+                waits.metadata.annotations = Some([(SELECTED_NODE.to_owned(), "n1".to_owned())].into());
+                assert!(see(Event::Apply(waits.clone())));
+                let found = cache.provisioned("team/d", |class| class == "ours");
+                assert_eq!(found.is_some_and(|(_, seen)| seen.chosen), is_ours, "{class}");
                 waits.metadata.annotations = provisioner("another.example");
                 assert!(see(Event::Apply(waits.clone())), "it is forgotten");
                 assert!(cache.names().is_empty());

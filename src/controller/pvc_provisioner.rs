@@ -18,7 +18,7 @@ use crate::plan::namesake::{self, Earlier};
 use crate::plan::pvc_provisioner::placement::Mate;
 use crate::plan::pvc_provisioner::{
     REFUSED_AGAIN, Reschedule, SELECTED_NODE, Seen, Step, class, growth, is_settled, is_unsettled, next,
-    refused_again, waits_empty,
+    refused_again, waits_empty, waits_for_volume,
 };
 use crate::plan::transition::LASTING;
 use crate::plan::{node_lifetime, own_pvc, persistent_volume, pv_binding, refs};
@@ -112,6 +112,12 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
     };
     // The volume is read before the PersistentVolumeClaim, see `plan::pvc_provisioner::growth`.
     let unsettled = |volume: &Arc<SharedPersistentVolume>| is_unsettled(&seen.uid, cached_growth, volume);
+    let waits_for =
+        |volume: &Arc<SharedPersistentVolume>| waits_for_volume(&seen.uid, cached.requested, volume);
+    // What it waits for enqueues it.
+    if !cached.bound && (cached.chosen || seen.volume.as_ref().is_some_and(waits_for)) {
+        return Ok(Some(seen));
+    }
     let has_ended = seen.volume.as_deref().is_some_and(node_lifetime::has_ended);
     if !cached.bound || has_ended || seen.volume.as_ref().is_some_and(unsettled) {
         let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, namespace);
@@ -119,9 +125,23 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
     }
     if !cached.bound {
         seen.class = seen.pvc.as_ref().and_then(|pvc| class_of(pvc, ctx));
-        // A volume of the cache that needs nothing now is not read live: its change enqueues the PersistentVolumeClaim.
-        if seen.volume.is_none() || next(&seen) != Step::Rest {
+        (seen.reservations, seen.disks) = (stores.reservations.all(), stores.disks.all());
+        let is_known = seen.volume.is_some();
+        if !is_known {
+            gather_placement(name, &mut seen, ctx).await?;
+        }
+        // A volume of the cache that needs nothing now is not read live: its change enqueues the PersistentVolumeClaim. The
+        // creation of a volume fails if there is one. Only the volume itself says where its PersistentVolume has to lead.
+        let is_decided = |step| match step {
+            Step::Rest => true,
+            Step::CreateVolume(_) => !is_known,
+            _ => false,
+        };
+        if !is_decided(next(&seen)) {
             seen.volume = cluster::get(&Api::all(ctx.client.clone()), &volume).await?.map(Arc::new);
+            if is_known && seen.volume.is_none() {
+                gather_placement(name, &mut seen, ctx).await?;
+            }
         }
         if let Some(binding) = seen.volume.as_deref().and_then(own_pvc::listed) {
             let pv = persistent_volume::name_for(&binding.uid);
@@ -132,21 +152,25 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
                 ..Default::default()
             };
         }
-        (seen.reservations, seen.disks) = (stores.reservations.all(), stores.disks.all());
-        if let Some(class) = seen.class.as_ref().filter(|_| seen.volume.is_none()) {
-            if class.allowed_topologies.is_some() {
-                seen.nodes = stores.nodes.all();
-            }
-            if class::is_delayed(class) {
-                seen.used = !stores.pods.users(namespace, pvc).is_empty();
-                seen.without_storage = stores.pods.without_storage(namespace, pvc);
-                for mate in stores.pods.mates(namespace, pvc).iter().take(MOST_MATES) {
-                    seen.mates.extend(gather_mate(mate, ctx).await?);
-                }
-            }
-        }
     }
     Ok(Some(seen))
+}
+
+/// Gathers what the choice of a node depends on, for a PersistentVolumeClaim without a volume.
+async fn gather_placement(name: &str, seen: &mut Seen, ctx: &Context) -> Result<(), Error> {
+    let (stores, Some(class)) = (&ctx.stores, seen.class.clone()) else { return Ok(()) };
+    let Some((namespace, pvc)) = name.split_once('/') else { return Ok(()) };
+    if class.allowed_topologies.is_some() {
+        seen.nodes = stores.nodes.all();
+    }
+    if class::is_delayed(&class) {
+        seen.used = !stores.pods.users(namespace, pvc).is_empty();
+        seen.without_storage = stores.pods.without_storage(namespace, pvc);
+        for mate in stores.pods.mates(namespace, pvc).iter().take(MOST_MATES) {
+            seen.mates.extend(gather_mate(mate, ctx).await?);
+        }
+    }
+    Ok(())
 }
 
 fn class_of(pvc: &PersistentVolumeClaim, ctx: &Context) -> Option<Arc<StorageClass>> {

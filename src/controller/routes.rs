@@ -326,14 +326,14 @@ impl Router {
         self.with(|queues, stores| queues.volumes.enqueue_names(stores.volumes.names_by(DELETING, "")));
     }
 
-    /// Routes a change of a PersistentVolumeClaim; its end decides the fate of its volume (P4).
-    pub fn pvc(&self, name: &Name, is_gone: bool) {
+    /// Routes a change of a PersistentVolumeClaim, which is looked at after that time; its end decides the fate of its volume (P4).
+    pub fn pvc(&self, name: &Name, is_gone: bool, after: Duration) {
         self.with(|queues, stores| {
             for key in [CLAIM, MADE_FOR].into_iter().filter(|_| is_gone) {
                 queues.volumes.enqueue_names(stores.volumes.names_by(key, name));
             }
-            queues.claims.enqueue_name(name.clone());
-            queues.pvcs.enqueue_name(name.clone());
+            queues.claims.enqueue_after(name.clone(), after);
+            queues.pvcs.enqueue_after(name.clone(), after);
             // Others of the namespace may wait for this one (A9). Two, since the first may have gone meanwhile.
             let namespace = name.split_once('/').map_or("", |(namespace, _)| namespace);
             let claims = stores.claims.names_by(BINDING, namespace);

@@ -17,6 +17,7 @@ use crate::cluster::{
     CONTROLLER, Cache, CacheConfig, Change, Enqueued, Events, Kind, Name, PodUse, Pvc, WorkQueue, cache,
     named, run_workers,
 };
+use crate::plan::debounce::DEBOUNCE;
 use crate::plan::tenant;
 use crate::plan::transition::LASTING;
 use crate::telemetry::Metrics;
@@ -118,7 +119,8 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     let to = router.clone();
     let changed = move |change: Change<_>| {
         if wake && Pvc::matters(&change) {
-            to.pvc(change.name, Pvc::is_gone(&change));
+            let after = if Pvc::is_being_bound(&change) { DEBOUNCE } else { Duration::ZERO };
+            to.pvc(change.name, Pvc::is_gone(&change), after);
         }
     };
     let (pvcs, task) = cache(Api::all(client.clone()), all.clone(), Pvc::config(), changed, || {});

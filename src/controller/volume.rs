@@ -175,7 +175,7 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
         entry: None,
         owner: None,
         restored: false,
-        own: own(volume, ctx).await?,
+        own: own(volume, &lost_claims, ctx).await?,
         waiting: waiting(volume, ctx),
         copies: copies::around(volume, ctx),
         family: copies::family(volume, ctx),
@@ -271,7 +271,11 @@ fn lineage(own: &UidRef, ctx: &Context) -> Vec<Arc<DiskReservation>> {
 
 /// The PersistentVolumeClaim that the volume was made for; `None`: there is none, or the volume lists it and it is there. The
 /// annotation with its name decides nothing, since others may write it.
-async fn own(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Option<Own>, Error> {
+async fn own(
+    volume: &SharedPersistentVolume,
+    lost: &[ClaimBinding],
+    ctx: &Context,
+) -> Result<Option<Own>, Error> {
     let (Some(uid), Some(namespace)) = (pvc_of(volume), volume.labels().get(LABEL_CLAIM_NAMESPACE)) else {
         return Ok(None);
     };
@@ -282,6 +286,7 @@ async fn own(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Option<Ow
     }
     let listed = own_pvc::listed(volume);
     let there = match listed {
+        Some(binding) if !binding.ending && lost.contains(binding) => None,
         Some(binding) => is_pvc_there(binding, uid, ctx).await?.then(|| binding.clone()),
         None => find(volume, namespace, uid, ctx).await?,
     };

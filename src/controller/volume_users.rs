@@ -72,13 +72,22 @@ pub(super) async fn is_pvc_there(binding: &ClaimBinding, uid: &str, ctx: &Contex
 }
 
 /// The bindings of a volume that is being destroyed that are over, by live reads (P4). The volume's own PersistentVolumeClaim
-/// is not read while the cache has it: its end enqueues the volume.
-pub(super) async fn over(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Vec<ClaimBinding>, Error> {
+/// is not read while the cache has it: its end enqueues the volume. If `to_end` is false, nothing is decided yet that ends its
+/// binding, and the cache is enough.
+pub(super) async fn over(
+    volume: &SharedPersistentVolume,
+    to_end: bool,
+    ctx: &Context,
+) -> Result<Vec<ClaimBinding>, Error> {
     let mut over = Vec::new();
     let Some(pvc_uid) = pvc_of(volume) else { return Ok(over) };
     for binding in volume.status.iter().flat_map(|status| &status.claims) {
         let is_own = is_own(binding, volume);
         if is_own && ctx.stores.pvcs.has(&binding.namespace, &binding.name, pvc_uid) {
+            continue;
+        }
+        if is_own && !to_end {
+            over.push(binding.clone());
             continue;
         }
         let claims: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &binding.namespace);

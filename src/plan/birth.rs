@@ -50,6 +50,12 @@ pub fn node(volume: &SharedPersistentVolume) -> Option<&str> {
     on.filter(|_| is_new && is_named && !is_placed).map(String::as_str)
 }
 
+/// The name of the only reservation that can have an entry of the volume: that of its creation, if the controller chose it.
+pub fn only_place(volume: &SharedPersistentVolume) -> Option<&str> {
+    let is_born = volume.annotations().contains_key(ANNOTATION_BORN_ON);
+    volume.spec.reservation.as_deref().filter(|_| is_born)
+}
+
 /// True if the volume may be born in the reservation, whose ledger has its entry.
 pub fn has_entry(volume: &SharedPersistentVolume, reservation: &DiskReservation) -> bool {
     node(volume).is_some()

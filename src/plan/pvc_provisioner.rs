@@ -21,8 +21,8 @@ use super::crowding::Crowded;
 use super::own_pvc::{self, pvc_of};
 use super::transition::LASTING;
 use super::{birth, node_lifetime, offer, pv_binding};
+pub use crate::api::SELECTED_NODE;
 use placement::Mate;
-pub use placement::SELECTED_NODE;
 
 /// The state of one PersistentVolumeClaim and its objects.
 #[derive(Debug)]
@@ -270,6 +270,18 @@ fn follow(
         }
         _ => Step::Rest,
     }
+}
+
+/// True if an unbound PersistentVolumeClaim of that UID, with that request, waits for its volume to be made: nothing is to be
+/// done before the next change of the volume.
+pub fn waits_for_volume(uid: &str, requested: Option<u64>, volume: &SharedPersistentVolume) -> bool {
+    let status = volume.status.clone().unwrap_or_default();
+    let is_creating = condition::get(&status.conditions, READY).is_none_or(|c| c.reason == reason::CREATING);
+    pvc_of(volume) == Some(uid)
+        && own_pvc::listed(volume).is_none()
+        && volume.metadata.deletion_timestamp.is_none()
+        && is_creating
+        && requested == volume.spec.size.bytes().ok()
 }
 
 /// True if the PersistentVolumeClaim of that UID is bound to its own volume, and is to be read live.

@@ -51,6 +51,7 @@ pub fn transitions<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<Tran
         let is = condition::get(after, type_)?;
         let was = condition::get(before, type_);
         let when = match was.filter(|was| was.status == is.status && was.reason == is.reason) {
+            None if is_plain_start(was, is) => When::Never,
             None => when(is),
             Some(was) if was.message != is.message && when(is) == When::IfItLasts => When::Reworded,
             Some(_) => return None,
@@ -58,6 +59,15 @@ pub fn transitions<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<Tran
         Some(Transition { type_, is, when })
     });
     changed.collect()
+}
+
+/// True if an object became ready as it should, without a wait that lasted: its condition says so to everybody who looks.
+fn is_plain_start(was: Option<&Condition>, is: &Condition) -> bool {
+    let has_lasted = |was: &Condition| {
+        let waited = is.last_transition_time.0.duration_since(was.last_transition_time.0);
+        was.status == "True" || Duration::try_from(waited).is_ok_and(|waited| waited >= LASTING)
+    };
+    is.type_ == READY && is.status == "True" && !was.is_some_and(has_lasted)
 }
 
 fn when(is: &Condition) -> When {
@@ -81,16 +91,20 @@ mod tests {
 
     #[test]
     fn f2_only_a_wait_has_to_last() {
-        let of = |ok, reason| {
+        let at = |second, ok, reason| {
             let mut conditions = vec![];
             let verdict = Verdict { ok, reason, message: String::new() };
-            condition::set(&mut conditions, READY, verdict, None, Timestamp::UNIX_EPOCH);
+            condition::set(&mut conditions, READY, verdict, None, Timestamp::from_second(second).unwrap());
             conditions
         };
+        let of = |ok, reason| at(0, ok, reason);
         for (before, after, expected) in [
             (vec![], of(false, reason::NOT_ENOUGH_ROOM), Some(When::IfItLasts)),
             (of(false, reason::NOT_ENOUGH_ROOM), of(false, reason::NOT_ENOUGH_ROOM), None),
-            (of(false, reason::NOT_ENOUGH_ROOM), of(true, reason::READY), Some(When::AtOnce)),
+            (of(false, reason::NOT_ENOUGH_ROOM), at(5, true, reason::READY), Some(When::AtOnce)),
+            (of(false, reason::NOT_ENOUGH_ROOM), at(4, true, reason::READY), Some(When::Never)),
+            (vec![], of(true, reason::READY), Some(When::Never)),
+            (of(true, reason::READY), of(true, reason::BOUND), Some(When::AtOnce)),
             (of(true, reason::READY), of(false, reason::NODE_UNREACHABLE), Some(When::IfItLasts)),
             (of(false, reason::NO_SUCH_VOLUME), of(false, reason::BINDING), Some(When::Never)),
             (vec![], of(false, reason::RETIRE_WITHDRAWN), Some(When::AtOnce)),

@@ -37,9 +37,9 @@ async fn at_most(writes: usize, reads: usize, of: usize, cluster: &Cluster, live
 async fn a_pvc_of_a_class_has_few_writes_in_its_life() {
     let (cluster, agent) = one_node("4Gi").await;
     prepare_class(&cluster).await;
-    at_most(12, 45, 1, &cluster, async || class_lives(&cluster, 1, async |_| {}).await).await;
+    at_most(12, 36, 1, &cluster, async || class_lives(&cluster, 1, async |_| {}).await).await;
     // On a busy machine some writes meet others, and are repeated.
-    at_most(13, 40, 20, &cluster, async || class_lives(&cluster, 20, async |_| {}).await).await;
+    at_most(13, 30, 20, &cluster, async || class_lives(&cluster, 20, async |_| {}).await).await;
     agent.nothing_left().await;
 }
 
@@ -48,8 +48,8 @@ async fn a_volume_and_its_claim_have_few_writes_in_their_life() {
     let (cluster, agent) = one_node("4Gi").await;
     prepare_claims(&cluster).await;
     for (order, alone, each_of_20) in [(Order::OneByOne, 30, 24), (Order::Together, 26, 21)] {
-        at_most(alone, 58, 1, &cluster, async || claim_lives(&cluster, 1, order, async |_| {}).await).await;
-        at_most(each_of_20, 40, 20, &cluster, async || claim_lives(&cluster, 20, order, async |_| {}).await)
+        at_most(alone, 54, 1, &cluster, async || claim_lives(&cluster, 1, order, async |_| {}).await).await;
+        at_most(each_of_20, 35, 20, &cluster, async || claim_lives(&cluster, 20, order, async |_| {}).await)
             .await;
     }
     agent.nothing_left().await;

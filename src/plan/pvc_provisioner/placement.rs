@@ -12,13 +12,11 @@ use kube::ResourceExt;
 use super::class;
 use crate::api::condition::reason;
 use crate::api::{
-    DiskReservation, NodeDisk, SharedPersistentVolume, SharedPersistentVolumeSpec, TOPOLOGY_NODE,
+    DiskReservation, NodeDisk, SELECTED_NODE, SharedPersistentVolume, SharedPersistentVolumeSpec,
+    TOPOLOGY_NODE,
 };
 use crate::plan::crowding::Crowded;
 use crate::plan::{candidate, create, kept, names};
-
-/// Annotation of a PersistentVolumeClaim with the node that the scheduler chose for the volume.
-pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 
 /// Another PersistentVolumeClaim of the pods that use the one in question.
 #[derive(Debug)]

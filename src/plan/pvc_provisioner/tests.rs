@@ -157,6 +157,46 @@ fn p3_an_unplaced_volume_has_the_size_of_its_claim() {
     }
 }
 
+/// P1: what the caches decide alone is what a live read of the PersistentVolumeClaim would decide.
+#[test]
+fn p1_a_claim_whose_volume_is_being_made_rests() {
+    let one = || own(testing::volume("pvc-u", "eng", 1));
+    let changed = |change: fn(&mut SharedPersistentVolume)| {
+        let mut volume = one();
+        change(&mut volume);
+        volume
+    };
+    let report = |ok, reason| {
+        let mut volume = one();
+        let conditions = &mut volume.status.get_or_insert_default().conditions;
+        condition::set(
+            conditions,
+            READY,
+            Verdict { ok, reason, message: "said".into() },
+            None,
+            Timestamp::UNIX_EPOCH,
+        );
+        volume
+    };
+    let listed = |volume: &mut SharedPersistentVolume| {
+        volume.status.get_or_insert_default().claims = vec![own_pvc::binding("team", "data", "u")];
+    };
+    for (volume, waits) in [
+        (one(), true),
+        (report(false, reason::CREATING), true),
+        (report(false, reason::RESERVATION_FULL), false),
+        (report(true, reason::READY), false),
+        (changed(|volume| volume.spec.size = Size::written("2Gi")), false),
+        (changed(|volume| volume.metadata.labels = None), false),
+        (changed(|volume| volume.metadata.deletion_timestamp = some_time()), false),
+        (changed(listed), false),
+    ] {
+        assert_eq!(waits_for_volume("u", Some(1 << 30), &volume), waits, "{volume:?}");
+        let seen = Seen { volume: Some(Arc::new(volume)), ..seen(true) };
+        assert!(!waits || next(&seen) == Step::Rest);
+    }
+}
+
 /// F5: external-provisioner makes no volume for such a PersistentVolumeClaim either.
 #[test]
 fn f5_a_claim_that_names_its_volume_gets_no_new_one() {
