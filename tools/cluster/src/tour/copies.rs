@@ -7,7 +7,7 @@ use super::Tour;
 /// Text in the data set by which a byte of it is found on the disk.
 const MARK: &str = "a mark of the data set";
 
-/// Writes 200 MiB and the mark through a claim of its own.
+/// Writes so many bytes and the mark through a claim of its own.
 const FILL: &str = r#"
 apiVersion: reservoir.dev/v1alpha1
 kind: VolumeClaim
@@ -27,7 +27,7 @@ spec:
           command:
             - sh
             - -c
-            - head -c 209715200 /dev/urandom > /model/weights && echo 'MARK' > /model/words && cat /model/* | sha256sum
+            - head -c BYTES /dev/urandom > /model/weights && echo 'MARK' > /model/words && cat /model/* | sha256sum
           volumeMounts: [{name: model, mountPath: /model}]
       volumes: [{name: model, persistentVolumeClaim: {claimName: fill}}]
 "#;
@@ -40,34 +40,28 @@ impl Tour {
         let [home, other, ..] = nodes[..] else { anyhow::bail!("two nodes are needed: {nodes:?}") };
 
         self.title("A data set is filled once, and sealed")?;
-        self.show(&["label", "node", home, "pool=gpu", "--overwrite"])?;
-        let sum = self.data_set()?;
+        let sum = self.data_set(home, 200 << 20)?;
 
         self.title("Another node joins the pool and gets a copy, though its agent is killed meanwhile")?;
         // Slow enough to be caught in the middle.
         let slow = r#"{"spec": {"copies": {"bytesPerSecond": "16Mi"}}}"#;
         self.show(&["patch", "spv", "llama", "--type=merge", "-p", slow])?;
         self.show(&["label", "node", other, "pool=gpu", "--overwrite"])?;
-        let uid = self.field(&["spv", "llama"], "{.metadata.uid}")?;
-        let copies = ["spv", "-l", &format!("reservoir.dev/copy-of={uid}")];
         let copy = self.until("a copy that is being filled", || {
-            let path = "{range .items[*]}{.metadata.name} {.status.source.name}{end}";
-            let said = self.field(&copies, path)?;
+            let said = self.of_copies("{range .items[*]}{.metadata.name} {.status.source.name}{end}")?;
             Ok(said.strip_suffix(" llama").map(str::to_owned).ok_or(said.clone()))
         })?;
         // Some of its 200 MiB arrive.
         std::thread::sleep(std::time::Duration::from_secs(3));
         self.replace_agent(other)?;
-        self.copied()?;
+        self.copied(1)?;
         self.show(&["get", "spv", "llama", &copy])?;
 
         self.title("One claim serves pods on each of these nodes, from the copy of the node")?;
         self.readers()?;
         self.show(&["-n", "team-a", "get", "pods", "-o", "wide"])?;
         for node in [home, other] {
-            let said = self.on_node(node, "cat /model/* | sha256sum; touch /model/new || true")?;
-            println!("{node}: {said}");
-            ensure!(said.starts_with(&sum), "other files than were written, which have {sum}");
+            self.reads(node, &sum)?;
         }
         let said = self.refused(&["delete", "spv", "llama"])?;
         ensure!(said.contains("team-a/sidecars-"), "it names no pod: {said}");
@@ -75,19 +69,17 @@ impl Tour {
         if self.cluster.docker().is_ok() {
             self.flip(other, &copy)?;
         }
-        self.no_data_set()?;
-        for node in [home, other] {
-            self.show(&["label", "node", node, "pool-"])?;
-        }
-        Ok(())
+        self.no_data_set()
     }
 
-    /// Makes the data set of the examples, fills and seals it; returns the sum of its files.
-    fn data_set(&self) -> anyhow::Result<String> {
+    /// Makes the data set of the examples on the node `home`, fills it with so many bytes, and seals it; returns the sum of its files.
+    pub(super) fn data_set(&self, home: &str, bytes: u32) -> anyhow::Result<String> {
+        self.show(&["label", "node", home, "pool=gpu", "--overwrite"])?;
         self.apply("29-data-set.yaml")?;
         self.ready(&["spv/llama"])?;
         self.apply_subscription()?;
-        print!("{}", self.cluster.apply(&FILL.replace("MARK", MARK))?);
+        let fill = FILL.replace("MARK", MARK).replace("BYTES", &bytes.to_string());
+        print!("{}", self.cluster.apply(&fill)?);
         self.show(&["-n", "team-a", "wait", "--for=condition=Complete", "job/fill", "--timeout=120s"])?;
         let sum = self.quietly(&["-n", "team-a", "logs", "job/fill"])?.trim().to_owned();
         self.show(&["-n", "team-a", "delete", "job/fill", "vclaim/fill", "--timeout=120s"])?;
@@ -98,14 +90,26 @@ impl Tour {
         Ok(sum)
     }
 
-    fn copied(&self) -> anyhow::Result<()> {
+    /// Waits until so many nodes are to have a copy, and have it.
+    pub(super) fn copied(&self, nodes: u32) -> anyhow::Result<()> {
         self.until("all selected nodes to have a copy", || {
             let path = "{.status.copies.ready} of {.status.copies.wanted}";
             let said = self.field(&["spv", "llama"], path)?;
-            let is_whole =
-                said.split_once(" of ").is_some_and(|(ready, wanted)| ready == wanted && wanted != "0");
-            Ok(if is_whole { Ok(()) } else { Err(said) })
+            Ok(if said == format!("{nodes} of {nodes}") { Ok(()) } else { Err(said) })
         })
+    }
+
+    /// The nodes to which the data set's label leads pods.
+    pub(super) fn labelled(&self) -> anyhow::Result<String> {
+        let uid = self.field(&["spv", "llama"], "{.metadata.uid}")?;
+        let label = format!("copies.reservoir.dev/{uid}=ready");
+        self.quietly(&["get", "nodes", "-l", &label, "-o", "name"])
+    }
+
+    /// Fields of the copies.
+    pub(super) fn of_copies(&self, path: &str) -> anyhow::Result<String> {
+        let uid = self.field(&["spv", "llama"], "{.metadata.uid}")?;
+        self.field(&["spv", "-l", &format!("reservoir.dev/copy-of={uid}")], path)
     }
 
     /// A byte that flips on the disk is found, and the copy is made anew once nobody reads it.
@@ -126,9 +130,7 @@ impl Tour {
         let said = self.reason(&["spv", copy], "CopyDiffers")?;
         ensure!(said.contains("words"), "it does not name the file: {said}");
         self.until("the node to lose its label", || {
-            let with =
-                format!("copies.reservoir.dev/{}=ready", self.field(&["spv", "llama"], "{.metadata.uid}")?);
-            let nodes = self.quietly(&["get", "nodes", "-l", &with, "-o", "name"])?;
+            let nodes = self.labelled()?;
             Ok(if nodes.contains(node) { Err(nodes) } else { Ok(()) })
         })?;
         self.no_readers()?;
@@ -136,10 +138,18 @@ impl Tour {
             let now = self.field(&["spv", copy, "--ignore-not-found"], "{.metadata.uid}")?;
             Ok(if now.is_empty() || now == uid { Err(now) } else { Ok(()) })
         })?;
-        self.copied()?;
+        self.copied(1)?;
         self.readers()?;
         let said = self.on_node(node, "cat /model/words")?;
         ensure!(said.trim() == MARK, "the new copy has {said}");
+        Ok(())
+    }
+
+    /// The DaemonSet's pod of a node reads the files with that sum, and writes none.
+    pub(super) fn reads(&self, node: &str, sum: &str) -> anyhow::Result<()> {
+        let said = self.on_node(node, "cat /model/* | sha256sum; touch /model/new || true")?;
+        println!("{node}: {said}");
+        ensure!(said.starts_with(sum), "other files than were written, which have {sum}");
         Ok(())
     }
 
@@ -152,7 +162,7 @@ impl Tour {
     }
 
     /// Starts the readers of the examples.
-    fn readers(&self) -> anyhow::Result<()> {
+    pub(super) fn readers(&self) -> anyhow::Result<()> {
         self.apply("30-every-node.yaml")?;
         self.ready(&["-n", "team-a", "vclaim/llama"])?;
         for workload in ["deployment/servers", "daemonset/sidecars"] {
@@ -168,12 +178,13 @@ impl Tour {
     }
 
     /// Ends the readers and deletes the data set, whose copies go first.
-    fn no_data_set(&self) -> anyhow::Result<()> {
+    pub(super) fn no_data_set(&self) -> anyhow::Result<()> {
         self.no_readers()?;
         self.show(&["delete", "spv", "llama", "--timeout=120s"])?;
         let left = self.quietly(&["get", "spv", "-l", "reservoir.dev/copy-of", "-o", "name"])?;
         ensure!(left.is_empty(), "these copies are left: {left}");
-        self.unapply("29-data-set.yaml")
+        self.unapply("29-data-set.yaml")?;
+        self.show(&["label", "nodes", "-l", "pool=gpu", "pool-"]).map(drop)
     }
 
     /// The namespace and its subscription, which the claim that fills needs before the readers are there.

@@ -1,6 +1,6 @@
 //! A node of a second pool joins the cluster and leaves it for good, while a pod of another node writes.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 
 use super::{NAMESPACE, Tour};
 
@@ -26,8 +26,16 @@ const KUBELET: &str =
 /// The label of the nodes by which the cluster autoscaler asks for free space on a node that it could add.
 const TEMPLATE_NODE: &str = "cluster-autoscaler.kubernetes.io/template-node";
 
+/// A second template of the data set's role, for the disks of the pool.
+const TEMPLATE: &str = r#"[{"op": "add", "path": "/spec/reservationTemplates/-", "value":
+    {"name": "pool", "size": "512Mi", "diskName": "cache", "nodeSelector": {"pool": "cache"}}}]"#;
+/// The data set's copies are for the nodes of the pool.
+const COPIES: &str = r#"{"spec": {"copies": {"nodeSelector": {"pool": "cache"}}}}"#;
+/// Its readers run on these nodes.
+const READERS: &str = r#"{"spec": {"template": {"spec": {"nodeSelector": {"pool": "cache"}}}}}"#;
+
 impl Tour {
-    /// D6, D7, F7, R7. `node` is retired, and is lost at the end.
+    /// D6, D7, E2, E3, F7, R7. `node` is retired, and is lost at the end.
     pub(super) fn pools(&self, node: &str) -> anyhow::Result<()> {
         let mut upgrade = vec!["upgrade", "reservoir", "--reuse-values"];
         upgrade.extend(POOL.iter().flat_map(|value| ["--set", *value]));
@@ -52,8 +60,11 @@ impl Tour {
         };
         self.until("the pod to wait for a node of the pool", waits)?;
 
+        self.title("A sealed data set is for each node of the pool, which has none yet")?;
+        let sum = self.data_set_of_pool()?;
+
         self.title(
-            "A node of the pool joins; its disk, its reservation and the pod's volume come by themselves",
+            "A node of the pool joins; its disk, its reservations, the pod's volume and its copy come by themselves",
         )?;
         self.cluster.join(node, KUBELET)?;
         self.show(&["get", "nodes", "-L", "pool"])?;
@@ -76,10 +87,11 @@ impl Tour {
         let first = self.field(&claim, "{.metadata.uid}")?;
         let volume = self.volume_of("data-cache-0")?;
         self.show(&["get", "spv", &volume])?;
+        let copy = self.copied_to(node, &sum)?;
 
         self.title("The node leaves for good; its disk goes with it, and the StatefulSet gets a new claim")?;
         self.cluster.lose(node)?;
-        for what in [&disk, &reservation, &refused, &format!("spv/{volume}")] {
+        for what in [&disk, &reservation, &refused, &format!("spv/{volume}"), &format!("spv/{copy}")] {
             self.show(&["wait", "--for=delete", what, "--timeout=120s"])?;
         }
         self.until("a new PersistentVolumeClaim of the StatefulSet", || {
@@ -89,9 +101,39 @@ impl Tour {
         self.until("the new pod to wait for a node of the pool", waits)?;
         let receipts =
             self.show(&["get", "events.events.k8s.io", "-A", "--field-selector=reason=NodeGone"])?;
-        ensure!(receipts.contains(&volume), "there is no event about {volume}");
+        for gone in [&volume, &copy] {
+            ensure!(receipts.contains(gone.as_str()), "there is no event about {gone}");
+        }
+        self.copied(0)?;
+        self.ready(&["spv/llama"])?;
+        self.ready(&["-n", "team-a", "vclaim/llama"])?;
+        self.no_data_set()?;
         self.unapply("26-cache.yaml")?;
         self.show(&["-n", "team-a", "delete", "pvc", "data-cache-0", "--timeout=60s"])?;
         self.unapply("25-every-node.yaml")
+    }
+
+    /// Makes the data set on a node of the first pool, and starts its readers; returns the sum of its files.
+    fn data_set_of_pool(&self) -> anyhow::Result<String> {
+        let nodes = self.cluster.node_names()?;
+        let sum = self.data_set(nodes.first().context("there is no node")?, 16 << 20)?;
+        self.show(&["patch", "volumerole", "models", "--type=json", "-p", TEMPLATE])?;
+        self.show(&["patch", "spv", "llama", "--type=merge", "-p", COPIES])?;
+        self.readers()?;
+        self.show(&["-n", "team-a", "patch", "daemonset", "sidecars", "-p", READERS])?;
+        self.copied(0)?;
+        Ok(sum)
+    }
+
+    /// The node gets its copy, and then the reader of the node starts; returns the name of the copy.
+    fn copied_to(&self, node: &str, sum: &str) -> anyhow::Result<String> {
+        self.copied(1)?;
+        self.show(&["get", "spv", "-l", "reservoir.dev/copy-of", "-o", "wide"])?;
+        let labelled = self.labelled()?;
+        ensure!(labelled.trim() == format!("node/{node}"), "the label leads to {labelled}");
+        let one = "--for=jsonpath={.status.numberReady}=1";
+        self.show(&["-n", "team-a", "wait", one, "daemonset/sidecars", "--timeout=120s"])?;
+        self.reads(node, sum)?;
+        self.of_copies("{.items[*].metadata.name}")
     }
 }
