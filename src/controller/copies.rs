@@ -30,12 +30,12 @@ pub(super) fn family(copy: &SharedPersistentVolume, ctx: &Context) -> Option<Fam
     let copies = stores.volumes.by(COPY_OF, &of.uid);
     let disk = |volume: &SharedPersistentVolume| volume.status.as_ref()?.node_disk.clone();
     let reservation = copy.spec.reservation.as_ref().and_then(|name| stores.reservations.get(name));
-    let on = reservation.and_then(|reservation| reservation.status.as_ref()?.node_disk.clone());
+    let on = reservation.as_ref().and_then(|reservation| reservation.status.as_ref()?.node_disk.clone());
     let placed = original.iter().chain(&copies).filter_map(|volume| disk(volume));
     let names: BTreeSet<String> = placed.chain(on).collect();
     let disks = names.iter().filter_map(|name| stores.disks.get(name)).collect();
     let node = node_of(copy).and_then(|node| stores.nodes.get(node));
-    Some(Family { original, copies, disks, node })
+    Some(Family { original, copies, disks, node, reservation })
 }
 
 /// Makes the missing copies in the order of their names. Turns have the same order, so each copy sees the copies whose turn is

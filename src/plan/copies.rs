@@ -22,7 +22,7 @@ use crate::api::{
 };
 
 pub use self::family::{Family, has_failed, is_awaited, source, transfer};
-use self::family::{disk_of, is_ready, sources};
+use self::family::{can_send, is_ready, sends, sources};
 use super::node_labels::{self, is_complete};
 use super::{candidate, create, refs, selects};
 
@@ -111,20 +111,20 @@ pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
     nodes.retain(|node| is_selected(copies, original, node));
     nodes.sort_by_key(|node| node.name_any());
     let mut status = CopiesStatus { wanted: nodes.len() as u32, used, ..Default::default() };
-    let said = |status, verdict| Plan { status: Some(status), verdict: Some(verdict), missing: vec![] };
+    let reported = |status, verdict| Plan { status: Some(status), verdict: Some(verdict), missing: vec![] };
     let Some(digest) = original.status.as_ref().and_then(|status| status.digest.as_ref()) else {
         let why = match original.spec.sealed {
             true => "it has copies once it is sealed, which its condition Sealed tells more about",
             false => "it has copies once it is sealed: set spec.sealed to true when its files are complete",
         };
-        return said(status, Verdict::no(reason::NOT_SEALED, why));
+        return reported(status, Verdict::no(reason::NOT_SEALED, why));
     };
     if nodes.is_empty() {
         let besides = if copies.own_node { "" } else { " besides its own" };
         let why = format!(
             "no node{besides} has the labels of spec.copies.nodeSelector: correct them, or label nodes"
         );
-        return said(status, Verdict::no(reason::NO_NODE_SELECTED, why));
+        return reported(status, Verdict::no(reason::NO_NODE_SELECTED, why));
     }
     // Of two copies of a node the first one counts.
     let copies_on: BTreeMap<&str, &SharedPersistentVolume> =
@@ -133,13 +133,13 @@ pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
     let is_usable = |copy: &SharedPersistentVolume| is_complete(copy) && is_ready(copy);
     let has_copy = |node: &&&Node| copy_on(node).is_some_and(is_usable);
     status.ready = nodes.iter().filter(has_copy).count() as u32;
-    let sends = disk_of(original, &around.disks).is_some_and(|disk| transfer(disk).is_some());
-    if status.ready < status.wanted && !sends {
+    let can_fill =
+        can_send(original, &around.disks) || around.copies.iter().any(|copy| can_send(copy, &around.disks));
+    if status.ready < status.wanted && !can_fill && !sends(original, &around.disks) {
         let why = "the agent of its node sends no copies: have an administrator set agent.copies.enabled: true in the chart's \
                    values";
-        return said(status, Verdict::no(reason::COPIES_OFF, why));
+        return reported(status, Verdict::no(reason::COPIES_OFF, why));
     }
-    let can_fill = is_ready(original) || around.copies.iter().any(|copy| is_usable(copy));
     let names: BTreeSet<String> = around.copies.iter().map(|copy| copy.name_any()).collect();
     let (mut missing, mut troubles) = (vec![], vec![]);
     for node in nodes {
@@ -186,7 +186,7 @@ pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
     }
 }
 
-/// Why a copy makes no progress; `None`: it is being made, or is ending. `can_fill`: a volume with its content can be used.
+/// Why a copy makes no progress; `None`: it is being made, or is ending. `can_fill`: a volume with its content can be sent.
 fn trouble_of(copy: &SharedPersistentVolume, can_fill: bool) -> Option<String> {
     let conditions = copy.status.as_ref().map_or(&[][..], |status| &status.conditions);
     let ready = condition::get(conditions, READY)?;
@@ -206,12 +206,14 @@ fn make(
 ) -> Result<SharedPersistentVolume, Verdict> {
     let disks = refs(&around.disks);
     let own = original.status.as_ref().and_then(|status| status.node_disk.as_ref());
+    let receives = |disk: &&NodeDisk| candidate::is_ready(disk) && transfer(disk).is_some();
+    let here: BTreeSet<&String> = disks
+        .iter()
+        .filter(|disk| disk.spec.node_name == node && receives(disk))
+        .filter_map(|disk| disk.metadata.name.as_ref().filter(|name| Some(*name) != own))
+        .collect();
     let on_node = |r: &&DiskReservation| {
-        let status = r.status.as_ref();
-        let disk = status.and_then(|status| status.node_disk.as_ref()).filter(|disk| Some(*disk) != own);
-        let disk = disks.iter().find(|found| found.metadata.name.as_ref() == disk);
-        status.and_then(|status| status.node_name.as_deref()) == Some(node)
-            && disk.is_some_and(|disk| candidate::is_ready(disk) && transfer(disk).is_some())
+        r.status.as_ref().and_then(|status| status.node_disk.as_ref()).is_some_and(|disk| here.contains(disk))
     };
     let reservations: Vec<&DiskReservation> =
         around.reservations.iter().map(AsRef::as_ref).filter(on_node).collect();
@@ -222,20 +224,24 @@ fn make(
         );
         return Err(Verdict::no(reason::NO_RESERVATION, why));
     }
-    let mut copy = draft(original, copies, digest, node);
-    let mut refused = None;
+    let draft = draft(original, copies, digest, node);
     // The digest does not depend on the file system, and a btrfs has no other.
-    for fs_type in [copy.spec.fs_type, FsType::Ext4, FsType::Btrfs] {
-        copy.spec.fs_type = fs_type;
-        match create::choose(&copy, &reservations, &disks) {
-            Ok(chosen) => {
-                copy.spec.reservation = Some(chosen.name_any());
-                return Ok(copy);
-            }
-            Err(why) => drop(refused.get_or_insert(why)),
-        }
-    }
-    Err(refused.unwrap_or_else(create::reservation_gone))
+    let drafts = [draft.spec.fs_type, FsType::Ext4, FsType::Btrfs].map(|fs_type| {
+        let mut draft = draft.clone();
+        draft.spec.fs_type = fs_type;
+        draft
+    });
+    let free = |of| create::choose(of, &reservations, &disks);
+    // X8: kept data gives way.
+    let kept = |of| create::room_of_kept(of, &reservations, &disks).map(|(reservation, _)| reservation);
+    let with_space = drafts.iter().find_map(|of| Some((of, free(of).ok()?)));
+    let chosen = with_space.or_else(|| drafts.iter().find_map(|of| Some((of, kept(of)?))));
+    let Some((draft, reservation)) = chosen else {
+        return Err(free(&draft).err().unwrap_or_else(create::reservation_gone));
+    };
+    let mut copy = draft.clone();
+    copy.spec.reservation = Some(reservation.name_any());
+    Ok(copy)
 }
 
 fn draft(
@@ -298,14 +304,19 @@ pub fn is_wanted(copy: &SharedPersistentVolume, family: &Family) -> Option<bool>
     // A copy is made anew once this one is gone.
     let differs =
         condition::get(&status.conditions, INTACT).is_some_and(|c| c.reason == reason::COPY_DIFFERS);
+    let has_no_place = [
+        reason::NO_RESERVATION,
+        reason::RESERVATION_FULL,
+        reason::TOO_MANY_VOLUMES,
+        reason::SHARE_TAKEN,
+        reason::WRONG_DISK,
+    ];
+    // X8: kept data gives way.
+    let has_room =
+        |of: &Arc<DiskReservation>| create::room_of_kept(copy, &[of], &refs(&family.disks)).is_some();
     let stuck = status.reservation.is_none()
-        && is(&[
-            reason::NO_RESERVATION,
-            reason::RESERVATION_FULL,
-            reason::TOO_MANY_VOLUMES,
-            reason::SHARE_TAKEN,
-            reason::WRONG_DISK,
-        ]);
+        && is(&has_no_place)
+        && !family.reservation.as_ref().is_some_and(has_room);
     if differs
         || stuck
         || is(&[reason::COPY_DIFFERS, reason::VOLUME_GONE, reason::NODE_GONE, reason::BACKING_LOST])
@@ -363,15 +374,15 @@ pub fn report(
 /// within a moment are one write of the original.
 pub fn is_recount(volume: &SharedPersistentVolume, report: &SharedPersistentVolumeStatus) -> bool {
     let Some(before) = volume.status.as_ref().filter(|before| *before != report) else { return false };
-    let (Some(told), Some(now)) = (before.copies, report.copies) else { return false };
+    let (Some(reported), Some(now)) = (before.copies, report.copies) else { return false };
     let mut report = report.clone();
-    report.copies = Some(CopiesStatus { ready: told.ready, ..now });
-    let told = condition::get(&before.conditions, COPIED);
+    report.copies = Some(CopiesStatus { ready: reported.ready, ..now });
+    let reported = condition::get(&before.conditions, COPIED);
     let now = report.conditions.iter_mut().find(|condition| condition.type_ == COPIED);
-    if let (Some(told), Some(now)) = (told, now)
+    if let (Some(reported), Some(now)) = (reported, now)
         && now.reason == reason::COPYING
     {
-        now.message.clone_from(&told.message);
+        now.message.clone_from(&reported.message);
     }
     *before == report
 }

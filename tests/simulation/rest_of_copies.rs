@@ -140,7 +140,7 @@ pub fn check(server: &Server, hosts: &Hosts, setup: &Setup) -> Vec<String> {
         broken.extend(e3_claims_stay_ready(server, original, &around));
     }
     for copy in volumes.iter().filter(|volume| volume.spec.copy_of.is_some()) {
-        broken.extend(e2_only_what_is_wanted_stays(copy, &volumes, &nodes, &disks));
+        broken.extend(e2_only_what_is_wanted_stays(copy, &volumes, &nodes, &disks, &reservations));
         broken.extend(e2_a_ready_copy_is_complete(copy, hosts));
     }
     broken
@@ -245,6 +245,7 @@ fn e2_only_what_is_wanted_stays(
     volumes: &[Arc<SharedPersistentVolume>],
     nodes: &[Arc<Node>],
     disks: &[Arc<NodeDisk>],
+    reservations: &[Arc<DiskReservation>],
 ) -> Option<String> {
     if copy.metadata.deletion_timestamp.is_some() {
         return None;
@@ -255,7 +256,8 @@ fn e2_only_what_is_wanted_stays(
     let copies = volumes.iter().filter(of_family).cloned().collect();
     let on = node_of(copy).or(copy.spec.copy_of.as_ref().map(|of| &of.node));
     let node = nodes.iter().find(|node| node.metadata.name.as_ref() == on).cloned();
-    let wanted = is_wanted(copy, &Family { original, copies, disks: disks.to_vec(), node })?;
+    let reservation = reservations.iter().find(|of| of.metadata.name == copy.spec.reservation).cloned();
+    let wanted = is_wanted(copy, &Family { original, copies, disks: disks.to_vec(), node, reservation })?;
     (wanted == copy.spec.retire).then(|| {
         format!("E2: copy {} is wanted: {wanted}, and retires: {}", copy.name_any(), copy.spec.retire)
     })

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
 use crate::api::condition::{self, BACKED, READY, reason};
-use crate::api::{NodeDisk, SharedPersistentVolume, Transfer, UidRef};
+use crate::api::{DiskReservation, NodeDisk, SharedPersistentVolume, Transfer, UidRef};
 use crate::plan::debounce;
 use crate::plan::node_labels::is_complete;
 
@@ -27,23 +27,30 @@ pub struct Family {
     pub disks: Vec<Arc<NodeDisk>>,
     /// The Node of the copy.
     pub node: Option<Arc<Node>>,
+    /// The reservation that the copy names.
+    pub reservation: Option<Arc<DiskReservation>>,
 }
 
 /// The volumes from which a copy can be filled now.
 pub(super) fn sources(family: &Family) -> Vec<UidRef> {
-    let can_send = |volume: &Arc<SharedPersistentVolume>| {
-        let has_digest = volume.status.as_ref().is_some_and(|status| status.digest.is_some());
-        let is_whole = volume.spec.copy_of.is_none() || is_complete(volume);
-        let on = disk_of(volume, &family.disks);
-        has_digest
-            && is_whole
-            && is_ready(volume)
-            && volume.metadata.deletion_timestamp.is_none()
-            && on.is_some_and(|disk| transfer(disk).is_some())
-    };
     let Some(original) = &family.original else { return vec![] };
     let all = std::iter::once(original).chain(&family.copies);
-    all.filter(|volume| can_send(volume)).map(|volume| reference(volume)).collect()
+    all.filter(|volume| can_send(volume, &family.disks)).map(|volume| reference(volume)).collect()
+}
+
+/// True for a volume with the content, which its node can send.
+pub(super) fn can_send(volume: &SharedPersistentVolume, disks: &[Arc<NodeDisk>]) -> bool {
+    let has_content = match &volume.spec.copy_of {
+        Some(_) => is_complete(volume),
+        None => volume.status.as_ref().is_some_and(|status| status.digest.is_some()),
+    };
+    let is_live = volume.metadata.deletion_timestamp.is_none();
+    has_content && is_ready(volume) && is_live && sends(volume, disks)
+}
+
+/// True if the agent of a volume's disk sends volumes.
+pub(super) fn sends(volume: &SharedPersistentVolume, disks: &[Arc<NodeDisk>]) -> bool {
+    disk_of(volume, disks).is_some_and(|disk| transfer(disk).is_some())
 }
 
 /// The volume from which a copy is to be filled now; `None`: it is complete, or waits for its turn.

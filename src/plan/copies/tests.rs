@@ -1,10 +1,11 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::family::{SENT_AT_ONCE, reference};
+use super::family::reference;
 use super::*;
-use crate::api::condition::BACKED;
-use crate::api::{BackingState, NodePart, Transfer, UidRef};
+use crate::api::{Transfer, UidRef};
 use crate::plan::testing::*;
+
+mod turns;
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
@@ -79,6 +80,7 @@ fn family(of: &SharedPersistentVolume, copies: &[SharedPersistentVolume]) -> Fam
         copies: copies.iter().cloned().map(Arc::new).collect(),
         disks: nodes.iter().map(|node| disk_on(node)).collect(),
         node: Some(node("n2", "gpu")),
+        reservation: None,
     }
 }
 
@@ -161,6 +163,50 @@ fn e2_what_keeps_copies_from_being_made_is_told() {
     assert_eq!(super::plan(&ready_volume("v", "eng", true), &around(vec![])), Plan::default());
 }
 
+/// A volume that is complete fills others, though the agent of the original's disk does not.
+#[test]
+fn e2_any_complete_copy_fills_the_missing_ones() {
+    let of = original();
+    let mut around = around(vec![complete(made(&of, "n2"))]);
+    around.nodes.truncate(3);
+    Arc::make_mut(&mut around.disks[0]).status.as_mut().unwrap().transfer = None;
+    let filled = super::plan(&of, &around);
+    assert_eq!((filled.missing.len(), filled.verdict.unwrap().reason), (1, reason::COPYING));
+    Arc::make_mut(&mut around.disks[1]).status.as_mut().unwrap().transfer = None;
+    let none = super::plan(&of, &around);
+    assert_eq!((none.missing, none.verdict.unwrap().reason), (vec![], reason::COPIES_OFF));
+}
+
+/// A reservation of kept data alone is one with space, if no other one on the node has some.
+#[test]
+fn x8_e2_kept_data_gives_way_to_a_copy() {
+    let of = original();
+    let mut full = with_kept(&[("old", 0, 60)]);
+    let status = full.status.as_mut().unwrap();
+    status.size = Some(gi(1));
+    (status.node_name, status.node_disk) = (Some("n2".into()), Some("n2.a".into()));
+    let full = Arc::new(full);
+    let mut around = around(vec![]);
+    around.nodes.truncate(2);
+    let chosen = |around: &Around| {
+        super::plan(&of, around).missing.first().and_then(|copy| copy.spec.reservation.clone()).unwrap()
+    };
+    around.reservations.push(full.clone());
+    assert_eq!(chosen(&around), "r-n2", "it has free space");
+    around.reservations = vec![full.clone()];
+    assert_eq!(chosen(&around), "r");
+
+    // It waits there while the data is erased.
+    let mut copy = created(&of, "n2");
+    copy.spec.reservation = Some("r".into());
+    let conditions = &mut copy.status.get_or_insert_default().conditions;
+    condition::set(conditions, READY, Verdict::no(reason::RESERVATION_FULL, "m"), None, NOW);
+    let mut family = family(&of, std::slice::from_ref(&copy));
+    assert_eq!(is_wanted(&copy, &family), Some(false), "another reservation may have space");
+    family.reservation = Some(full);
+    assert_eq!(is_wanted(&copy, &family), Some(true));
+}
+
 /// E5, D4. A copy is given up for a reason, and never because its Node is missing.
 #[test]
 fn e2_a_copy_stays_as_long_as_it_is_wanted() {
@@ -177,7 +223,7 @@ fn e2_a_copy_stays_as_long_as_it_is_wanted() {
     let change = |change: &dyn Fn(&mut SharedPersistentVolume)| {
         let mut of = of.clone();
         change(&mut of);
-        Family { original: Some(of.into()), copies: vec![], disks: vec![], node: Some(node("n2", "gpu")) }
+        self::family(&of, &[])
     };
     for ends in [
         change(&|of| of.spec.copies = None),
@@ -186,7 +232,7 @@ fn e2_a_copy_stays_as_long_as_it_is_wanted() {
     ] {
         assert_eq!(is_wanted(&copy, &ends), Some(false));
     }
-    let orphaned = Family { original: None, copies: vec![], disks: vec![], node: None };
+    let orphaned = Family { original: None, ..self::family(&of, &[]) };
     assert_eq!(is_wanted(&copy, &orphaned), None, "it may be all that is left");
     assert_eq!(is_wanted(&made(&of, "n2"), &orphaned), Some(false));
 
@@ -204,78 +250,6 @@ fn e2_a_copy_stays_as_long_as_it_is_wanted() {
     assert_eq!(is_wanted(&stuck, &family), Some(true), "it has a place");
     stuck.status.as_mut().unwrap().reservation = None;
     assert_eq!(is_wanted(&stuck, &family), Some(false), "another reservation may have space");
-}
-
-fn round(of: &SharedPersistentVolume, copies: &mut [SharedPersistentVolume]) -> usize {
-    let family = family(of, copies);
-    let chosen: Vec<_> = copies.iter().map(|copy| source(copy, &family)).collect();
-    let mut load: BTreeMap<String, usize> = BTreeMap::new();
-    for (copy, source) in copies.iter_mut().zip(&chosen) {
-        copy.status.as_mut().unwrap().source.clone_from(source);
-        source.iter().for_each(|source| *load.entry(source.uid.clone()).or_default() += 1);
-    }
-    assert!(load.values().all(|load| *load <= SENT_AT_ONCE), "{load:?}");
-    chosen.into_iter().flatten().count()
-}
-
-/// The numbers of the issue: twenty nodes in at most six rounds.
-#[test]
-fn e2_copies_are_filled_from_copies() {
-    let of = original();
-    let mut copies: Vec<_> = (10..30).map(|i| made(&of, &format!("n{i}"))).collect();
-    let mut rounds = 0;
-    while copies.iter().any(|copy| !is_complete(copy)) {
-        rounds += 1;
-        let filling = round(&of, &mut copies);
-        assert!(filling > 0 && filling <= 2 * copies.len());
-        // A second look changes nothing.
-        let before = copies.clone();
-        round(&of, &mut copies);
-        assert_eq!(before, copies);
-        for copy in &mut copies {
-            if copy.status.as_ref().unwrap().source.is_some() {
-                *copy = complete(copy.clone());
-            }
-        }
-    }
-    assert_eq!(rounds, 3);
-
-    let mut few = original();
-    few.spec.copies.as_mut().unwrap().at_once = Some(1);
-    let mut copies: Vec<_> = (10..14).map(|i| made(&few, &format!("n{i}"))).collect();
-    assert_eq!(round(&few, &mut copies), 1);
-}
-
-/// L7. One that fails lets the others go first, and gets another source if there is one.
-#[test]
-fn e2_a_copy_that_failed_gets_another_source() {
-    let of = original();
-    let fails = |copy: &mut SharedPersistentVolume, from: &str| {
-        let status = copy.status.as_mut().unwrap();
-        status.source = Some(UidRef { name: from.into(), uid: from.into() });
-        status.node = Some(NodePart {
-            backing: BackingState::Made,
-            copy_failed_from: Some(from.to_owned()),
-            ..Default::default()
-        });
-    };
-    let own = of.uid().unwrap();
-    let mut copies: Vec<_> = ["n2", "n3", "n4"].iter().map(|node| made(&of, node)).collect();
-    fails(&mut copies[0], &own);
-    round(&of, &mut copies);
-    let sources: Vec<_> = copies.iter().map(|copy| copy.status.as_ref().unwrap().source.is_some()).collect();
-    assert_eq!(sources, [false, true, true]);
-
-    copies.truncate(2);
-    copies[1] = complete(copies[1].clone());
-    fails(&mut copies[0], &own);
-    round(&of, &mut copies);
-    let source = copies[0].status.as_ref().unwrap().source.clone().unwrap();
-    assert_eq!(source.uid, "uid-n3");
-    // A source that is not Ready any more is none.
-    set_ready(&mut copies[1].status.as_mut().unwrap().conditions, false);
-    round(&of, &mut copies);
-    assert_eq!(copies[0].status.as_ref().unwrap().source.clone().unwrap().uid, own, "the only one");
 }
 
 /// A4, A7: exactly the volume that is being copied to the asker's node, while it is.
@@ -313,22 +287,6 @@ fn e2_a_copy_with_another_digest_is_not_ready() {
     assert_eq!((reason(&complete(copy)), reason(&of)), (None, None));
 }
 
-/// L2: it says so, and not that its turn will come.
-#[test]
-fn e2_a_copy_without_a_source_waits_for_one() {
-    let of = original();
-    let copy = made(&of, "n2");
-    let said = |family: &Family| unfinished(&copy, Some(family)).unwrap().message;
-    let mut family = family(&of, std::slice::from_ref(&copy));
-    assert!(said(&family).contains("waits for its turn"));
-    let original = Arc::make_mut(family.original.as_mut().unwrap());
-    set_ready(&mut original.status.as_mut().unwrap().conditions, false);
-    assert!(said(&family).starts_with("it waits for volume data, or for a copy of it"), "{}", said(&family));
-    family.copies.push(complete(made(&of, "n3")).into());
-    family.disks.push(disk_on("n3"));
-    assert!(said(&family).contains("waits for its turn"));
-}
-
 #[test]
 fn e2_the_own_node_has_a_copy_on_another_disk_if_asked() {
     let mut of = original();
@@ -364,67 +322,6 @@ fn created(of: &SharedPersistentVolume, node: &str) -> SharedPersistentVolume {
     copy.spec.reservation = Some(format!("r-{node}"));
     copy.status = None;
     copy
-}
-
-/// A copy gets its place and its source in one write, which counts the copies that come next.
-#[test]
-fn e2_a_copy_has_its_source_before_it_is_made() {
-    let of = original();
-    let copies: Vec<_> = ["n2", "n3", "n4"].iter().map(|node| created(&of, node)).collect();
-    let mut family = family(&of, &copies);
-    let sources = |family: &Family| {
-        let placed = |copy: &SharedPersistentVolume| {
-            let mut copy = copy.clone();
-            let mut status = made(&of, node_of(&copy).unwrap()).status.unwrap();
-            status.node = None;
-            status.conditions.clear();
-            copy.status = Some(status);
-            source(&copy, family).is_some()
-        };
-        copies.iter().map(placed).collect::<Vec<_>>()
-    };
-    assert_eq!(sources(&family).iter().filter(|has| **has).count(), SENT_AT_ONCE);
-    // One that nobody can place keeps no turn.
-    let turns = sources(&family);
-    let first = turns.iter().position(|has| *has).unwrap();
-    let refused = Arc::make_mut(&mut family.copies[first]);
-    let conditions = &mut refused.status.get_or_insert_default().conditions;
-    condition::set(conditions, READY, Verdict::no(reason::RESERVATION_FULL, "m"), None, NOW);
-    let others: Vec<_> = (0..3).filter(|other| *other != first).collect();
-    assert!(others.iter().all(|other| sources(&family)[*other]), "{turns:?}");
-}
-
-/// L7. A node that does not answer, and one whose disk refuses the copy, take no turn from the others.
-#[test]
-fn e2_a_node_that_cannot_be_filled_has_no_turn() {
-    let of = original();
-    let own = reference(&of);
-    let mut copies: Vec<_> = ["n2", "n3", "n4"].iter().map(|node| made(&of, node)).collect();
-    copies[0].status.as_mut().unwrap().source = Some(own.clone());
-    let mut family = family(&of, &copies);
-    let sources =
-        |family: &Family| family.copies.iter().map(|copy| source(copy, family).is_some()).collect::<Vec<_>>();
-    assert_eq!(sources(&family).iter().filter(|has| **has).count(), SENT_AT_ONCE);
-    let silent = |family: &mut Family, why: &'static str| {
-        let disk = family.disks.iter_mut().find(|disk| disk.name_any() == "n2.a").unwrap();
-        let conditions = &mut Arc::make_mut(disk).status.as_mut().unwrap().conditions;
-        condition::set(conditions, READY, Verdict::no(why, "m"), None, NOW);
-    };
-    silent(&mut family, reason::SPACE_TAKEN);
-    assert!(sources(&family)[0], "its bytes are allocated");
-    silent(&mut family, reason::NODE_UNREACHABLE);
-    assert_eq!(sources(&family), [false, true, true]);
-
-    copies[0].status.as_mut().unwrap().conditions.clear();
-    condition::set(
-        &mut copies[0].status.as_mut().unwrap().conditions,
-        BACKED,
-        Verdict::no(reason::BACKING_FAILED, "m"),
-        None,
-        NOW,
-    );
-    let failed = self::family(&of, &copies);
-    assert_eq!(sources(&failed), [false, true, true]);
 }
 
 /// The last copy is told at once, and those before it together.

@@ -496,6 +496,7 @@ fn e2_a_copy_is_placed_together_with_its_source() {
         copies: vec![Arc::new(v.clone())],
         disks: vec![sends("n0.a", "n0"), sends("n1.a", "n1")],
         node: Some(Arc::new(node)),
+        reservation: None,
     });
     s.entry = Some(Ok(s.reservations[0].clone()));
     let others: Vec<_> = (0..2)
