@@ -26,7 +26,8 @@ pub struct Copies {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub at_once: Option<u32>,
-    /// The most bytes that a copy receives in a second, as a quantity such as 100Mi; at least 1Mi. No limit if absent.
+    /// The most bytes that a copy receives in a second, as a quantity such as 100Mi; at least 1Mi. No limit if absent. A copy keeps the
+    /// limit with which it was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(
         validation = Rule::new(super::size::RULE).message(super::size::MESSAGE),

@@ -181,7 +181,7 @@ impl Copying<'_> {
         }
     }
 
-    /// Adds the bytes that a file has already to the hash.
+    /// Adds the bytes that a file has already to the hash. The time for that earns no bytes of the source (see [`Pace::rest`]).
     fn read_again(
         &mut self,
         file: &File,
@@ -189,14 +189,16 @@ impl Copying<'_> {
         found: &mut blake3::Hasher,
         entry: &Entry,
     ) -> Result<()> {
-        let mut bytes = file.take(length);
+        let (mut bytes, since) = (file.take(length), Instant::now());
         loop {
             self.pace.ensure_wanted()?;
             match bytes.read(&mut self.chunk).context(|| format!("read {}", entry.written))? {
-                0 => return Ok(()),
+                0 => break,
                 read => found.update(&self.chunk[..read]),
             };
         }
+        self.began += since.elapsed();
+        Ok(())
     }
 
     /// Receives the bytes of a file, beginning with the byte `from`.
@@ -286,5 +288,49 @@ fn unless_full(error: Error, entry: &Entry) -> Error {
             entry.written
         )),
         error => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    struct Nothing;
+
+    impl Source for Nothing {
+        fn open(&mut self, _: Asked<'_>) -> Result<Sent> {
+            Ok(Sent { bytes: 0, uid: 0, gid: 0 })
+        }
+
+        fn read(&mut self, _: &mut [u8]) -> Result<usize> {
+            Ok(0)
+        }
+    }
+
+    /// Else the rest of a large file would come faster than was asked for.
+    #[test]
+    fn e2_reading_again_earns_no_bytes() {
+        let (stop, file) = (AtomicBool::new(false), tempfile::NamedTempFile::new().unwrap());
+        std::fs::write(file.path(), vec![1; 3 * CHUNK]).unwrap();
+        let root = Rc::new(OwnedFd::from(File::open("/").unwrap()));
+        let began = Instant::now();
+        let mut copying = Copying {
+            parent: (vec![], root.clone()),
+            root,
+            source: &mut Nothing,
+            pace: Pace::full(&stop),
+            began,
+            received: 0,
+            chunk: vec![0; CHUNK],
+        };
+        let hash = blake3::hash(&[]);
+        let is = Is::File { mode: 0, size: 0, hash };
+        let entry = Entry { written: "a".into(), path: b"a".to_vec(), is };
+        let mut found = blake3::Hasher::new();
+        copying.read_again(&file.reopen().unwrap(), 3 * CHUNK as u64, &mut found, &entry).unwrap();
+        assert_eq!(found.finalize(), blake3::hash(&vec![1; 3 * CHUNK]));
+        assert!(copying.began > began);
     }
 }
