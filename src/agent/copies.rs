@@ -91,9 +91,9 @@ pub(super) async fn serve(listener: TcpListener, ctx: Arc<Context>) {
     let Some(copying) = &ctx.copying else { return };
     let (context, runtime) = (ctx.clone(), Handle::current());
     // The live reads of one asker at a time: connections cost little, and reads of the API server cost others.
-    let turn = Mutex::new(());
+    let lock = Mutex::new(());
     let authorise = move |asker: &Asker| {
-        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _lock = lock.lock().unwrap_or_else(PoisonError::into_inner);
         runtime.block_on(open_for(asker, &context))
     };
     let served = protocol::serve(listener, &copying.identity, Arc::new(authorise), copying.servings.clone());

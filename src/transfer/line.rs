@@ -19,7 +19,7 @@ pub(super) const CHUNK: usize = 256 << 10;
 /// The most bytes that are taken from the socket at once.
 const RECEIVED_AT_ONCE: usize = 64 << 10;
 /// The longest time for a frame, or for a chunk of bytes.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest time for the handshake, and for the first request.
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
 /// The interval between two looks at `stop` and the deadline.

@@ -12,7 +12,7 @@ use rustls::pki_types::ServerName;
 use crate::host::{Asked, Error, Result, Sent, Source};
 
 use super::identity::Identity;
-use super::line::{Answer, CHUNK, Line, PATIENCE, Request};
+use super::line::{Answer, CHUNK, Line, Request, TIMEOUT};
 
 /// The longest time to reach a node.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -83,7 +83,7 @@ impl Remote {
 }
 
 fn ask(line: &mut Line, request: &Request) -> io::Result<Answer> {
-    line.within(PATIENCE).send(request)?;
+    line.within(TIMEOUT).send(request)?;
     line.receive()
 }
 
@@ -115,7 +115,7 @@ impl Source for Remote {
         let most = (into.len().min(CHUNK) as u64).min(self.left) as usize;
         let Some(into) = into.get_mut(..most).filter(|into| !into.is_empty()) else { return Ok(0) };
         let read = match &mut self.line {
-            Some(line) => line.within(PATIENCE).read_exact(into),
+            Some(line) => line.within(TIMEOUT).read_exact(into),
             None => Err(io::ErrorKind::NotConnected.into()),
         };
         read.map_err(|error| {

@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::host::{Asked, SealedFiles, Source};
 
 use super::identity::Identity;
-use super::line::{Answer, CHUNK, HANDSHAKE, Line, PATIENCE, Request};
+use super::line::{Answer, CHUNK, HANDSHAKE, Line, Request, TIMEOUT};
 
 /// The most connections at once, authorised or not.
 const CONNECTIONS: usize = 16;
@@ -95,7 +95,7 @@ pub async fn serve(
     let _stop_all = StopAll(servings.clone());
     let next = AtomicU64::new(0);
     loop {
-        // Who cannot be served waits in the kernel's queue.
+        // A peer that cannot be served waits in the kernel's queue.
         let Ok(permit) = connections.clone().acquire_owned().await else { return Ok(()) };
         let socket = match listener.accept().await.and_then(|(socket, _)| socket.into_std()) {
             Ok(socket) => socket,
@@ -144,13 +144,13 @@ impl Connection {
         let Some(_sender) = self.sender() else {
             return refuse(&mut line, format!("it sends {AT_ONCE} volumes already; this is tried again"));
         };
-        // Noted first: who ends the transfers of a volume refuses new ones before.
+        // Noted before the permission: the end of a volume refuses new transfers first, and then stops the noted ones.
         self.note(Some(asker.volume.clone()));
         let mut files = match (self.authorise)(&asker) {
             Ok(files) => files,
             Err(why) => return refuse(&mut line, why),
         };
-        line.within(PATIENCE).send(&Answer::Sent { bytes: 0, uid: 0, gid: 0 })?;
+        line.within(TIMEOUT).send(&Answer::Sent { bytes: 0, uid: 0, gid: 0 })?;
         let mut chunk = vec![0; CHUNK];
         loop {
             let request = line.within(IDLE).receive()?;
@@ -166,14 +166,14 @@ impl Connection {
                 Ok(sent) => sent,
                 Err(error) => return refuse(&mut line, error.to_string()),
             };
-            line.within(PATIENCE).send(&Answer::Sent { bytes: sent.bytes, uid: sent.uid, gid: sent.gid })?;
+            line.within(TIMEOUT).send(&Answer::Sent { bytes: sent.bytes, uid: sent.uid, gid: sent.gid })?;
             loop {
                 let read = files.read(&mut chunk).map_err(io::Error::other)?;
                 let bytes = chunk.get(..read).unwrap_or_default();
                 if bytes.is_empty() {
                     break;
                 }
-                line.within(PATIENCE).write_all(bytes)?;
+                line.within(TIMEOUT).write_all(bytes)?;
             }
             line.flush()?;
         }
@@ -204,6 +204,6 @@ impl Drop for Connection {
 }
 
 fn refuse(line: &mut Line, why: String) -> io::Result<()> {
-    line.within(PATIENCE).send(&Answer::Refused { why: why.clone() })?;
+    line.within(TIMEOUT).send(&Answer::Refused { why: why.clone() })?;
     Err(io::Error::other(why))
 }
