@@ -118,7 +118,7 @@ impl Error {
 }
 
 /// A kind of ours with a status. The agent writes the fields that are listed here, and the controller all others.
-pub trait Owned: HasStatus<Status: Clone + Default + Serialize> {
+pub trait Owned: HasStatus<Status: Clone + Default + PartialEq + Serialize> {
     /// The JSON names of the agent's fields.
     const AGENT_FIELDS: &'static [&'static str] = &[];
     /// The types of the agent's conditions.
@@ -185,6 +185,10 @@ pub async fn write_status<K: Kind + Owned>(
     desired: &K::Status,
     manager: &str,
 ) -> Result<Option<K>, Error> {
+    // Most reconciles end here. To compare parts costs more.
+    if current.status() == Some(desired) {
+        return Ok(None);
+    }
     let name = current.name_any();
     let before = current.status().map_or(Value::Null, |status| K::part_of(manager, status));
     let desired = K::part_of(manager, desired);

@@ -226,7 +226,8 @@ fn left(
     (!left.is_empty()).then(|| format!("DiskReservation {} {UNSELECTED}", names(&left, left.len())))
 }
 
-/// `first eng.scratch.n1.a: NotEnoughRoom`, if the reservation of that name waits, or is not the template's.
+/// `first DiskReservation eng.scratch.n1.a`, if the reservation of that name waits, or is not the template's. Without its reason,
+/// which may change at each turn: the role would be written again and again (T2).
 fn first_waiting(name: &str, of: &TemplateRef, reservations: &[&DiskReservation]) -> Option<String> {
     let reservation = reservations.iter().find(|r| r.metadata.name.as_deref() == Some(name))?;
     if reservation.spec.template.as_ref() != Some(of) {
@@ -235,7 +236,7 @@ fn first_waiting(name: &str, of: &TemplateRef, reservations: &[&DiskReservation]
         ));
     }
     let ready = condition::get(&reservation.status.as_ref()?.conditions, READY)?;
-    (ready.status != "True").then(|| format!("first DiskReservation {name}: {}", ready.reason))
+    (ready.status != "True").then(|| format!("first DiskReservation {name}"))
 }
 
 /// A reservation with the name of one that a template would make, and not of that template.
@@ -410,14 +411,16 @@ mod tests {
         let mut made = reserved("eng-role.scratch.n1.a", "eng", 5, &[]);
         made.spec.template = Some(TemplateRef { volume_role: "eng-role".into(), name: "scratch".into() });
         made.spec.node_disk = Some("n1.a".into());
-        let full = Verdict::no(reason::NOT_ENOUGH_ROOM, "said");
-        let conditions = &mut made.status.as_mut().unwrap().conditions;
-        condition::set(conditions, READY, full, None, jiff::Timestamp::UNIX_EPOCH);
-        assert_eq!(
-            said(&role, &[&on], &gpu, &[&made]),
-            "TemplateWaits: template scratch: 1 of 1 reservations are not Ready, first DiskReservation \
-             eng-role.scratch.n1.a: NotEnoughRoom"
-        );
+        // T2: a turn changes the reason of the reservation, and writes nothing to the role.
+        for reason in [reason::NOT_ENOUGH_ROOM, reason::OVER_QUOTA] {
+            let conditions = &mut made.status.as_mut().unwrap().conditions;
+            condition::set(conditions, READY, Verdict::no(reason, "said"), None, jiff::Timestamp::UNIX_EPOCH);
+            assert_eq!(
+                said(&role, &[&on], &gpu, &[&made]),
+                "TemplateWaits: template scratch: 1 of 1 reservations are not Ready, first DiskReservation \
+                 eng-role.scratch.n1.a"
+            );
+        }
         set_ready(&mut made.status.as_mut().unwrap().conditions, true);
         assert_eq!(said(&role, &[&on], &gpu, &[&made]), "Ready: each template has its reservations");
         let mut by_hand = made.clone();

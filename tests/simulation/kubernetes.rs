@@ -1,11 +1,13 @@
 //! The rest of Kubernetes, as far as volumes go: the PersistentVolume controller, the protection of volumes in use, the
 //! garbage collector, the scheduler and the kubelets.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use reservoir::api::{PodRef, TOPOLOGY_NODE};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::agent::{Agent, Publish};
 use crate::classes;
@@ -238,16 +240,23 @@ fn node_for(server: &Server, pod: &Value) -> Option<String> {
     Some(text(&node["metadata"]["name"]))
 }
 
+/// The longest pause of a kubelet before it tries again to mount the volumes of a pod.
+const LONGEST_PAUSE: Duration = Duration::from_secs(122);
+
+/// The pods whose volumes could not be mounted, by UID: how often in a row, and until when they wait.
+type Failed = BTreeMap<String, (u32, Instant)>;
+
 /// A kubelet, until it is dropped.
 pub async fn kubelet(agent: Agent) {
+    let mut failed = Failed::new();
     loop {
         let pause = lock(&agent.server).random.below(1500);
         tokio::time::sleep(Duration::from_millis(200 + pause)).await;
-        sync(&agent).await;
+        sync(&agent, &mut failed).await;
     }
 }
 
-async fn sync(agent: &Agent) {
+async fn sync(agent: &Agent, failed: &mut Failed) {
     let pods: Vec<Arc<Object>> = {
         let server = lock(&agent.server);
         pods(&server).into_iter().filter(|pod| pod["spec"]["nodeName"] == *agent.node).collect()
@@ -290,14 +299,32 @@ async fn sync(agent: &Agent) {
             // The mounts are gone after a power cut.
             let mounted = |host: &host::Host| host.mounts.values().filter(|m| m.pod.uid == uid).count();
             let mounted = host::lock(&agent.hosts).get(&agent.node).map_or(0, mounted);
-            if mounted < claims_of(pod).len() {
-                start(agent, pod).await;
+            if mounted < claims_of(pod).iter().collect::<BTreeSet<_>>().len() {
+                try_to_start(agent, pod, failed).await;
             }
-        } else if pod["status"]["phase"] == "Pending" && start(agent, pod).await {
+        } else if pod["status"]["phase"] == "Pending" && try_to_start(agent, pod, failed).await {
             let running = json!({"metadata": {"uid": uid}, "status": {"phase": "Running"}});
             lock(&agent.server).answer(&agent.node, &patch("pods", pod, "status", running));
         }
     }
+}
+
+/// Same as [`start`]. After each failure in a row the next try waits twice as long.
+async fn try_to_start(agent: &Agent, pod: &Value, failed: &mut Failed) -> bool {
+    let uid = text(&pod["metadata"]["uid"]);
+    let times = failed.get(&uid).map_or(0, |(times, _)| *times);
+    if failed.get(&uid).is_some_and(|(_, until)| *until > Instant::now()) {
+        return false;
+    }
+    let is_started = start(agent, pod).await;
+    match is_started {
+        true => drop(failed.remove(&uid)),
+        false => {
+            let pause = Duration::from_millis(500 << times.min(8)).min(LONGEST_PAUSE);
+            failed.insert(uid, (times + 1, Instant::now() + pause));
+        }
+    }
+    is_started
 }
 
 /// Mounts the volumes of a pod; true if all are mounted.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -11,8 +12,8 @@ use super::schema::Schema;
 /// A writer: its name, true for server-side apply, true for the status.
 pub type Writer = (String, bool, bool);
 
-/// The fields of each writer.
-pub type Owners = BTreeMap<Writer, BTreeSet<Path>>;
+/// The fields of each writer. A write changes few of the sets.
+pub type Owners = BTreeMap<Writer, Arc<BTreeSet<Path>>>;
 
 /// The part of an object that a request can change.
 #[derive(Clone, Copy)]
@@ -85,6 +86,54 @@ fn leaves<'a>(value: &'a Value, schema: &Schema, path: Path, into: &mut Fields<'
     }
 }
 
+/// True if the value has a field that has an owner.
+fn has_leaves(value: &Value, schema: &Schema, path: Path) -> bool {
+    match value {
+        Value::Object(fields) if !fields.is_empty() && schema.is_granular() => {
+            fields.iter().any(|(name, field)| has_leaves(field, schema.field(name), path.field(name)))
+        }
+        Value::Array(elements) if schema.keys().is_some() || path == Path::finalizers() => {
+            !elements.is_empty()
+        }
+        _ => true,
+    }
+}
+
+/// The fields of two values, as far as the values differ. A part that both have alike is one field of both, so that the maps
+/// around it have a part.
+fn differing_leaves<'a>(
+    (before, now): (&'a Value, &'a Value),
+    schema: &Schema,
+    path: Path,
+    into: &mut (Fields<'a>, Fields<'a>),
+) {
+    match (before, now) {
+        _ if before == now => {
+            if has_leaves(now, schema, path) {
+                into.0.insert(path, &Value::Null);
+                into.1.insert(path, &Value::Null);
+            }
+        }
+        (Value::Object(was), Value::Object(is))
+            if schema.is_granular() && !was.is_empty() && !is.is_empty() =>
+        {
+            for (name, before) in was {
+                match is.get(name) {
+                    Some(now) => differing_leaves((before, now), schema.field(name), path.field(name), into),
+                    None => leaves(before, schema.field(name), path.field(name), &mut into.0),
+                }
+            }
+            for (name, now) in is.iter().filter(|(name, _)| !was.contains_key(*name)) {
+                leaves(now, schema.field(name), path.field(name), &mut into.1);
+            }
+        }
+        _ => {
+            leaves(before, schema, path, &mut into.0);
+            leaves(now, schema, path, &mut into.1);
+        }
+    }
+}
+
 /// The maps and lists that have parts. Only an update owns one, if it was the first to write a part.
 fn containers(fields: &Fields<'_>) -> BTreeSet<Path> {
     let mut parents = BTreeSet::new();
@@ -96,9 +145,13 @@ fn containers(fields: &Fields<'_>) -> BTreeSet<Path> {
     parents
 }
 
-/// The fields of a part of an object that have owners. Kubernetes leaves out what only it writes.
-fn owned_fields<'a>(object: &'a Value, schema: &Schema, part: Part) -> Fields<'a> {
-    let mut owned = Fields::new();
+/// The parts of an object whose fields have owners. Kubernetes leaves out what only it writes.
+fn owned_parts<'a, 's>(
+    object: &'a Value,
+    schema: &'s Schema,
+    part: Part,
+) -> Vec<(Path, &'s Schema, &'a Value)> {
+    let mut parts = Vec::new();
     for (name, field) in object.as_object().into_iter().flatten().filter(|(name, _)| part.has(name)) {
         let (path, schema) = (Path::ROOT.field(name), schema.field(name));
         match (name.as_str(), field) {
@@ -106,14 +159,51 @@ fn owned_fields<'a>(object: &'a Value, schema: &Schema, part: Part) -> Fields<'a
             ("metadata", Value::Object(fields)) => {
                 let ours = ["labels", "annotations", "finalizers", "ownerReferences"];
                 for (name, field) in fields.iter().filter(|(name, _)| ours.contains(&name.as_str())) {
-                    leaves(field, schema.field(name), path.field(name), &mut owned);
+                    parts.push((path.field(name), schema.field(name), field));
                 }
             }
-            _ => leaves(field, schema, path, &mut owned),
+            _ => parts.push((path, schema, field)),
         }
     }
-    owned.retain(|path, _| path.depth() > 1 || *path == Path::ROOT.field("status"));
+    parts
+}
+
+fn is_owned(path: Path) -> bool {
+    path.depth() > 1 || path == Path::ROOT.field("status")
+}
+
+/// The fields of a part of an object that have owners.
+fn owned_fields<'a>(object: &'a Value, schema: &Schema, part: Part) -> Fields<'a> {
+    let mut owned = Fields::new();
+    for (path, schema, value) in owned_parts(object, schema, part) {
+        leaves(value, schema, path, &mut owned);
+    }
+    owned.retain(|path, _| is_owned(*path));
     owned
+}
+
+/// The same of two objects, as far as they differ.
+fn differing_fields<'a>(
+    before: &'a Value,
+    now: &'a Value,
+    schema: &Schema,
+    part: Part,
+) -> (Fields<'a>, Fields<'a>) {
+    let (was, is) = (owned_parts(before, schema, part), owned_parts(now, schema, part));
+    let mut differing = (Fields::new(), Fields::new());
+    for (path, schema, now) in &is {
+        match was.iter().find(|(other, ..)| other == path) {
+            Some((_, _, before)) => differing_leaves((before, now), schema, *path, &mut differing),
+            None => leaves(now, schema, *path, &mut differing.1),
+        }
+    }
+    for (path, schema, before) in was.iter().filter(|(path, ..)| !is.iter().any(|(other, ..)| other == path))
+    {
+        leaves(before, schema, *path, &mut differing.0);
+    }
+    differing.0.retain(|path, _| is_owned(*path));
+    differing.1.retain(|path, _| is_owned(*path));
+    differing
 }
 
 /// Merges two lists that are maps, in the order of structured-merge-diff (`visitListItems`): elements of both are in the
@@ -221,11 +311,15 @@ pub fn apply(
     schema: &Schema,
     part: Part,
 ) {
-    let (now, earlier) = (owned_fields(applied, schema, part), owned_fields(earlier, schema, part));
-    let before = owners.insert(writer.clone(), now.keys().copied().collect()).unwrap_or_default();
+    let now: BTreeSet<Path> = owned_fields(applied, schema, part).into_keys().collect();
+    let mut lost = {
+        let (was, is) = differing_fields(earlier, applied, schema, part);
+        changed(&was, &is)
+    };
+    let before = owners.insert(writer.clone(), Arc::new(now.clone())).unwrap_or_default();
     merge(object, &without_nulls(applied), schema);
     // An element goes before its fields, as its keys are among them. To own a field of an element is not to own it.
-    for path in before.iter().filter(|path| !now.contains_key(*path)) {
+    for path in before.difference(&now) {
         let is_others = owners.values().any(|fields| {
             fields.contains(path) || path.is_field() && fields.iter().any(|field| field.is_in(*path))
         });
@@ -234,16 +328,25 @@ pub fn apply(
             remove(object, &path.keys(), schema, 0, &is_owned);
         }
     }
-    let there = owned_fields(object, schema, part);
-    let (earlier_parts, there_parts) = (containers(&earlier), containers(&there));
+    // Two writers own a field that both want alike. A changed one is that of the last writer.
+    let (was, is) = with_containers(differing_fields(earlier, object, schema, part));
+    lost.extend(was.into_keys().filter(|path| !is.contains_key(path)));
     for (_, fields) in owners.iter_mut().filter(|(other, _)| *other != writer) {
-        // Two writers own a field that both want alike. A changed one is that of the last writer.
-        let is_changed = |path: &Path| now.contains_key(path) && earlier.get(path) != now.get(path);
-        let was = |path: &Path| earlier.contains_key(path) || earlier_parts.contains(path);
-        let is = |path: &Path| there.contains_key(path) || there_parts.contains(path);
-        fields.retain(|path| (is(path) || !was(path)) && !is_changed(path));
+        forget(fields, &lost);
     }
     owners.retain(|_, fields| !fields.is_empty());
+}
+
+/// The fields with another value than before.
+fn changed(before: &Fields<'_>, now: &Fields<'_>) -> BTreeSet<Path> {
+    let changed = now.iter().filter(|(path, value)| before.get(*path) != Some(*value));
+    changed.map(|(path, _)| *path).collect()
+}
+
+fn forget(fields: &mut Arc<BTreeSet<Path>>, lost: &BTreeSet<Path>) {
+    if lost.iter().any(|path| fields.contains(path)) {
+        Arc::make_mut(fields).retain(|path| !lost.contains(path));
+    }
 }
 
 /// Without the fields of the metadata that are null.
@@ -268,21 +371,21 @@ pub fn note_update(
     schema: &Schema,
     part: Part,
 ) {
-    let (before, now) = (with_parts(before, schema, part), with_parts(now, schema, part));
-    let changed = now.iter().filter(|(path, value)| before.get(*path) != Some(*value));
-    let changed: BTreeSet<Path> = changed.map(|(path, _)| *path).collect();
-    for fields in owners.values_mut() {
-        let is_gone = |path: &Path| before.contains_key(path) && !now.contains_key(path);
-        fields.retain(|path| !is_gone(path) && !changed.contains(path));
-    }
+    let (before, now) = with_containers(differing_fields(before, now, schema, part));
+    let changed = changed(&before, &now);
+    let mut lost: BTreeSet<Path> = before.into_keys().filter(|path| !now.contains_key(path)).collect();
+    lost.extend(&changed);
+    owners.values_mut().for_each(|fields| forget(fields, &lost));
     if !changed.is_empty() {
-        owners.entry(writer.clone()).or_default().extend(changed);
+        Arc::make_mut(owners.entry(writer.clone()).or_default()).extend(changed);
     }
     owners.retain(|_, fields| !fields.is_empty());
 }
 
-fn with_parts<'a>(object: &'a Value, schema: &Schema, part: Part) -> Fields<'a> {
-    let mut fields = owned_fields(object, schema, part);
-    fields.extend(containers(&fields).into_iter().map(|path| (path, &Value::Null)));
-    fields
+fn with_containers<'a>((mut before, mut now): (Fields<'a>, Fields<'a>)) -> (Fields<'a>, Fields<'a>) {
+    for fields in [&mut before, &mut now] {
+        let parts = containers(fields);
+        fields.extend(parts.into_iter().map(|path| (path, &Value::Null)));
+    }
+    (before, now)
 }

@@ -374,9 +374,11 @@ impl Watch {
                         false => error_event(500, "InternalError", "etcdserver: leader changed"),
                     });
                 }
-                let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
-                let text = format!("{kind} {} {version}", self.request.plural);
-                server.hear(&self.who, text.as_bytes());
+                if server.story.is_some() {
+                    let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+                    let text = format!("{kind} {} {version}", self.request.plural);
+                    server.hear(&self.who, text.as_bytes());
+                }
                 return Some(event_of(kind, &object, self.request.partial));
             }
             let news = tokio::time::timeout_at(self.ends, self.news.notified());
