@@ -280,8 +280,10 @@ fn l7_a_lost_claim_holds_nothing(
         |uid: &str| host::lock(hosts).values().any(|host| host.mounts.values().any(|m| m.claim == uid));
     let lost = volume.status.iter().flat_map(|status| &status.claims).find(|binding| {
         let key = (binding.namespace.clone(), binding.name.clone());
+        // P1: an entry that was taken over from an earlier version keeps its UID.
+        let of_pvc = binding.pvc_uid.as_ref().unwrap_or(&binding.uid);
         !claims.iter().any(|claim| claim.uid().as_ref() == Some(&binding.uid))
-            && !pvcs.iter().any(|pvc| pvc.uid().as_ref() == Some(&binding.uid))
+            && !pvcs.iter().any(|pvc| pvc.uid().as_ref() == Some(of_pvc))
             && !pods.iter().any(|pod| reservoir::cluster::claims_of(pod).contains(&key))
             && !is_mounted(&binding.uid)
     })?;
