@@ -57,11 +57,11 @@ pub fn next(server: &Server, random: &mut Random, setup: &Setup) -> Option<(&'st
     }
     let role = *random.pick(&ROLES)?;
     let request = match random.below(128) {
-        0..12 => ("operator", reserve(random, role)),
+        0..12 => ("operator", reserve(server, random, role)),
         12..30 => ("user", create_volume(random, role, setup)),
         30..46 => (namespace, claim(random, namespace, role)),
         46..58 => (namespace, pod(random, namespace)),
-        58..62 => (namespace, subscribe(random, namespace)),
+        58..62 => (namespace, subscribe_again(server, random, namespace)),
         62..65 => ("operator", quota(server, random, role)),
         65..70 => {
             let reservation = any(server, random, "diskreservations")?;
@@ -102,6 +102,7 @@ pub fn next(server: &Server, random: &mut Random, setup: &Setup) -> Option<(&'st
             let metadata = &pod["metadata"];
             (namespace, delete("pods", &text(&metadata["namespace"]), &text(&metadata["name"]), grace))
         }
+        97..98 => (namespace, in_the_way(random, namespace)),
         100..122 => (namespace, classes::act(server, random, namespace)?),
         122..124 => ("operator", recover(server, random)?),
         124..128 => {
@@ -128,14 +129,24 @@ pub fn next(server: &Server, random: &mut Random, setup: &Setup) -> Option<(&'st
     Some(request)
 }
 
-fn reserve(random: &mut Random, role: &str) -> Request {
-    let name = format!("r{}", random.below(RESERVATIONS as u64));
+fn reserve(server: &Server, random: &mut Random, role: &str) -> Request {
+    let mut name = format!("r{}", random.below(RESERVATIONS as u64));
     let mut spec = json!({"role": role, "size": gi(random, 50)});
-    match random.below(6) {
-        4 => spec["nodeSelector"] = json!({"pool": POOLS[random.below(2) as usize]}),
-        5 => spec["nodeDisk"] = json!(format!("n{}.{}", 1 + random.below(3), DISK.0)),
-        0 => spec["nodeName"] = json!(format!("n{}", 1 + random.below(3))),
+    let disk = format!("n{}.{}", 1 + random.below(3), DISK.0);
+    match random.below(8) {
+        // One of the labels is on no node.
+        4 => spec["nodeSelector"] = json!({"pool": random.pick(&[POOLS[0], POOLS[1], "red"])}),
+        5 => spec["nodeDisk"] = json!(disk),
+        0 => spec["nodeName"] = json!(format!("n{}", 1 + random.below(4))),
         1 if role == "eng/ml" => spec["parent"] = json!(format!("r{}", random.below(RESERVATIONS as u64))),
+        // A part of any other one: of a template's, of a static one, of a refinement, or of one whose role does not cover it.
+        6 => {
+            let parent = any(server, random, "diskreservations").map(|of| of["metadata"]["name"].clone());
+            spec["parent"] = json!(parent);
+            spec["size"] = json!(gi(random, 6));
+        }
+        // The name that a template would give (R7).
+        7 => name = format!("{}.{}.{disk}", role.replace('/', "-"), random.pick(&["a", "b"]).unwrap_or(&"a")),
         _ => {}
     }
     create("diskreservations", "", &name, spec)
@@ -222,11 +233,29 @@ fn pod(random: &mut Random, namespace: &str) -> Request {
     pod
 }
 
+/// A PersistentVolumeClaim of nobody's class, with the name of a VolumeClaim (C5).
+fn in_the_way(random: &mut Random, namespace: &str) -> Request {
+    let spec = json!({"storageClassName": "", "accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem",
+        "resources": {"requests": {"storage": "1Gi"}}});
+    create("persistentvolumeclaims", namespace, &format!("c{}", random.below(CLAIMS as u64)), spec)
+}
+
 pub fn subscribe(random: &mut Random, namespace: &str) -> Request {
     let roles: Vec<&str> = ROLES.into_iter().filter(|_| random.in_a_thousand(700)).collect();
     let capabilities = if random.in_a_thousand(800) { json!(["SHARED_RESOURCES"]) } else { json!([]) };
     let roles = if roles.is_empty() { vec![ROLES[0]] } else { roles };
     create("rolesubscriptions", namespace, "all", json!({"roles": roles, "capabilities": capabilities}))
+}
+
+/// Subscribes a namespace, or changes the roles of its subscription.
+fn subscribe_again(server: &Server, random: &mut Random, namespace: &str) -> Request {
+    let new = subscribe(random, namespace);
+    match server.store.get(&(new.plural, namespace.to_owned(), "all".to_owned())) {
+        Some(there) if random.in_a_thousand(400) => {
+            patch(new.plural, &there.object, "", json!({"spec": new.body["spec"]}))
+        }
+        _ => new,
+    }
 }
 
 fn quota(server: &Server, random: &mut Random, role: &str) -> Request {
@@ -236,7 +265,9 @@ fn quota(server: &Server, random: &mut Random, role: &str) -> Request {
         quota["limit"] = json!(format!("{}Gi", 30 + random.below(80)));
     }
     if random.in_a_thousand(300) {
-        quota["guarantee"] = json!(gi(random, 25));
+        // More than all disks have, seldom (Q2).
+        let most = if random.in_a_thousand(60) { 900 } else { 25 };
+        quota["guarantee"] = json!(gi(random, most));
     }
     let mut spec = json!({"role": role, "quota": quota, "weight": 1 + random.below(3)});
     if random.in_a_thousand(500) {
