@@ -61,11 +61,12 @@ pub fn transitions<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<Tran
     changed.collect()
 }
 
-/// True if an object became ready as it should, without a wait that lasted: its condition says so to everybody who looks.
+/// True if an object became ready as it should, after no wait that was an event: its condition says so to everybody who looks.
 fn is_plain_start(was: Option<&Condition>, is: &Condition) -> bool {
     let has_lasted = |was: &Condition| {
         let waited = is.last_transition_time.0.duration_since(was.last_transition_time.0);
-        was.status == "True" || Duration::try_from(waited).is_ok_and(|waited| waited >= LASTING)
+        let is_long = Duration::try_from(waited).is_ok_and(|waited| waited >= LASTING);
+        was.status == "True" || is_long && !QUIET.contains(&was.reason.as_str())
     };
     is.type_ == READY && is.status == "True" && !was.is_some_and(has_lasted)
 }
@@ -104,6 +105,7 @@ mod tests {
             (of(false, reason::NOT_ENOUGH_ROOM), at(5, true, reason::READY), Some(When::AtOnce)),
             (of(false, reason::NOT_ENOUGH_ROOM), at(4, true, reason::READY), Some(When::Never)),
             (vec![], of(true, reason::READY), Some(When::Never)),
+            (of(false, reason::CREATING), at(9, true, reason::READY), Some(When::Never)),
             (of(true, reason::READY), of(true, reason::BOUND), Some(When::AtOnce)),
             (of(true, reason::READY), of(false, reason::NODE_UNREACHABLE), Some(When::IfItLasts)),
             (of(false, reason::NO_SUCH_VOLUME), of(false, reason::BINDING), Some(When::Never)),
