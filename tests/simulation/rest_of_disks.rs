@@ -48,7 +48,7 @@ fn r7_templates_have_their_reservations(
 ) -> Vec<String> {
     let roles: Vec<VolumeRole> = server.all("volumeroles");
     let nodes: Vec<Node> = server.all("nodes");
-    let mut wanted: BTreeMap<String, u64> = BTreeMap::new();
+    let mut wanted: BTreeMap<String, (u64, &VolumeRole)> = BTreeMap::new();
     for role in &roles {
         for template in &role.spec.reservation_templates {
             let is_selected = |disk: &&NodeDisk| {
@@ -64,14 +64,19 @@ fn r7_templates_have_their_reservations(
             };
             for disk in disks.iter().filter(is_selected) {
                 let name = format!("{}.{}.{}", role.name_any(), template.name, disk.name_any());
-                wanted.insert(name, template.size.bytes_or_zero());
+                wanted.insert(name, (template.size.bytes_or_zero(), role));
             }
         }
     }
     let mut broken = Vec::new();
-    for (name, size) in &wanted {
+    for (name, (size, role)) in &wanted {
         let made = reservations.iter().find(|of| of.name_any() == *name);
-        if made.is_none_or(|made| made.spec.size.bytes_or_zero() < *size) {
+        let templated =
+            role.status.as_ref().and_then(|s| condition::get(&s.conditions, condition::TEMPLATED));
+        // Somebody else has the name, and the role says so.
+        let is_taken = made.is_some_and(|made| made.spec.template.is_none())
+            && templated.is_some_and(|templated| templated.status == "False");
+        if !is_taken && made.is_none_or(|made| made.spec.size.bytes_or_zero() < *size) {
             broken.push(format!(
                 "R7: reservation {name} of a template is not there, or smaller than {size} bytes"
             ));
