@@ -404,8 +404,10 @@ async fn t4_orphans_are_listed_with_their_recovery() {
             "spec": {"role": "eng", "size": "1Gi", "reservation": "eng", "shared": {},
                 "recover": {"uid": format!("{uid}-0000-4000-8000-000000000000")}}})
     };
-    let status = json!({"status": {"orphans": [orphan("0000000a", "one"), orphan("0000000b", "two"),
-        {"uid": "dark", "size": "1Gi", "problem": "it is damaged"}]}});
+    let ready = json!({"type": "Ready", "status": "True", "reason": "Ready", "message": "served",
+        "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    let status = json!({"status": {"conditions": [ready], "orphans": [orphan("0000000a", "one"),
+        orphan("0000000b", "two"), {"uid": "dark", "size": "1Gi", "problem": "it is damaged"}]}});
     let disks = cluster.all::<NodeDisk>();
     disks.patch_status("n1.a", &Default::default(), &kube::api::Patch::Merge(&status)).await.unwrap();
     let told = does(&cluster, "orphans");
