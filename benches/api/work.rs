@@ -8,11 +8,11 @@ use super::row;
 
 const WRITES: [&str; 5] = ["POST", "PUT", "PATCH", "APPLY", "DELETE"];
 
-/// What the API server has done for everybody so far, without leases.
-#[derive(Clone, Default)]
+/// The API server's work for everybody so far, without leases.
+#[derive(Default)]
 pub struct Done {
-    /// Requests other than watches, by verb and resource.
-    requests: BTreeMap<String, f64>,
+    /// Requests other than watches, by verb, resource and subresource.
+    requests: BTreeMap<[String; 3], f64>,
     /// Seconds of CPU.
     cpu: f64,
 }
@@ -31,17 +31,17 @@ impl Done {
             if name == "process_cpu_seconds_total" {
                 done.cpu = number;
             } else if name.starts_with("apiserver_request_total{") {
-                let [verb, resource, part] =
-                    ["verb", "resource", "subresource"].map(|key| label(key).unwrap_or_default());
-                if !["WATCH", "CONNECT"].contains(&verb) && resource != "leases" {
-                    *done.requests.entry(format!("{verb} {resource} {part}")).or_default() += number;
+                let request =
+                    ["verb", "resource", "subresource"].map(|key| label(key).unwrap_or_default().to_owned());
+                if !["WATCH", "CONNECT"].contains(&&*request[0]) && request[1] != "leases" {
+                    *done.requests.entry(request).or_default() += number;
                 }
             }
         }
         done
     }
 
-    /// What was done since then.
+    /// The work since then.
     pub fn since(mut self, before: &Self) -> Self {
         for (what, number) in &mut self.requests {
             *number -= before.requests.get(what).copied().unwrap_or_default();
@@ -52,10 +52,7 @@ impl Done {
     }
 
     fn count(&self, counts: impl Fn(&str, &str) -> bool) -> u64 {
-        let counted = self.requests.iter().filter(|(what, _)| {
-            let mut words = what.split(' ');
-            counts(words.next().unwrap_or_default(), words.next().unwrap_or_default())
-        });
+        let counted = self.requests.iter().filter(|([verb, resource, _], _)| counts(verb, resource));
         counted.map(|(_, number)| number).sum::<f64>() as u64
     }
 
@@ -74,7 +71,7 @@ impl Done {
         row("  CPU of the API server for each, ms", format!("{:.1}", self.cpu * 1000.0 / of as f64), "");
         if std::env::var_os("BENCH_WRITES").is_some() {
             for (what, number) in &self.requests {
-                row(&format!("    {what}"), each(*number as u64), "");
+                row(&format!("    {}", what.join(" ")), each(*number as u64), "");
             }
         }
     }

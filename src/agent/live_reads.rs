@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync;
 
-/// What reads find, by the name of the volume. An answer is for whoever asked before its read began, so nobody gets one that is
-/// older than the question. While a read is under way, all who ask wait for the next one.
+/// Live reads, by the name of the volume. Each caller gets the answer of a read that began after the call, so no answer is older
+/// than its question. Callers that come while a read is under way share the next one.
 pub(super) struct LiveReads<T>(Mutex<HashMap<String, Weak<Reads<T>>>>);
 
 /// The reads of a volume, which take turns. They end with the last publish that waits.
@@ -24,7 +24,7 @@ impl<T> Default for LiveReads<T> {
 }
 
 impl<T> LiveReads<T> {
-    /// What a read found that began after this call did: `read`, or that of another call. A failure is for its caller alone.
+    /// The answer of a read that began after this call: of `read`, or of another caller's. A failure is for its caller alone.
     pub(super) async fn get<E>(
         &self,
         name: &str,

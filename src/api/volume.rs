@@ -5,6 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::condition::{self, READY};
 use super::copies::{Copies, CopiesStatus, CopyOf};
 use super::{ClaimBinding, DeletionPolicy, DiskKind, PodRef, Reserved, Size, UidRef, keep};
 
@@ -555,6 +556,11 @@ pub enum BackingState {
 }
 
 impl SharedPersistentVolume {
+    /// True if the condition `Ready` is true.
+    pub fn is_ready(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| condition::is_true(&status.conditions, READY))
+    }
+
     /// True if the volume is destroyed after its last use: it retires, or is being deleted (X5).
     pub fn is_ending(&self) -> bool {
         self.spec.retire || self.metadata.deletion_timestamp.is_some()

@@ -1,9 +1,9 @@
 //! One write for all simultaneous changes of an object's status.
 //!
 //! The callers decide one after another. Each caller decides on the status that earlier callers produced, and the last
-//! caller writes. Those who come during the write decide on its outcome. The compare-and-swap of each write decides safety. A caller gets its answer only after the write. A
-//! refusal waits too, since the refusal may depend on an unwritten change. After a failed write each caller decides
-//! again.
+//! caller writes. Callers that come during the write decide on its outcome. The compare-and-swap of each write decides safety. A
+//! caller gets its answer only after the write. A refusal waits too, since the refusal may depend on an unwritten change. After
+//! a failed write each caller decides again.
 //!
 //! A volume alone takes half as many writes again as one beside 19 others of its reservation (docs/performance.md). A keyed
 //! lock is not enough: a caller must see the number of callers behind it.

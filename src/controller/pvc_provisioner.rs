@@ -114,7 +114,7 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
     let unsettled = |volume: &Arc<SharedPersistentVolume>| is_unsettled(&seen.uid, cached_growth, volume);
     let waits_for =
         |volume: &Arc<SharedPersistentVolume>| waits_for_volume(&seen.uid, cached.requested, volume);
-    // What it waits for enqueues it.
+    // The change that it waits for enqueues it.
     if !cached.bound && (cached.chosen || seen.volume.as_ref().is_some_and(waits_for)) {
         return Ok(Some(seen));
     }
@@ -128,7 +128,7 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
         (seen.reservations, seen.disks) = (stores.reservations.all(), stores.disks.all());
         let is_known = seen.volume.is_some();
         if !is_known {
-            gather_placement(name, &mut seen, ctx).await?;
+            gather_placement(namespace, pvc, &mut seen, ctx).await?;
         }
         // A volume of the cache that needs nothing now is not read live: its change enqueues the PersistentVolumeClaim. The
         // creation of a volume fails if there is one. Only the volume itself says where its PersistentVolume has to lead.
@@ -140,7 +140,7 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
         if !is_decided(next(&seen)) {
             seen.volume = cluster::get(&Api::all(ctx.client.clone()), &volume).await?.map(Arc::new);
             if is_known && seen.volume.is_none() {
-                gather_placement(name, &mut seen, ctx).await?;
+                gather_placement(namespace, pvc, &mut seen, ctx).await?;
             }
         }
         if let Some(binding) = seen.volume.as_deref().and_then(own_pvc::listed) {
@@ -157,9 +157,8 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
 }
 
 /// Gathers what the choice of a node depends on, for a PersistentVolumeClaim without a volume.
-async fn gather_placement(name: &str, seen: &mut Seen, ctx: &Context) -> Result<(), Error> {
+async fn gather_placement(namespace: &str, pvc: &str, seen: &mut Seen, ctx: &Context) -> Result<(), Error> {
     let (stores, Some(class)) = (&ctx.stores, seen.class.clone()) else { return Ok(()) };
-    let Some((namespace, pvc)) = name.split_once('/') else { return Ok(()) };
     if class.allowed_topologies.is_some() {
         seen.nodes = stores.nodes.all();
     }

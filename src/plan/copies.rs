@@ -22,7 +22,7 @@ use crate::api::{
 };
 
 pub use self::family::{Family, has_failed, is_awaited, source, transfer};
-use self::family::{can_send, is_ready, sends, sources};
+use self::family::{can_send, sends, sources};
 use super::node_labels::{self, is_complete};
 use super::{candidate, create, refs, selects};
 
@@ -130,7 +130,7 @@ pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
     let copies_on: BTreeMap<&str, &SharedPersistentVolume> =
         around.copies.iter().rev().filter_map(|copy| Some((node_of(copy)?, &**copy))).collect();
     let copy_on = |node: &Node| copies_on.get(node.metadata.name.as_deref()?).copied();
-    let is_usable = |copy: &SharedPersistentVolume| is_complete(copy) && is_ready(copy);
+    let is_usable = |copy: &SharedPersistentVolume| is_complete(copy) && copy.is_ready();
     let has_copy = |node: &&&Node| copy_on(node).is_some_and(is_usable);
     status.ready = nodes.iter().filter(has_copy).count() as u32;
     let can_fill =

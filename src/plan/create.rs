@@ -147,12 +147,13 @@ pub fn choose<'a>(
         }
         return Err(Verdict::no(reason::NO_RESERVATION, no_reservation(volume, reservations)));
     }
-    if holders.iter().all(|r| suits(volume, r, disks).is_err()) {
-        suits(volume, holders[0], disks)?;
+    let (mut suited, refused): (Vec<_>, Vec<_>) =
+        holders.into_iter().partition(|r| suits(volume, r, disks).is_ok());
+    if let (true, Some(unsuited)) = (suited.is_empty(), refused.first()) {
+        suits(volume, unsuited, disks)?;
     }
     // The free space of the others is of no use.
-    holders.retain(|r| suits(volume, r, disks).is_ok());
-    let mut suited = holders.clone();
+    let holders = suited.clone();
     let distance = |r: &DiskReservation| wanted.role.len() - r.spec.role.len();
     let is_whole = |r: &DiskReservation| undivided::of_reservation(r, 0) > 0;
     let is_away = |r: &DiskReservation| {

@@ -310,7 +310,7 @@ fn with_verdict(
     verdict: Verdict,
     now: Timestamp,
 ) -> NodeDiskStatus {
-    // What other files take changes all the time: that number alone causes no write.
+    // The bytes of other files change all the time: that number alone causes no write.
     let is_by_files = |message: &str| message.starts_with(OTHER_FILES);
     let same = condition::get(&status.conditions, DISK_HEALTHY).is_some_and(|present| {
         present.reason == verdict.reason

@@ -12,7 +12,6 @@ use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 
 use crate::api::SharedPersistentVolume;
-use crate::api::condition::{self, READY as IS_READY};
 
 /// The prefix of the labels.
 pub const PREFIX: &str = "copies.reservoir.dev/";
@@ -48,7 +47,7 @@ impl DataSet {
         if ready.iter().any(|copy| is_here(copy)) {
             return Some(READY);
         }
-        let is_away = is_here(&self.original) && !is_ready(&self.original) && !ready.is_empty();
+        let is_away = is_here(&self.original) && !self.original.is_ready() && !ready.is_empty();
         is_away.then_some(AWAY)
     }
 }
@@ -61,11 +60,7 @@ pub fn is_complete(copy: &SharedPersistentVolume) -> bool {
 
 /// True for a complete copy that can be used, and that nobody is about to take away: a copy that ends loses its label first.
 pub fn serves_new_pods(copy: &SharedPersistentVolume) -> bool {
-    is_complete(copy) && is_ready(copy) && !copy.is_ending()
-}
-
-fn is_ready(volume: &SharedPersistentVolume) -> bool {
-    volume.status.as_ref().is_some_and(|status| condition::is_true(&status.conditions, IS_READY))
+    is_complete(copy) && copy.is_ready() && !copy.is_ending()
 }
 
 /// True if a Node has the label of the volume with that UID.

@@ -28,6 +28,7 @@ use super::{
     uninstall, unsubscribe,
 };
 use crate::api::condition::{INTACT, RESIZED};
+use crate::cluster;
 
 /// Runs the command line. An error is one line on standard error.
 pub async fn run(args: Vec<OsString>) -> ExitCode {
@@ -155,10 +156,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             let snapshot = read_and_report(&client, only, &namespace).await?;
             snapshot.require(&[&kind::DISK])?;
             let (orphans, unseen) = (orphans::list(&snapshot), orphans::unseen(&snapshot));
-            unseen
-                .iter()
-                .filter(|_| output.output.is_some())
-                .for_each(|sentence| eprintln!("note: {sentence}"));
+            if output.output.is_some() {
+                unseen.iter().for_each(|sentence| eprintln!("note: {sentence}"));
+            }
             print(&output, &orphans, || orphans::text(&orphans, &unseen))?;
         }
         Command::Kept { output } => {
@@ -215,7 +215,8 @@ async fn show_view(
 
 /// Reads a snapshot, and reports on standard error the kinds that the caller may not list.
 async fn read_and_report(client: &Client, only: Option<&str>, namespace: &str) -> anyhow::Result<Snapshot> {
-    let snapshot = Snapshot::read(client, only, namespace).await?;
+    let mut snapshot = Snapshot::read(client, only, namespace).await?;
+    snapshot.leaderless = cluster::leaderless(client, cluster::CONTROLLER).await;
     for note in snapshot.notes() {
         eprintln!("note: {note}");
     }

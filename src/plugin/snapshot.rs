@@ -115,7 +115,6 @@ impl Snapshot {
         snapshot.our_classes = ours;
         snapshot.other_classes = others.iter().map(ResourceExt::name_any).collect();
         snapshot.classes_unseen = !unseen.is_empty();
-        snapshot.leaderless = cluster::leaderless(client, cluster::CONTROLLER).await;
         Ok(snapshot)
     }
 

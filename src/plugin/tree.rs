@@ -63,31 +63,17 @@ pub(super) fn tree(snapshot: &Snapshot, filter: &Filter) -> Vec<Node> {
             roots.push(claim_node(snapshot, &claim.namespace().unwrap_or_default(), &claim.name_any(), mode));
         }
     }
-    roots.extend(snapshot.waiting_pvcs().chain(snapshot.unknown_pvcs()).map(|pvc| Node {
-        kind: kind::PVC.name,
-        namespace: pvc.namespace(),
-        name: pvc.name_any(),
-        role: None,
-        about: "without a volume yet".into(),
-        ready: false,
-        reason: Some("Pending".into()),
-        children: vec![],
-    }));
+    let waiting = snapshot.waiting_pvcs().chain(snapshot.unknown_pvcs());
+    roots.extend(waiting.map(|pvc| pvc_node(pvc, "without a volume yet", Some("Pending"), vec![])));
     // A caller without the right to see volumes sees the PersistentVolumeClaims of volumes.
     let served = snapshot.pvcs.iter().filter(|pvc| !snapshot.sees(&kind::VOLUME) && snapshot.is_ours(pvc));
     let is_bound = |pvc: &&PersistentVolumeClaim| {
         let has_volume = pvc.spec.as_ref().is_some_and(|spec| spec.volume_name.is_some());
         has_volume && snapshot.claim(pvc.namespace().as_deref(), &pvc.name_any()).is_none()
     };
-    roots.extend(served.filter(is_bound).map(|pvc| Node {
-        kind: kind::PVC.name,
-        namespace: pvc.namespace(),
-        name: pvc.name_any(),
-        role: None,
-        about: "with a volume that your rights do not show".into(),
-        ready: true,
-        reason: None,
-        children: pod_nodes(snapshot.pods_of(&pvc.namespace().unwrap_or_default(), &pvc.name_any())),
+    roots.extend(served.filter(is_bound).map(|pvc| {
+        let pods = snapshot.pods_of(&pvc.namespace().unwrap_or_default(), &pvc.name_any());
+        pvc_node(pvc, "with a volume that your rights do not show", None, pod_nodes(pods))
     }));
     if let Some(role) = filter.role {
         let of_role = |node: &Node| node.role.as_deref().is_some_and(|of| Role::name_covers(role, of));
@@ -245,6 +231,13 @@ fn claim_node(snapshot: &Snapshot, namespace: &str, name: &str, mode: AccessMode
     let mut node = node(snapshot, &kind::CLAIM, Some(namespace), name, format!("{mode:?}"));
     node.children = pod_nodes(snapshot.users_of(namespace, name));
     node
+}
+
+/// The node of a PersistentVolumeClaim, which is ready without a reason.
+fn pvc_node(pvc: &PersistentVolumeClaim, about: &str, reason: Option<&str>, children: Vec<Node>) -> Node {
+    let (namespace, name) = (pvc.namespace(), pvc.name_any());
+    let (about, ready, reason) = (about.to_owned(), reason.is_none(), reason.map(str::to_owned));
+    Node { kind: kind::PVC.name, namespace, name, role: None, about, ready, reason, children }
 }
 
 fn pod_nodes<'a>(pods: impl Iterator<Item = &'a Pod>) -> Vec<Node> {

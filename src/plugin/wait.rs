@@ -129,10 +129,14 @@ pub(super) async fn wait_until(
 /// True if a reservation or volume has the size in its spec, or all of an undivided disk.
 fn has_its_size(object: &DynamicObject) -> bool {
     let (spec, status) = (&object.data["spec"], &object.data["status"]);
-    let bytes = |size: &Value| Size::written(size.as_str()?).bytes().ok();
-    let has = bytes(&status["node"]["size"]).or_else(|| bytes(&status["size"]));
+    let has = bytes_of(&status["node"]["size"]).or_else(|| bytes_of(&status["size"]));
     let is_undivided = ["Mount", "Block"].iter().any(|kind| status["diskKind"] == *kind);
-    is_undivided || has.is_some() && has == bytes(&spec["size"])
+    is_undivided || has.is_some() && has == bytes_of(&spec["size"])
+}
+
+/// The bytes of a size in a field of an object.
+pub(super) fn bytes_of(size: &Value) -> Option<u64> {
+    Size::written(size.as_str()?).bytes().ok()
 }
 
 /// The time after which the text of a condition counts as lasting; `None`: the state ends by itself.

@@ -14,9 +14,9 @@ use super::errors::explain_api_error;
 use super::kind::{self, Kind};
 use super::output::print;
 use super::snapshot::Snapshot;
-use super::wait::{Until, wait_until};
+use super::wait::{Until, bytes_of, wait_until};
 use super::why::Target;
-use crate::api::{GROUP, Size};
+use crate::api::GROUP;
 use crate::cluster;
 use crate::plan::advice;
 
@@ -127,9 +127,9 @@ pub(super) async fn change_field(
     let api = api_of(client, kind, None);
     let Some(mut before) = api.get_opt(name).await.map_err(|error| explain_api_error(&error))? else {
         let snapshot = Snapshot::read(client, None, "default").await?;
-        let mut reservations = snapshot.reservations.iter().filter(|_| field == "size");
         // A size is that of a reservation, too.
-        if kind == &kind::VOLUME && reservations.any(|reservation| reservation.name_any() == name) {
+        let is_size = field == "size" && kind == &kind::VOLUME;
+        if is_size && snapshot.find(&kind::RESERVATION, None, name).is_some() {
             bail!("there is no {} {name}; there is DiskReservation {name}: dr/{name}", kind.name);
         }
         bail!(Target::new(kind, None, name.to_owned()).not_found(&snapshot));
@@ -142,7 +142,9 @@ pub(super) async fn change_field(
         None if field == "size" && is_unmade(kind, &before) => UNMADE,
         None => result,
     };
-    note_losses(kind, &before, field, &value).into_iter().for_each(|note| eprintln!("note: {note}"));
+    if let Some(note) = note_losses(kind, &before, field, &value) {
+        eprintln!("note: {note}");
+    }
     let is_as_before = match &before.data["spec"][field] {
         Value::Null => value == json!(false),
         there => *there == value,
@@ -194,8 +196,7 @@ fn is_unmade(kind: &Kind, object: &DynamicObject) -> bool {
 fn keeps_size(before: &DynamicObject, field: &str, value: &Value) -> anyhow::Result<()> {
     let (spec, status) = (&before.data["spec"], &before.data["status"]);
     let Some(has) = status["node"]["size"].as_str().filter(|_| field == "size") else { return Ok(()) };
-    let bytes = |size: &str| Size::written(size).bytes().ok();
-    if value.as_str().and_then(bytes) == bytes(has) {
+    if bytes_of(value) == bytes_of(&status["node"]["size"]) {
         return Ok(());
     }
     let name = before.name_any();
@@ -211,24 +212,27 @@ fn keeps_size(before: &DynamicObject, field: &str, value: &Value) -> anyhow::Res
     }
 }
 
-/// What a change leads to besides what was asked for: kept data that gives way to a smaller reservation (X8), and a copy that is made
+/// The note about a loss that the change causes: a smaller reservation has less kept data (X8), and a copy that is retired is made
 /// anew (E2).
 fn note_losses(kind: &Kind, before: &DynamicObject, field: &str, value: &Value) -> Option<String> {
     let (spec, status) = (&before.data["spec"], &before.data["status"]);
-    let bytes = |size: &Value| Size::written(size.as_str()?).bytes().ok();
-    let copied = spec["copyOf"]["name"].as_str().filter(|_| field == "retire" && *value == json!(true));
+    let copied = spec["copyOf"]["name"].as_str().filter(|_| is_retirement(field, value));
     if let Some(original) = copied {
         let node = spec["copyOf"]["node"].as_str().unwrap_or_default();
         return Some(format!(
             "it is a copy of volume {original}, whose spec.copies makes another one while it selects node {node}"
         ));
     }
-    let is_less = field == "size" && bytes(value) < bytes(&status["used"]);
+    let is_less = field == "size" && bytes_of(value) < bytes_of(&status["used"]);
     let kept = status["kept"].as_str().filter(|_| kind == &kind::RESERVATION && is_less)?;
     Some(format!(
         "{kept} of the reservation are kept data of destroyed volumes, which is erased as far as the smaller size needs: {}",
         advice::see_kept()
     ))
+}
+
+fn is_retirement(field: &str, value: &Value) -> bool {
+    field == "retire" && *value == json!(true)
 }
 
 /// True for the retirement of a volume without a claim or a pod, also of its copies.
@@ -238,13 +242,13 @@ fn retires_unused(before: &DynamicObject, field: &str, value: &Value) -> bool {
     let is_unused = is_none(&status["claims"])
         && is_none(&status["users"])
         && status["copies"]["used"].as_u64().unwrap_or(0) == 0;
-    field == "retire" && *value == json!(true) && is_unused
+    is_retirement(field, value) && is_unused
 }
 
 /// Fails for a change that comes too late for an object that is being deleted.
 fn too_late(kind: &Kind, object: &DynamicObject, field: &str, value: &Value) -> anyhow::Result<()> {
     let name = object.name_any();
-    if object.metadata.deletion_timestamp.is_none() || field == "retire" && *value == json!(true) {
+    if object.metadata.deletion_timestamp.is_none() || is_retirement(field, value) {
         return Ok(());
     }
     let keep_for = object.data["spec"]["keepFor"].as_str().filter(|_| kind == &kind::VOLUME);

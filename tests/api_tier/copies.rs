@@ -14,7 +14,7 @@ use reservoir::csi::proto::csi::NodeGetVolumeStatsRequest;
 use serde_json::{Value, json};
 
 use crate::ask::{self, Ask};
-use crate::support::{Agent, Cluster, until, until_gone, until_reason, until_said};
+use crate::support::{Agent, Cluster, content, until, until_gone, until_reason, until_said};
 
 const TEAM: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: team}}
@@ -77,10 +77,6 @@ pub(crate) async fn filled(mebibytes: usize) -> (Cluster, Agent, Agent) {
     claims.delete("w", &DeleteParams::default()).await.unwrap();
     until_gone(&claims, "w").await;
     (cluster, first, second)
-}
-
-pub(crate) fn content(mebibytes: usize) -> Vec<u8> {
-    (0..mebibytes << 20).map(|i: usize| (i.wrapping_mul(i) >> 9) as u8).collect()
 }
 
 pub(crate) fn reserve_on_second() -> &'static str {
@@ -373,12 +369,7 @@ async fn e2_e3_a_second_disk_of_the_node_has_a_copy() {
     let early = cluster.pod_on(Some("n1"), "team", "early", &["w"]).await;
     let first = agent.publish(&cluster, &bound, &early, true).await.unwrap();
     let uid = cluster.all::<SharedPersistentVolume>().get("data").await.unwrap().uid().unwrap();
-    let path = agent.data_file(&uid);
-    let image = std::fs::read(&path).unwrap();
-    let at = image.windows(words.len()).position(|window| window == words.as_bytes()).unwrap();
-    let file = std::fs::File::options().write(true).open(path).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, b"?", at as u64).unwrap();
-    file.sync_all().unwrap();
+    agent.flip(&uid, words.as_bytes());
     cluster.change_volume("data", json!({"verify": "now"})).await.unwrap();
     until_said(&cluster, "data", READY, "CopyDiffers").await;
     let late = cluster.pod_on(Some("n1"), "team", "late", &["w"]).await;

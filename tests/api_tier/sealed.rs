@@ -213,7 +213,7 @@ async fn e4_a_sealed_volume_is_verified_on_request() {
     assert_eq!(message, "its 1 files were read again, and are what was sealed");
     until("the event", || async { (events(&cluster, "Verified").await == 1).then_some(()) }).await;
 
-    flip(&agent, &content);
+    agent.flip(&agent.backings()[0], content.as_bytes());
     let reader = cluster.pod("team", "reader", &["w"]).await;
     agent.publish(&cluster, &bound, &reader, true).await.unwrap();
     cluster.change_volume("data", json!({"verify": "second"})).await.unwrap();
@@ -248,16 +248,6 @@ async fn e4_a_sealed_volume_is_verified_on_request() {
     cluster.quiet_for(std::time::Duration::from_secs(1)).await;
 }
 
-/// Changes the first byte of the content on the disk.
-fn flip(agent: &Agent, content: &str) {
-    let path = agent.data_file(&agent.backings()[0]);
-    let image = std::fs::read(&path).unwrap();
-    let at = image.windows(content.len()).position(|window| window == content.as_bytes()).unwrap();
-    let file = std::fs::File::options().write(true).open(path).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, b"?", at as u64).unwrap();
-    file.sync_all().unwrap();
-}
-
 /// E4. An agent with `agent.scrub` reads what nobody has read for an hour, and finds a byte that flipped.
 #[tokio::test(flavor = "multi_thread")]
 async fn e4_a_scrub_finds_a_byte_that_flipped() {
@@ -288,7 +278,7 @@ async fn e4_a_scrub_finds_a_byte_that_flipped() {
     until_said(&cluster, "data", INTACT, "Verified").await;
     let first = status(&cluster).await.verified.unwrap();
     assert_eq!((first.request.clone(), first.differ), (None, 0));
-    flip(&agent, &content);
+    agent.flip(&agent.backings()[0], content.as_bytes());
     agent.kill().await;
     agent.run();
     cluster.quiet_for(std::time::Duration::from_secs(1)).await;

@@ -1,5 +1,5 @@
-//! Who gets a sealed volume from the agent of its node, and what an agent accepts from another one (E2, A4): real agents, and peers
-//! that are none.
+//! Agents that send and receive sealed volumes: the peers that get a volume, and the answers that a copy accepts (E2, A4). The agents
+//! are real, and some peers are not agents.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -15,8 +15,8 @@ use reservoir::host::{Asked, Source};
 use reservoir::transfer::{Identity, Peer, Remote};
 use serde_json::json;
 
-use crate::copies::{content, filled, reserve_on_second, status, until_copied};
-use crate::support::{Agent, Cluster, until, until_reason, until_said};
+use crate::copies::{filled, reserve_on_second, status, until_copied};
+use crate::support::{Agent, Cluster, content, until, until_reason, until_said};
 
 /// Has the disk say that its agent is at that address, with that key.
 async fn pretend(cluster: &Cluster, disk: &str, address: Option<&str>, key: &str) {
@@ -39,7 +39,7 @@ async fn e2_an_agent_sends_a_volume_to_the_node_of_its_copy_alone() {
     cluster.change_volume("data", slow).await.unwrap();
     let copy = until_copied(&cluster).await;
     until("its source", || async { status(&cluster, &copy).await.source }).await;
-    // The test takes its place.
+    // The test takes the place of the second agent.
     second.kill().await;
     let transfer =
         cluster.all::<NodeDisk>().get("n1.default").await.unwrap().status.unwrap().transfer.unwrap();

@@ -73,7 +73,7 @@ fn e1_a_million_files_are_sealed() {
     });
 }
 
-/// E2. Fewer, since each file is made anew.
+/// E2. A copy makes each file anew, so this test has fewer files.
 #[test]
 #[ignore = "it takes a while: make test-agent runs it"]
 fn e2_a_hundred_thousand_files_are_copied() {

@@ -1,7 +1,7 @@
 //! The agent of a node: its decisions are those of `plan`, its requests those of `cluster`, and its host is a model.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kube::api::ListParams;
@@ -32,10 +32,6 @@ pub const DISK_ERROR: &str = "Input/output error";
 struct Seen {
     tenant: Name,
     at_rest: bool,
-}
-
-fn names_of(names: &Mutex<BTreeSet<Name>>) -> MutexGuard<'_, BTreeSet<Name>> {
-    names.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The parts of an agent.
@@ -118,7 +114,7 @@ impl Agent {
         let (to, is_restless) = (queue.clone(), restless.clone());
         let changed = move |change: Change<Seen>| {
             let rested = [change.before, change.now].iter().all(|seen| seen.is_some_and(|seen| seen.at_rest));
-            if !rested || names_of(&is_restless).contains(change.name) {
+            if !rested || server::lock(&is_restless).contains(change.name) {
                 to.enqueue_name(change.name.clone());
             }
         };
@@ -141,8 +137,8 @@ impl Agent {
                 let ledgers = ledgers.all();
                 let found = cluster::get(&api, &name).await?;
                 match found.as_ref().is_some_and(|volume| !node_task::is_at_rest(volume)) {
-                    true => names_of(&restless).insert(name),
-                    false => names_of(&restless).remove(&name),
+                    true => server::lock(&restless).insert(name),
+                    false => server::lock(&restless).remove(&name),
                 };
                 let Some(mut volume) = found else { return Ok(None) };
                 if volume.status.as_ref().and_then(|status| status.node_name.as_deref()) != Some(&self.node) {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kube::{Api, ResourceExt};
@@ -39,12 +39,11 @@ pub struct Failures(Arc<Mutex<BTreeMap<String, Instant>>>);
 
 impl Failures {
     fn note(&self, uid: &str) {
-        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.insert(uid.to_owned(), Instant::now());
+        server::lock(&self.0).insert(uid.to_owned(), Instant::now());
     }
 
     fn rests(&self, uid: &str) -> bool {
-        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failures = server::lock(&self.0);
         failures.retain(|_, since| since.elapsed() < AFTER_FAILURE);
         failures.contains_key(uid)
     }
@@ -189,7 +188,7 @@ impl Agent {
         }
     }
 
-    /// Asks the agent at the source for a part. That one decides as `open_for` of `agent/copies.rs`.
+    /// Asks the agent of the source for a part. The agent of the source decides as `open_for` of `agent/copies.rs`.
     async fn ask(&self, pull: &Pull) -> Result<Files, String> {
         let no_answer = || "there is no answer".to_owned();
         let is_there = |node: &str| {

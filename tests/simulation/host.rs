@@ -1,7 +1,7 @@
 //! A node's disk: a model of what `host` keeps on it, and of the mounts that only the kernel has.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use kube::ResourceExt;
 use reservoir::api::{
@@ -16,16 +16,13 @@ use tokio::time::Instant;
 use crate::disks::Disk;
 use crate::random::Random;
 use crate::seals::{Files, Seal};
+pub use crate::server::lock;
 
 /// Bytes of every disk.
 pub const CAPACITY: u64 = 100 << 30;
 
 /// The disks of all nodes, by the node.
 pub type Hosts = Arc<Mutex<BTreeMap<String, Host>>>;
-
-pub fn lock(hosts: &Hosts) -> MutexGuard<'_, BTreeMap<String, Host>> {
-    hosts.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A volume record.
 #[derive(Clone, Debug)]

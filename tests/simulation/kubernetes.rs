@@ -312,8 +312,8 @@ async fn sync(agent: &Agent, failed: &mut Failed) {
 /// Same as [`start`]. After each failure in a row the next try waits twice as long.
 async fn try_to_start(agent: &Agent, pod: &Value, failed: &mut Failed) -> bool {
     let uid = text(&pod["metadata"]["uid"]);
-    let times = failed.get(&uid).map_or(0, |(times, _)| *times);
-    if failed.get(&uid).is_some_and(|(_, until)| *until > Instant::now()) {
+    let (times, until) = failed.get(&uid).copied().unwrap_or((0, Instant::now()));
+    if until > Instant::now() {
         return false;
     }
     let is_started = start(agent, pod).await;
@@ -361,12 +361,12 @@ async fn start(agent: &Agent, pod: &Value) -> bool {
 pub fn turn(server: &Shared) -> bool {
     let server = &mut *lock(server);
     let before = server.store.version;
-    // It depends on the objects alone.
+    // The work depends on the objects alone: it stays the same until the next revision.
     if server.due.as_ref().is_none_or(|(version, _)| *version != before) {
         server.due = Some((before, due(server)));
     }
-    let due = server.due.iter().flat_map(|(_, due)| due).collect::<Vec<_>>();
-    let Some(request) = server.random.pick(&due).map(|request| (*request).clone()) else { return false };
+    let Some((_, due)) = &server.due else { return false };
+    let Some(request) = server.random.pick(due).cloned() else { return false };
     server.answer("kubernetes", &request);
     server.store.version > before
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kube::ResourceExt;
@@ -167,7 +167,7 @@ impl Readings {
     }
 
     fn all(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Reading>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        server::lock(&self.0)
     }
 }
 

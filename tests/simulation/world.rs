@@ -46,10 +46,10 @@ pub struct Outcome {
     pub story: Vec<String>,
 }
 
-/// In some runs the last one has no disk at first.
+/// The nodes. In some runs the last node has no disk at first.
 pub const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
-/// After so many steps people make data sets that are gone once more.
+/// The number of steps after which people make again the data sets that are gone.
 const DATA_SETS: u64 = 150;
 
 pub struct World {

@@ -45,7 +45,7 @@ pub(super) fn can_send(volume: &SharedPersistentVolume, disks: &[Arc<NodeDisk>])
         None => volume.status.as_ref().is_some_and(|status| status.digest.is_some()),
     };
     let is_live = volume.metadata.deletion_timestamp.is_none();
-    has_content && is_ready(volume) && is_live && sends(volume, disks)
+    has_content && volume.is_ready() && is_live && sends(volume, disks)
 }
 
 /// True if the agent of a volume's disk sends volumes.
@@ -132,10 +132,6 @@ fn failed_from(copy: &SharedPersistentVolume) -> Option<&str> {
 
 pub(super) fn reference(volume: &SharedPersistentVolume) -> UidRef {
     UidRef { name: volume.name_any(), uid: volume.uid().unwrap_or_default() }
-}
-
-pub(super) fn is_ready(volume: &SharedPersistentVolume) -> bool {
-    volume.status.as_ref().is_some_and(|status| condition::is_true(&status.conditions, READY))
 }
 
 pub(super) fn disk_of<'a>(

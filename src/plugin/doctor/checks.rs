@@ -16,7 +16,7 @@ use crate::api::condition::reason::{
     BACKING_FAILED, BACKING_LOST, COPY_DIFFERS, NO_ORPHAN, VERIFY_FAILED, VOLUME_GONE,
 };
 use crate::api::condition::{INTACT, READY};
-use crate::api::{self, DRIVER, DiskReservation, NodeDisk, condition};
+use crate::api::{self, DRIVER, condition};
 use crate::plan::startup_taint::TAINT;
 use crate::plan::{advice, candidate, kept_on_disk, names, node_disk, orphans};
 use crate::plugin::kind;
@@ -493,20 +493,17 @@ impl Checks {
                 );
             }
         }
-        let ready = |r: &DiskReservation| condition::get(&r.status.as_ref()?.conditions, READY).cloned();
-        let fails = |r: &&DiskReservation| {
-            // A disk that is not ready is told above.
-            let is_on =
-                |disk: &&NodeDisk| disk.metadata.name == r.spec.node_disk && candidate::is_ready(disk);
-            let is_there = r.spec.is_static && r.metadata.deletion_timestamp.is_none();
-            is_there
-                && snapshot.disks.iter().any(|disk| is_on(&disk))
-                && ready(r).is_some_and(|ready| ready.status == "False")
+        // A disk that is not ready is told above.
+        let serves = |name: &Option<String>| {
+            snapshot.disks.iter().any(|disk| disk.metadata.name == *name && candidate::is_ready(disk))
         };
-        let failing: Vec<&DiskReservation> = snapshot.reservations.iter().filter(fails).collect();
-        if let Some((first, ready)) =
-            failing.first().and_then(|first| Some((first.name_any(), ready(first)?)))
-        {
+        let failing = snapshot.reservations.iter().filter_map(|r| {
+            let ready = condition::get(&r.status.as_ref()?.conditions, READY)?;
+            let is_there = r.spec.is_static && r.metadata.deletion_timestamp.is_none();
+            (is_there && ready.status == "False" && serves(&r.spec.node_disk)).then(|| (r.name_any(), ready))
+        });
+        let failing: Vec<_> = failing.collect();
+        if let Some((first, ready)) = failing.first() {
             let more = match failing.len() - 1 {
                 0 => String::new(),
                 more => format!(", and so are {more} more"),

@@ -111,6 +111,7 @@ impl Facts {
         let installed = facts.crds.as_ref().is_none_or(|crds| crds.iter().any(|crd| crd.spec.group == GROUP));
         if installed {
             facts.snapshot = Snapshot::read(client, None, namespace).await?;
+            facts.snapshot.leaderless = cluster::leaderless(client, cluster::CONTROLLER).await;
         }
         let roles: BTreeSet<&str> = facts.snapshot.items().into_iter().filter_map(|item| item.role).collect();
         facts.user = cluster::username(client).await.map_err(|error| explain_cluster_error(&error))?;

@@ -9,7 +9,7 @@ use crate::api::condition::reason::*;
 use crate::api::{DiskReservation, Role, SharedPersistentVolume};
 use crate::cluster;
 use crate::plan::own_pvc::pvc_of;
-use crate::plan::{destroy, node_disk};
+use crate::plan::{bind, destroy, node_disk};
 use crate::plugin::item::Item;
 use crate::plugin::kind::{CLAIM, DISK, Kind, POD, PVC, RESERVATION, VOLUME};
 use crate::plugin::snapshot::Snapshot;
@@ -183,19 +183,15 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
         let volume = target.find_pvc(snapshot).and_then(|pvc| snapshot.made_for(pvc));
         vec![named(&VOLUME, volume.map(ResourceExt::name_any).as_deref())]
     } else if target.kind == &CLAIM {
-        let claim = snapshot
-            .claims
-            .iter()
-            .find(|c| c.name_any() == target.name && c.namespace().as_deref() == namespace);
+        let claim = snapshot.claim(namespace, &target.name);
         let bound = claim.and_then(|c| c.status.as_ref()?.volume.as_ref()).map(|v| v.name.as_str());
         let volume = bound.or(claim.and_then(|c| c.spec.volume.as_deref()));
         // A claim that has left its volume waits for others.
         let has_left = |name: &&str| {
             let lists = |v: &SharedPersistentVolume| {
-                let uid = claim.and_then(|claim| claim.metadata.uid.as_ref());
-                v.status.iter().flat_map(|status| &status.claims).any(|of| Some(&of.uid) == uid)
+                v.name_any() == *name && claim.is_some_and(|claim| bind::is_bound(v, claim))
             };
-            own.contains(&RELEASING) && !snapshot.volumes.iter().any(|v| v.name_any() == *name && lists(v))
+            own.contains(&RELEASING) && !snapshot.volumes.iter().any(lists)
         };
         vec![named(&VOLUME, volume.filter(|name| !has_left(name)))]
     } else if target.kind == &VOLUME {

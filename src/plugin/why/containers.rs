@@ -52,14 +52,24 @@ pub(in crate::plugin) fn end(ended: &ContainerStateTerminated) -> String {
 /// The container that has ended in failure, with a log. A pod with a reason of its own, for example an evicted one, was ended
 /// from outside.
 pub(super) fn failed_log(pod: &Pod) -> Option<&str> {
-    let status = pod.status.as_ref().filter(|status| status.reason.is_none() && status.message.is_none())?;
-    let init = status.init_container_statuses.iter().flatten();
-    let has_failed = |container: &&ContainerStatus| {
-        let ended = container.state.as_ref().and_then(|state| state.terminated.as_ref());
-        ended.is_some_and(|ended| ended.exit_code != 0)
-    };
-    let container = init.chain(status.container_statuses.iter().flatten()).find(has_failed)?;
+    pod.status.as_ref().filter(|status| status.reason.is_none() && status.message.is_none())?;
+    let (container, _) = failed(pod)?;
     never_ran(container).is_none().then_some(&container.name)
+}
+
+/// The first container that has ended in failure, and its exit code.
+pub(super) fn failed(pod: &Pod) -> Option<(&ContainerStatus, i32)> {
+    all(pod).find_map(|container| {
+        let ended = container.state.as_ref()?.terminated.as_ref().filter(|ended| ended.exit_code != 0)?;
+        Some((container, ended.exit_code))
+    })
+}
+
+/// The containers of a pod, init containers first.
+pub(super) fn all(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    pod.status.iter().flat_map(|status| {
+        status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten())
+    })
 }
 
 /// The container that ends again and again, and the option for the log of its last run.
@@ -97,18 +107,12 @@ fn never_ran(container: &ContainerStatus) -> Option<&str> {
 
 /// True if the pod has all its volumes: the kubelet mounts them before it looks at the image of the first container.
 pub(super) fn has_begun(pod: &Pod) -> bool {
-    let status = pod.status.as_ref();
-    let all = status.into_iter().flat_map(|status| {
-        status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten())
-    });
-    let has_begun = |container: &ContainerStatus| {
-        let state = container.state.clone().unwrap_or_default();
-        let waits_for = state.waiting.and_then(|waiting| waiting.reason);
+    all(pod).filter_map(|container| container.state.as_ref()).any(|state| {
+        let waits_for = state.waiting.as_ref().and_then(|waiting| waiting.reason.as_deref());
         state.running.is_some()
             || state.terminated.is_some()
-            || waits_for.is_some_and(|reason| !STARTING.contains(&reason.as_str()))
-    };
-    all.into_iter().any(has_begun)
+            || waits_for.is_some_and(|reason| !STARTING.contains(&reason))
+    })
 }
 
 /// The init container that runs, and that the others wait for. A sidecar lets them start.

@@ -1,4 +1,4 @@
-//! The labels for want of which a node gets no copy of a data set (E2).
+//! The labels that a node lacks for a copy of a data set (E2).
 
 use kube::ResourceExt;
 

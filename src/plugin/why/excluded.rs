@@ -40,7 +40,7 @@ pub(super) fn kept_from<'a>(snapshot: &'a Snapshot, pod: &Pod, node: &str) -> Op
     })
 }
 
-/// The value of a label of a node. Who may not see nodes knows the label with the name.
+/// The value of a label of a node. For a caller who may not see nodes, only the label with the node's name is known.
 fn domain<'a>(snapshot: &'a Snapshot, key: &str, node: &'a str) -> Option<&'a str> {
     match snapshot.node(node) {
         Some(found) => found.labels().get(key).map(String::as_str),

@@ -147,7 +147,7 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
     lines
 }
 
-/// The words about a volume that ends, and none about another one.
+/// The sentence about a volume that is being destroyed; empty for any other volume.
 fn ending(volume: Option<&SharedPersistentVolume>) -> String {
     let ending = volume.filter(|volume| volume.is_ending());
     ending.map_or_else(String::new, |volume| format!("{} is destroyed after its last use", volume.name_any()))

@@ -43,7 +43,7 @@ pub(super) fn step(snapshot: &Snapshot, target: &Target, name: &str, namespace: 
     }
     let is_told = told(snapshot, target).is_some() || snapshot.sees(&VOLUME);
     match pvc.filter(|_| is_told) {
-        Some(pvc) if snapshot.is_ours(pvc) => anew(snapshot, pvc, UNNAMED),
+        Some(pvc) if snapshot.is_ours(pvc) => anew(snapshot, name, namespace, UNNAMED),
         Some(_) => advice::read_foreign_events(name, namespace),
         None => advice::have_administrator_ask(target.argument()),
     }

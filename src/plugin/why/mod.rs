@@ -69,8 +69,8 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
     if let Some(leaderless) = &snapshot.leaderless {
         why.holders
             .insert(0, format!("{leaderless}; nothing of Reservoir changes, and this may be out of date"));
-        let waits = chain(snapshot, target).pop().is_some_and(|root| is_by_controller(snapshot, &root));
-        if waits && !why.ready {
+        let waits = || chain(snapshot, target).pop().is_some_and(|root| is_by_controller(snapshot, &root));
+        if !why.ready && waits() {
             why.next.insert(0, advised::check_controller());
         }
     }
@@ -224,10 +224,13 @@ fn explain(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
 
 /// Adds the end of a PersistentVolumeClaim, or the growth that it waits for, to the answer of its healthy claim.
 fn add_coming(answer: &mut Why, report: Report, snapshot: &Snapshot, target: &Target) {
-    let uid = target.find_pvc(snapshot).and_then(|pvc| pvc.metadata.uid.clone()).unwrap_or_default();
-    let volume = Target::new(&VOLUME, None, volume_for_pvc(&uid));
-    let cause =
-        answer_about(snapshot, &volume).ok().filter(|volume| !volume.ready && report.reason != TERMINATING);
+    let volume = || {
+        let uid = target.find_pvc(snapshot).and_then(|pvc| pvc.metadata.uid.clone()).unwrap_or_default();
+        answer_about(snapshot, &Target::new(&VOLUME, None, volume_for_pvc(&uid))).ok()
+    };
+    // A PersistentVolumeClaim that ends waits for its pods, and not for its volume.
+    let grows = report.reason != TERMINATING;
+    let cause = grows.then(volume).flatten().filter(|volume| !volume.ready);
     answer.summary = format!("{}: {}", report.reason, report.message);
     answer.next = match &cause {
         Some(cause) => cause.next.clone(),

@@ -98,15 +98,8 @@ pub(super) const FAILED: &str = "Failed";
 
 /// The exit code of the first container that has failed.
 fn exit(pod: &Pod) -> String {
-    let status = pod.status.as_ref();
-    let all = status.into_iter().flat_map(|status| {
-        status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten())
-    });
-    let failed = |c: &ContainerStatus| {
-        let ended = c.state.as_ref()?.terminated.as_ref().filter(|ended| ended.exit_code != 0)?;
-        Some(format!("container {} ended with exit code {}", c.name, ended.exit_code))
-    };
-    all.into_iter().find_map(failed).unwrap_or_default()
+    let failed = containers::failed(pod);
+    failed.map_or_else(String::new, |(c, code)| format!("container {} ended with exit code {code}", c.name))
 }
 
 /// True for a cause that lies in the pod itself: no other object's trouble leads to it.
@@ -135,15 +128,12 @@ pub(super) fn lost_disk(snapshot: &Snapshot, target: &Target) -> Option<String> 
 
 /// The read-only claim of a pod in which a container wants to make something.
 pub(super) fn read_only_claim(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
-    let status = pod.status.as_ref()?;
-    let all =
-        status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
     let said =
         |c: &ContainerStatus| Some(c.state.as_ref()?.waiting.as_ref()?.message.clone()?.to_lowercase());
     let is_it = |said: String| {
         said.contains("read-only file system") || said.contains("failed to create subpath directory")
     };
-    all.into_iter().filter_map(said).any(is_it).then_some(())?;
+    containers::all(pod).filter_map(said).any(is_it).then_some(())?;
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     let read = volumes.filter_map(|volume| volume.persistent_volume_claim.as_ref());
     let read: Vec<&str> =

@@ -11,7 +11,6 @@ use super::report::{PROVISIONING_FAILED, Report, TERMINATING};
 use super::space::{Apart, space_step};
 use super::target::Target;
 use super::{ending_pvc, growth, lost_pvc, placing};
-use crate::api::condition::{self, READY};
 use crate::api::{DiskReservation, Role, SharedPersistentVolume};
 use crate::cluster;
 use crate::plan::candidate::{is_cordoned, is_ready};
@@ -125,18 +124,12 @@ fn made_report(
             report(true, MOVED, message_of(event))
         }
         ("Bound", _) => report(false, phase, format!("pods may use it; its volume is {name}")),
-        ("Pending", Some(event)) if is_volume_ready(volume) => {
-            report(true, PROVISIONING_FAILED, message_of(event))
-        }
+        ("Pending", Some(event)) if volume.is_ready() => report(true, PROVISIONING_FAILED, message_of(event)),
         ("Pending", _) => report(true, "Pending", format!("it waits for its volume {name}")),
         _ => {
             report(true, phase, format!("its PersistentVolume is gone; the data of its volume {name} stays"))
         }
     }
-}
-
-fn is_volume_ready(volume: &SharedPersistentVolume) -> bool {
-    volume.status.as_ref().is_some_and(|status| condition::is_true(&status.conditions, READY))
 }
 
 /// The reason of a PersistentVolumeClaim whose volume has moved to another node with its disk.
@@ -280,10 +273,7 @@ fn refused_binding(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
 /// The next step for a PersistentVolumeClaim that waits for its StorageClass.
 fn class_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str) -> String {
     let pvc = target.find_pvc(snapshot);
-    let remade = |how: &str| match pvc {
-        Some(pvc) => anew(snapshot, pvc, how),
-        None => advice::make_pvc_anew(name, namespace, how),
-    };
+    let remade = |how: &str| anew(snapshot, name, namespace, how);
     let made = |plain: &str| pvc.and_then(|pvc| template(snapshot, pvc)).unwrap_or_else(|| plain.to_owned());
     if let Some(class) = missing_class(snapshot, target) {
         return match nearest(class, all_classes(snapshot)) {

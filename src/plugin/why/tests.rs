@@ -120,7 +120,7 @@ fn t4_e4_why_tells_of_files_that_differ_once() {
     assert_eq!(said.matches("CopyDiffers").count(), 1, "{said}");
     let said = ask(&snapshot, &CLAIM, Some("team"), "data").unwrap();
     assert!(said.contains("but its files are not intact: SharedPersistentVolume v is CopyDiffers"), "{said}");
-    // Who may not see the volume has the words of the claim.
+    // A caller who may not see the volume reads the claim's message.
     snapshot.volumes.clear();
     snapshot.denied = vec![Denied::unseen(&VOLUME)];
     let ready = &mut snapshot.claims[0].status.as_mut().unwrap().conditions[0];
@@ -440,7 +440,7 @@ fn t4_why_leads_to_a_missing_controller_first() {
     );
     let ready = ask(&snapshot, &VOLUME, None, "v").unwrap();
     assert!(ready.contains(told), "{ready}");
-    // What a pod waits for elsewhere is told as ever.
+    // The controller is no cause of a pod's own failure.
     snapshot.pods = vec![pod_of("other", "Failed")];
     let pod = ask(&snapshot, &POD, Some("team"), "web").unwrap();
     assert!(pod.contains(told) && !pod.contains("doctor"), "{pod}");

@@ -315,6 +315,16 @@ impl Agent {
     pub fn data_file(&self, volume_uid: &str) -> PathBuf {
         self.dir.join("disk/volumes").join(volume_uid).join("data")
     }
+
+    /// Changes the first byte of the content of a volume on the disk.
+    pub fn flip(&self, volume_uid: &str, content: &[u8]) {
+        let path = self.data_file(volume_uid);
+        let image = std::fs::read(&path).unwrap();
+        let at = image.windows(content.len()).position(|window| window == content).unwrap();
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, b"?", at as u64).unwrap();
+        file.sync_all().unwrap();
+    }
 }
 
 impl Agent {

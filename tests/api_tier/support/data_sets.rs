@@ -16,6 +16,11 @@ const TEAM: &str = "
  spec: {roles: [eng], capabilities: [SHARED_RESOURCES]}}
 ";
 
+/// The content of a file of so many MiB.
+pub fn content(mebibytes: usize) -> Vec<u8> {
+    (0..mebibytes << 20).map(|i: usize| (i.wrapping_mul(i) >> 9) as u8).collect()
+}
+
 /// Sealed volumes, and the agents of the nodes; the first one has the volumes.
 pub struct DataSets {
     pub agents: Vec<Agent>,
@@ -33,7 +38,8 @@ impl DataSets {
     ) -> Self {
         let mut agents = Vec::new();
         // The file systems need some space for themselves.
-        let (size, space) = (mebibytes + mebibytes / 3 + 16, volumes * (mebibytes + mebibytes / 3 + 64));
+        let size = mebibytes + mebibytes / 3 + 16;
+        let space = volumes * (size + 48);
         for number in 0..=copies {
             let node = format!("n{number}");
             cluster.node(&node, true).await;
@@ -47,7 +53,7 @@ impl DataSets {
         cluster.apply_text(TEAM).await;
         let names: Vec<String> = (0..volumes).map(|number| format!("data{number}")).collect();
         for name in &names {
-            seal(cluster, &agents[0], name, size, mebibytes << 20).await;
+            seal(cluster, &agents[0], name, size, mebibytes).await;
         }
         Self { agents, names }
     }
@@ -64,7 +70,7 @@ impl DataSets {
 }
 
 /// Makes a volume on the first node, fills it, and seals it.
-async fn seal(cluster: &Cluster, agent: &Agent, name: &str, size: usize, bytes: usize) {
+async fn seal(cluster: &Cluster, agent: &Agent, name: &str, size: usize, mebibytes: usize) {
     for object in [
         json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "SharedPersistentVolume", "metadata": {"name": name},
             "spec": {"role": "eng", "size": format!("{size}Mi"), "shared": {}, "reservation": "n0"}}),
@@ -77,8 +83,7 @@ async fn seal(cluster: &Cluster, agent: &Agent, name: &str, size: usize, bytes: 
     until_reason(&claims, name, "Bound").await;
     let (bound, pod) = (claims.get(name).await.unwrap(), cluster.pod("team", name, &[name]).await);
     let target: PathBuf = agent.publish(cluster, &bound, &pod, false).await.unwrap();
-    let content: Vec<u8> = (0..bytes).map(|i: usize| (i.wrapping_mul(i) >> 9) as u8).collect();
-    std::fs::write(target.join("weights"), content).unwrap();
+    std::fs::write(target.join("weights"), content(mebibytes)).unwrap();
     agent.unpublish(&bound, &pod).await.unwrap();
     cluster.end_pod("team", name).await;
     cluster.change_volume(name, json!({"sealed": true})).await.unwrap();

@@ -182,7 +182,7 @@ fn owned_fields<'a>(object: &'a Value, schema: &Schema, part: Part) -> Fields<'a
     owned
 }
 
-/// The same of two objects, as far as they differ.
+/// The fields with owners of two states of an object, as far as the states differ.
 fn differing_fields<'a>(
     before: &'a Value,
     now: &'a Value,

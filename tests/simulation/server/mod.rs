@@ -43,7 +43,7 @@ pub struct Server {
     pub faults: Faults,
     /// What happened so far, in words, if somebody reads it.
     pub story: Option<Vec<String>>,
-    /// What watches, by the plural of its kind.
+    /// The watchers of each kind, by its plural.
     watchers: BTreeMap<&'static str, Vec<std::sync::Weak<Notify>>>,
     hash: DefaultHasher,
     /// The milliseconds at which something is delivered. Each delivery has one of its own, so its reaction is over before
@@ -83,9 +83,9 @@ pub struct Server {
 /// The API server, as everybody holds it.
 pub type Shared = Arc<Mutex<Server>>;
 
-/// Locks the server. A panic elsewhere is the failure to report, not this lock.
-pub fn lock(server: &Shared) -> MutexGuard<'_, Server> {
-    server.lock().unwrap_or_else(PoisonError::into_inner)
+/// Locks. A panic elsewhere is the failure to report, not this lock.
+pub fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Server {
@@ -178,7 +178,7 @@ impl Server {
         now
     }
 
-    /// Nobody else has anything to do because of a revision: to wake all of them costs more than the revision.
+    /// Wakes the watchers of one kind. A revision concerns no others, and to wake all costs more than the revision.
     fn wake_watchers(&mut self, plural: &'static str) {
         let Some(watchers) = self.watchers.get_mut(plural) else { return };
         watchers.retain(|watcher| watcher.strong_count() > 0);

@@ -80,7 +80,7 @@ struct Turn {
     gone: Duration,
     /// Writes to the API server in the turn, by writer.
     writes: BTreeMap<&'static str, usize>,
-    /// Those of Reservoir and its reads, by who asks, verb, kind, and the code of a refusal.
+    /// Writes and reads of Reservoir, by program, verb, kind, and the code of a refusal.
     own: BTreeMap<String, usize>,
     /// Seconds of CPU of the API server in the turn.
     cpu: f64,

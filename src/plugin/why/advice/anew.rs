@@ -9,29 +9,30 @@ use crate::api::Size;
 use crate::plan::advice;
 use crate::plugin::snapshot::Snapshot;
 
-/// The way in which it is made anew, if its message has that.
+/// The words for a PersistentVolumeClaim whose message says what to change.
 pub const AS_SAID: &str = "as the message says";
 
-/// The same for one that asks for more than there is.
+/// The words for a PersistentVolumeClaim that asks for more than there is.
 pub fn in_size(most: &Size) -> String {
     format!("with {most}, as no disk has more for it, or add a disk")
 }
 
-/// The same for one with a mistyped StorageClass.
+/// The words for a PersistentVolumeClaim with a mistyped StorageClass.
 pub fn of_class(near: &str) -> String {
     format!("with storageClassName {near}, if that is meant")
 }
 
-/// The same for one that asks for a PersistentVolume.
+/// The words for a PersistentVolumeClaim that names a PersistentVolume.
 pub const UNNAMED: &str = "without spec.volumeName";
 
 /// The step that makes the PersistentVolumeClaim anew: its user's, or that of the pod or StatefulSet with its template.
-pub fn anew(snapshot: &Snapshot, pvc: &PersistentVolumeClaim, how: &str) -> String {
-    let (name, namespace) = (pvc.name_any(), pvc.namespace().unwrap_or_default());
-    by_template(snapshot, pvc, how).unwrap_or_else(|| advice::make_pvc_anew(name, namespace, how))
+pub fn anew(snapshot: &Snapshot, name: &str, namespace: &str, how: &str) -> String {
+    let pvc = snapshot.pvc(Some(namespace), name);
+    let of_template = pvc.and_then(|pvc| by_template(snapshot, pvc, how));
+    of_template.unwrap_or_else(|| advice::make_pvc_anew(name, namespace, how))
 }
 
-/// The step for one that is made from a template, and again so if it is deleted.
+/// The step for a PersistentVolumeClaim of a template, which is made again if somebody deletes it.
 pub fn by_template(snapshot: &Snapshot, pvc: &PersistentVolumeClaim, how: &str) -> Option<String> {
     let (name, namespace) = (pvc.name_any(), pvc.namespace().unwrap_or_default());
     let by_set = || Some(advice::make_set_anew(set_with(snapshot, pvc)?, &namespace, &name, how));
@@ -45,7 +46,8 @@ pub fn template(snapshot: &Snapshot, pvc: &PersistentVolumeClaim) -> Option<Stri
     pod_of(pvc).map(|pod| format!("pod {pod}, or the template of what makes it,")).or_else(by_set)
 }
 
-/// The StatefulSet with the template. That of a template has the name of the pod; a pod of the set may use another one, too.
+/// The StatefulSet whose template made the PersistentVolumeClaim. The name of such a PersistentVolumeClaim ends in that of its pod;
+/// a pod of the set may use other ones, too.
 fn set_with(snapshot: &Snapshot, pvc: &PersistentVolumeClaim) -> Option<String> {
     let name = pvc.name_any();
     let maker = |pod: &Pod| {

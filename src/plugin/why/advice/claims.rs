@@ -107,10 +107,9 @@ impl<'a> About<'a> {
         let Some(selector) = self.claim.and_then(|claim| claim.spec.selector.as_ref()) else {
             return advice::see_offers(self.namespace);
         };
-        let own = |s: &&RoleSubscription| s.namespace().as_deref() == Some(self.namespace);
-        let mut subscribed = self.snapshot.subscriptions.iter().filter(own).flat_map(|s| &s.spec.roles);
         // A new volume of the role would not be offered.
-        if self.snapshot.sees(&SUBSCRIPTION) && !subscribed.any(|role| Role::name_covers(self.role, role)) {
+        let is_subscribed = self.subscribed().any(|role| Role::name_covers(self.role, role));
+        if self.snapshot.sees(&SUBSCRIPTION) && !is_subscribed {
             return advice::subscribe(self.role, self.namespace);
         }
         let there = self.snapshot.volumes.iter().any(|volume| volume.name_any() == self.name);
@@ -123,14 +122,18 @@ impl<'a> About<'a> {
     }
 
     pub(super) fn no_subscription(&self) -> String {
-        let subscribed =
-            self.snapshot.subscriptions.iter().filter(|s| s.namespace().as_deref() == Some(self.namespace));
-        let subscribed = subscribed.flat_map(|s| s.spec.roles.iter().map(String::as_str));
         let exists = self.snapshot.items().iter().any(|i| i.kind != &CLAIM && i.role == Some(self.role));
-        match nearest(self.role, subscribed).filter(|_| !exists) {
+        match nearest(self.role, self.subscribed()).filter(|_| !exists) {
             Some(near) => advice::for_near_role(self.claim_anew(near, None, self.mode()), near),
             None => advice::subscribe(self.role, self.namespace),
         }
+    }
+
+    /// The roles to which the namespace is subscribed.
+    fn subscribed(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let (snapshot, namespace) = (self.snapshot, self.namespace);
+        let own = move |s: &&RoleSubscription| s.namespace().as_deref() == Some(namespace);
+        snapshot.subscriptions.iter().filter(own).flat_map(|s| s.spec.roles.iter().map(String::as_str))
     }
 
     pub(super) fn no_capability(&self) -> String {

@@ -110,14 +110,7 @@ impl<'a> About<'a> {
 
     /// The step for a PersistentVolumeClaim that asks for more than there is.
     pub fn ask_anew(&self, pvc: &str, namespace: &str, most: Size) -> String {
-        self.anew(pvc, namespace, &in_size(&most))
-    }
-
-    fn anew(&self, pvc: &str, namespace: &str, how: &str) -> String {
-        match self.snapshot.pvc(Some(namespace), pvc) {
-            Some(pvc) => anew(self.snapshot, pvc, how),
-            None => advice::make_pvc_anew(pvc, namespace, how),
-        }
+        anew(self.snapshot, pvc, namespace, &in_size(&most))
     }
 
     /// Name and namespace of the PersistentVolumeClaim that the volume was made for.
@@ -139,7 +132,7 @@ impl<'a> About<'a> {
         let class = seen.and_then(|pvc| pvc.spec.as_ref()?.storage_class_name.as_deref());
         Some(match class.filter(|_| by_class) {
             Some(class) => advice::make_both_anew(class, pvc, namespace),
-            None => self.anew(&pvc, &namespace, AS_SAID),
+            None => anew(self.snapshot, &pvc, &namespace, AS_SAID),
         })
     }
 }

@@ -430,7 +430,7 @@ fn t4_why_pvc_sees_a_mistyped_class() {
         "{}",
         next(&snapshot)
     );
-    // What the PersistentVolumeClaim itself asks for is its author's to change.
+    // The author of the PersistentVolumeClaim can change its request.
     let said = "a selector chooses among existing volumes: leave it out, or make a VolumeClaim with one";
     snapshot.pvcs[0].spec.as_mut().unwrap().selector = Some(Default::default());
     snapshot.events[0].message = Some(said.into());
@@ -662,7 +662,7 @@ fn t4_p3_who_sees_no_volume_is_told_of_a_growth_that_failed() {
             "next: have an administrator run: kubectl reservoir why pvc/data -n team   # or request less,";
         assert!(told.contains(next) && !told.contains("anew"), "{told}");
     }
-    // Who ended the pods for the growth would lose the data.
+    // Ending the pods for the growth would lose the data.
     snapshot.pvcs[0].metadata.deletion_timestamp = from(json!("2026-01-01T00:00:00Z"));
     for (kind, name) in [(&PVC, "data"), (&POD, "web")] {
         let told = ask(&snapshot, kind, Some("team"), name).unwrap();
