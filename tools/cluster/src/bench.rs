@@ -3,12 +3,16 @@
 
 mod local_path;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
-use jiff::Timestamp;
+use anyhow::{Context, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, TypeMeta};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config, ResourceExt};
+use tokio::runtime::Runtime;
 
 use crate::node::Cluster;
 use crate::progress::say;
@@ -16,15 +20,19 @@ use crate::tour::{self, Tour};
 
 const NAMESPACE: &str = "reservoir-bench";
 
-/// How often each sort of pods has its turn.
-const TURNS: usize = 2;
+/// Of Reservoir's kinds.
+const VERSION: &str = "reservoir.dev/v1alpha1";
 
 /// The longest wait for all pods of a turn.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// Between two looks at the pods and volumes of a turn.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// What the pods of a turn have.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Sort {
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Sort {
+    /// No volume.
     Bare,
     /// A PersistentVolumeClaim each, of Reservoir's StorageClass.
     Class,
@@ -35,9 +43,6 @@ enum Sort {
     /// One volume for all.
     Shared,
 }
-
-/// By turns, so that a machine that becomes slower makes all sorts slower.
-const SORTS: [Sort; 5] = [Sort::Bare, Sort::Class, Sort::LocalPath, Sort::Claim, Sort::Shared];
 
 impl Sort {
     fn name(self) -> &'static str {
@@ -74,9 +79,8 @@ impl Sort {
 
 /// The measurements of one turn.
 struct Turn {
+    half_ready: Duration,
     ready: Duration,
-    /// Seconds until half of the pods were Ready; the API server rounds them.
-    median: f64,
     gone: Duration,
     /// Writes to the API server in the turn, by writer.
     writes: BTreeMap<&'static str, usize>,
@@ -88,9 +92,12 @@ struct Turn {
 
 /// Installs Reservoir and local-path-provisioner on the cluster, measures `pods` pods of each sort, prints a table, and
 /// removes its objects.
-pub fn pods(cluster: &Cluster, pods: usize) -> anyhow::Result<()> {
+///
+/// By turns, so that a machine that becomes slower makes all sorts slower. Pods without volumes always have theirs.
+pub fn pods(cluster: &Cluster, pods: usize, turns: usize, sorts: &[Sort]) -> anyhow::Result<()> {
+    let sorts: BTreeSet<Sort> = sorts.iter().copied().chain([Sort::Bare]).collect();
     Tour::new(cluster.clone(), false).install()?;
-    let bench = Bench { cluster, pods };
+    let mut bench = Bench::new(cluster)?;
     cluster.apply(&setup(pods))?;
     bench.kubectl(&[
         "wait",
@@ -99,54 +106,60 @@ pub fn pods(cluster: &Cluster, pods: usize) -> anyhow::Result<()> {
         "dr/reservoir-bench",
         "spv/shared",
     ])?;
-    local_path::install(cluster)?;
-    // The first pods of a cluster wait for much that later ones find.
-    for sort in SORTS {
-        Bench { cluster, pods: 1 }.turn(sort)?;
+    if sorts.contains(&Sort::LocalPath) {
+        local_path::install(cluster)?;
     }
-    let mut turns: BTreeMap<Sort, Vec<Turn>> = BTreeMap::new();
-    for _ in 0..TURNS {
-        for sort in SORTS {
-            turns.entry(sort).or_default().push(bench.turn(sort)?);
+    // The first pods of a cluster wait for much that later ones find.
+    for sort in &sorts {
+        bench.turn(*sort)?;
+    }
+    bench.pods = pods;
+    let mut measured: BTreeMap<Sort, Vec<Turn>> = BTreeMap::new();
+    for _ in 0..turns {
+        for sort in &sorts {
+            measured.entry(*sort).or_default().push(bench.turn(*sort)?);
         }
     }
-    local_path::uninstall(cluster)?;
+    if sorts.contains(&Sort::LocalPath) {
+        local_path::uninstall(cluster)?;
+    }
     bench.kubectl(&["delete", "namespace/reservoir-bench", "--timeout=300s"])?;
     bench.kubectl(&["delete", "spv/shared", "--timeout=120s"])?;
     bench.kubectl(&["delete", "dr/reservoir-bench", "storageclass/reservoir-bench", "--timeout=120s"])?;
     bench.kubectl(&["delete", "clusterrole/reservoir-bench", "clusterrolebinding/reservoir-bench"])?;
-    print(&turns, pods);
+    print(&measured, pods);
     Ok(())
 }
 
-fn print(turns: &BTreeMap<Sort, Vec<Turn>>, pods: usize) {
+fn print(measured: &BTreeMap<Sort, Vec<Turn>>, pods: usize) {
+    let turns = measured[&Sort::Bare].len();
     let mean = |sort: Sort, of: fn(&Turn) -> f64| {
-        let values: Vec<f64> = turns[&sort].iter().map(of).collect();
+        let values: Vec<f64> = measured[&sort].iter().map(of).collect();
         values.iter().sum::<f64>() / values.len() as f64
     };
     println!(
-        "| {pods} pods, {TURNS} turns each | from apply to half Ready | to all Ready | from delete to all gone |\n\
+        "| {pods} pods, {turns} turns each | from apply to half Ready | to all Ready | from delete to all gone |\n\
          |---|---|---|---|"
     );
-    for sort in SORTS {
+    for sort in measured.keys().copied() {
         let row = |of: fn(&Turn) -> f64| {
-            let times: Vec<String> = turns[&sort].iter().map(|turn| format!("{:.1}", of(turn))).collect();
+            let times: Vec<String> = measured[&sort].iter().map(|turn| format!("{:.1}", of(turn))).collect();
             format!("{:.2} ({} s)", mean(sort, of) / mean(Sort::Bare, of), times.join(", "))
         };
         println!(
             "| {} | {} | {} | {} |",
             sort.name(),
-            row(|turn| turn.median),
+            row(|turn| turn.half_ready.as_secs_f64()),
             row(|turn| turn.ready.as_secs_f64()),
             row(|turn| turn.gone.as_secs_f64())
         );
     }
     println!("\n| writes to the API server for each pod | {} | all |", WRITERS.join(" | "));
     println!("|---|{}", "---|".repeat(WRITERS.len() + 1));
-    for sort in SORTS {
+    for sort in measured.keys().copied() {
         let per_pod = |by: &dyn Fn(&Turn) -> usize| {
-            let writes: usize = turns[&sort].iter().map(by).sum();
-            writes as f64 / (TURNS * pods) as f64
+            let writes: usize = measured[&sort].iter().map(by).sum();
+            writes as f64 / (turns * pods) as f64
         };
         let mut row = format!("| {} |", sort.name());
         for writer in WRITERS {
@@ -155,17 +168,18 @@ fn print(turns: &BTreeMap<Sort, Vec<Turn>>, pods: usize) {
         println!("{row} {:.1} |", per_pod(&|turn| turn.writes.values().sum()));
     }
     println!("\n| CPU of the API server for each pod | |\n|---|---|");
-    for sort in SORTS {
+    for sort in measured.keys().copied() {
         println!("| {} | {:.0} ms |", sort.name(), mean(sort, |turn| turn.cpu) * 1e3 / pods as f64);
     }
+    let Some(class) = measured.get(&Sort::Class) else { return };
     println!("\n| writes and reads of Reservoir for each pod with {} | |\n|---|---|", Sort::Class.name());
-    let whole = turns[&Sort::Class].iter().flat_map(|turn| &turn.own);
+    let whole = class.iter().flat_map(|turn| &turn.own);
     let sums = whole.fold(BTreeMap::<&str, usize>::new(), |mut sums, (what, requests)| {
         *sums.entry(what).or_default() += requests;
         sums
     });
     for (what, requests) in sums {
-        println!("| {what} | {:.2} |", requests as f64 / (TURNS * pods) as f64);
+        println!("| {what} | {:.2} |", requests as f64 / (turns * pods) as f64);
     }
 }
 
@@ -190,9 +204,22 @@ fn writer(user: &str) -> &'static str {
 struct Bench<'a> {
     cluster: &'a Cluster,
     pods: usize,
+    runtime: Runtime,
+    client: Client,
 }
 
-impl Bench<'_> {
+impl<'a> Bench<'a> {
+    /// With one pod for each turn.
+    fn new(cluster: &'a Cluster) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig())?;
+        let client = runtime.block_on(async {
+            let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+            anyhow::Ok(Client::try_from(config)?)
+        })?;
+        Ok(Self { cluster, pods: 1, runtime, client })
+    }
+
     fn kubectl(&self, args: &[&str]) -> anyhow::Result<String> {
         self.cluster.kubectl()?.args(args).run()
     }
@@ -200,26 +227,31 @@ impl Bench<'_> {
     fn turn(&self, sort: Sort) -> anyhow::Result<Turn> {
         let (before, cpu) = (self.cluster.audit_log()?.len(), self.cluster.cpu_of_api_server()?);
         let started = Instant::now();
-        self.cluster.apply(&sort.manifests(self.pods))?;
-        let all = ["-n", NAMESPACE, "wait", "--for=condition=Ready", "--timeout=300s", "pods", "--all"];
-        self.kubectl(&all)?;
-        let ready = started.elapsed();
-        let median = self.median_ready()?;
+        let manifests = sort.manifests(self.pods);
+        let (half_ready, ready) = std::thread::scope(|scope| {
+            let apply = scope.spawn(|| self.cluster.apply(&manifests));
+            let half_ready = self.until(started, || Ok(self.ready()? * 2 >= self.pods))?;
+            let ready = self.until(started, || Ok(self.ready()? == self.pods))?;
+            apply.join().expect("kubectl apply does not panic")?;
+            anyhow::Ok((half_ready, ready))
+        })?;
         let deleted = Instant::now();
         // kubectl asks for each object that it waits for, five in a second at most. So it waits for none here.
         self.delete(&["-n", NAMESPACE, "pods,vclaim,pvc", "--all"])?;
         if sort == Sort::Claim {
             // A volume in use cannot be deleted.
-            self.none_left(deleted, "vclaim")?;
+            self.until(deleted, || Ok(self.names(VERSION, "VolumeClaim", NAMESPACE)?.is_empty()))?;
             self.delete(&["spv", "--selector=bench=own"])?;
         }
-        self.all_gone(deleted)?;
-        let gone = deleted.elapsed();
-        let (took, went) = (ready.as_secs_f64(), gone.as_secs_f64());
+        let gone = self.until(deleted, || self.are_all_gone())?;
+        let seconds = [half_ready, ready, gone].map(|time| time.as_secs_f64());
         say(format_args!(
-            "{} pods, {}: half Ready in {median:.0} s, all in {took:.1} s, gone in {went:.1} s",
+            "{} pods, {}: half Ready in {:.1} s, all in {:.1} s, gone in {:.1} s",
             self.pods,
-            sort.name()
+            sort.name(),
+            seconds[0],
+            seconds[1],
+            seconds[2]
         ));
         // What is reported after the fact belongs to the turn, too.
         std::thread::sleep(Duration::from_secs(5));
@@ -227,56 +259,64 @@ impl Bench<'_> {
         let log = log.get(before..).context("the audit log is shorter than before: was it rotated?")?;
         let cpu = (self.cluster.cpu_of_api_server()? - cpu).as_secs_f64();
         let (writes, own) = writes(log)?;
-        Ok(Turn { ready, median, gone, writes, own, cpu })
+        Ok(Turn { half_ready, ready, gone, writes, own, cpu })
     }
 
     fn delete(&self, what: &[&str]) -> anyhow::Result<()> {
         self.kubectl(&[&["delete", "--wait=false"], what].concat()).map(drop)
     }
 
-    /// Seconds from the first pod's creation until half of the pods were Ready.
-    fn median_ready(&self) -> anyhow::Result<f64> {
-        let times = "{range .items[*]}{.metadata.creationTimestamp} \
-                     {.status.conditions[?(@.type==\"Ready\")].lastTransitionTime}{\"\\n\"}{end}";
-        let times = self.kubectl(&["-n", NAMESPACE, "get", "pods", &format!("--output=jsonpath={times}")])?;
-        let second = |time: &str| time.parse::<Timestamp>().map(|time| time.as_second());
-        let parsed = times.lines().filter_map(|line| line.split_once(' '));
-        let parsed: Vec<(i64, i64)> =
-            parsed.map(|(made, ready)| Ok((second(made)?, second(ready)?))).collect::<anyhow::Result<_>>()?;
-        let first = parsed.iter().map(|(made, _)| *made).min().context("no pod is there")?;
-        let mut ready: Vec<i64> = parsed.into_iter().map(|(_, ready)| ready - first).collect();
-        ready.sort_unstable();
-        Ok(ready[ready.len() / 2] as f64)
-    }
-
-    fn none_left(&self, since: Instant, kinds: &str) -> anyhow::Result<()> {
-        self.until_gone(since, || self.kubectl(&["-n", NAMESPACE, "get", kinds, "--output=name"]))
-    }
-
-    /// Waits until no pod, no volume of a turn, and no helper pod is left.
-    fn all_gone(&self, since: Instant) -> anyhow::Result<()> {
-        self.none_left(since, "pods,pvc")?;
-        self.until_gone(since, || {
-            let left = self.kubectl(&["get", "pv,spv", "--output=name"])?;
-            let left = left.lines().filter(|line| !line.ends_with("/shared")).map(|line| format!("{line}\n"));
-            let helpers = self.kubectl(&["-n", local_path::NAMESPACE, "get", "pods", "--output=name"])?;
-            let helpers = helpers.lines().filter(|line| line.contains("helper-pod"));
-            Ok(left.chain(helpers.map(str::to_owned)).collect())
-        })
-    }
-
-    fn until_gone(&self, since: Instant, left: impl Fn() -> anyhow::Result<String>) -> anyhow::Result<()> {
-        loop {
-            let left = left()?;
-            if left.is_empty() {
-                return Ok(());
-            }
-            if since.elapsed() > PATIENCE {
-                bail!("after {} s these are left: {left}", PATIENCE.as_secs());
-            }
-            std::thread::sleep(Duration::from_millis(100));
+    /// Waits until it `is`, and says how long after `since` that was.
+    ///
+    /// A kubectl for each look would take a quarter of two cores from the pods.
+    fn until(&self, since: Instant, is: impl Fn() -> anyhow::Result<bool>) -> anyhow::Result<Duration> {
+        while !is()? {
+            ensure!(since.elapsed() < PATIENCE, "after {} s it is not over", PATIENCE.as_secs());
+            std::thread::sleep(LOOK);
         }
+        Ok(since.elapsed())
     }
+
+    /// The number of the turn's pods that are Ready.
+    fn ready(&self) -> anyhow::Result<usize> {
+        let pods = Api::<Pod>::namespaced(self.client.clone(), NAMESPACE);
+        let pods = self.runtime.block_on(pods.list(&from_the_cache()))?;
+        let is_ready = |pod: &Pod| {
+            let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+            conditions
+                .is_some_and(|all| all.iter().any(|each| each.type_ == "Ready" && each.status == "True"))
+        };
+        Ok(pods.items.iter().filter(|pod| is_ready(pod)).count())
+    }
+
+    /// Whether no pod, no claim, no volume of a turn, and no helper pod is left.
+    fn are_all_gone(&self) -> anyhow::Result<bool> {
+        let left = |version, kind| self.names(version, kind, NAMESPACE);
+        let helpers = self.names("v1", "Pod", local_path::NAMESPACE)?;
+        Ok(left("v1", "Pod")?.is_empty()
+            && left("v1", "PersistentVolumeClaim")?.is_empty()
+            && self.names("v1", "PersistentVolume", "")?.is_empty()
+            && self.names(VERSION, "SharedPersistentVolume", "")?.iter().all(|name| name == "shared")
+            && helpers.iter().all(|name| !name.contains("helper-pod")))
+    }
+
+    /// The names of all objects of a kind, in a namespace if there is one.
+    fn names(&self, version: &str, kind: &str, namespace: &str) -> anyhow::Result<Vec<String>> {
+        let types = TypeMeta { api_version: version.to_owned(), kind: kind.to_owned() };
+        let resource = ApiResource::from_gvk(&GroupVersionKind::try_from(types)?);
+        let client = self.client.clone();
+        let api: Api<DynamicObject> = match namespace {
+            "" => Api::all_with(client, &resource),
+            _ => Api::namespaced_with(client, namespace, &resource),
+        };
+        let all = self.runtime.block_on(api.list_metadata(&from_the_cache()))?;
+        Ok(all.items.iter().map(ResourceExt::name_any).collect())
+    }
+}
+
+/// A list that the API server answers from memory.
+fn from_the_cache() -> ListParams {
+    ListParams::default().match_any()
 }
 
 type Writes = (BTreeMap<&'static str, usize>, BTreeMap<String, usize>);
@@ -334,7 +374,7 @@ fn setup(pods: usize) -> String {
 
 fn object(kind: &str, name: &str, meta: &str, spec: &str) -> String {
     format!(
-        "---\n{{apiVersion: reservoir.dev/v1alpha1, kind: {kind}, metadata: {{name: {name}, {meta}}}, spec: {{{spec}}}}}\n"
+        "---\n{{apiVersion: {VERSION}, kind: {kind}, metadata: {{name: {name}, {meta}}}, spec: {{{spec}}}}}\n"
     )
 }
 

@@ -57,6 +57,12 @@ enum Command {
         /// The number of pods at once.
         #[arg(long, default_value_t = 50)]
         pods: usize,
+        /// How often each sort of pods has its turn.
+        #[arg(long, default_value_t = 2)]
+        turns: usize,
+        /// The sorts of pods to compare with pods without volumes.
+        #[arg(long, value_delimiter = ',', default_value = "class,local-path,claim,shared")]
+        sorts: Vec<bench::Sort>,
     },
     /// Run the tests of the node's disks in a guest of QEMU, on Debian's own kernel.
     Qemu {
@@ -142,7 +148,9 @@ fn main() -> ExitCode {
         Command::Demo(up) => demo(up),
         Command::Pages(up) => pages(up),
         Command::Conformance { passes, name, keep } => conformance(name, &passes, keep),
-        Command::BenchPods { up, pods } => node_cluster(up).and_then(|cluster| bench::pods(&cluster, pods)),
+        Command::BenchPods { up, pods, turns, sorts } => {
+            node_cluster(up).and_then(|cluster| bench::pods(&cluster, pods, turns, &sorts))
+        }
         Command::Build => build(),
         Command::Packages => install_packages(),
         Command::Qemu { args, minutes } => qemu::test(&args, Duration::from_secs(60 * minutes)),
