@@ -205,7 +205,9 @@ fn refused(refusal: Refusal) -> Error {
     let message = refusal.to_string();
     match refusal {
         Refusal::NoVolume(_) => Error::NotFound(message),
-        Refusal::OtherMode(_) | Refusal::OtherMount(_) => Error::InvalidArgument(message),
+        Refusal::OtherMode(_) | Refusal::OtherFileSystem(_) | Refusal::OtherOption { .. } => {
+            Error::InvalidArgument(message)
+        }
         Refusal::OtherVolume(_)
         | Refusal::OtherNode { .. }
         | Refusal::NoCopy { .. }

@@ -270,11 +270,26 @@ impl Events {
         }
     }
 
+    /// True if a warning of the topic waits, or was published and has not ended.
+    pub fn has_warning<K: Resource<DynamicType = ()>>(&self, object: &K, topic: &str) -> bool {
+        let uid = object.meta().uid.as_deref().unwrap_or_default();
+        let waits = self.publisher.waiting().get(uid).is_some_and(|topics| topics.contains_key(topic));
+        let is_it = |old: &Published| old.topic == topic;
+        waits || self.publisher.published().get(uid).is_some_and(|all| all.iter().any(is_it))
+    }
+
     /// Drops the warning of the topic that waits: its cause is over.
     pub fn settle<K: Resource<DynamicType = ()>>(&self, object: &K, topic: &str) {
+        self.settle_published(object, topic);
+    }
+
+    /// The same; returns true if a warning of the topic was published.
+    pub fn settle_published<K: Resource<DynamicType = ()>>(&self, object: &K, topic: &str) -> bool {
         let uid = object.meta().uid.as_deref().unwrap_or_default();
         let mut published = self.publisher.published();
+        let mut was_published = false;
         if let Some(all) = published.get_mut(uid) {
+            was_published = all.iter().any(|old| old.topic == topic);
             all.retain(|old| old.topic != topic);
             if all.is_empty() {
                 published.remove(uid);
@@ -288,6 +303,7 @@ impl Events {
                 waiting.remove(uid);
             }
         }
+        was_published
     }
 
     /// Drops all warnings that wait about an object that is gone.

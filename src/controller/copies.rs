@@ -6,7 +6,7 @@ use kube::{Api, ResourceExt};
 
 use crate::api::SharedPersistentVolume;
 use crate::cluster;
-use crate::plan::copies::{Around, Family, Plan, node_of, plan};
+use crate::plan::copies::{Around, Family, Plan, node_of, plan, taken_names};
 
 use super::Error;
 use super::context::Context;
@@ -20,7 +20,8 @@ pub(super) fn around(volume: &SharedPersistentVolume, ctx: &Context) -> Plan {
     }
     let stores = &ctx.stores;
     let (nodes, disks, reservations) = (stores.nodes.all(), stores.disks.all(), stores.reservations.all());
-    plan(volume, &Around { copies, nodes, disks, reservations })
+    let taken = taken_names(volume, &nodes, |name| stores.volumes.get(name));
+    plan(volume, &Around { copies, nodes, disks, reservations, taken })
 }
 
 /// The volumes around a copy, from the caches; `None` for a volume that is no copy.

@@ -15,7 +15,7 @@ use crate::api::{
 };
 use crate::cluster::{self, Name};
 use crate::plan::namesake::{self, Earlier};
-use crate::plan::pvc_provisioner::placement::Mate;
+use crate::plan::pvc_provisioner::placement::{Mate, PLACE_FOUND};
 use crate::plan::pvc_provisioner::{
     REFUSED_AGAIN, Reschedule, SELECTED_NODE, Seen, Step, class, growth, is_settled, is_unsettled, next,
     refused_again, waits_empty, waits_for_volume,
@@ -33,6 +33,8 @@ use super::{Again, Error, storage_capacity};
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// The reason and the topic of the event of a PersistentVolumeClaim that gets no volume.
 const FAILED: &str = "ProvisioningFailed";
+/// The topic of such an event for which no node has a place. It ends before the volume is made.
+const NO_PLACE: &str = "NoPlace";
 /// The topic of the event of a PersistentVolumeClaim that waits while there is data of an earlier one of its name (F5).
 const OLD_DATA: &str = "OldData";
 /// The reason and the topic of the event of a PersistentVolumeClaim whose size cannot be granted.
@@ -62,6 +64,7 @@ pub(super) async fn reconcile(name: Name, ctx: &Context) -> Result<Again, Error>
         step = next(&seen);
     }
     let settled = is_settled(&seen, &step);
+    let topic = if matches!(step, Step::Wait(..) | Step::TellPlaces(..)) { NO_PLACE } else { FAILED };
     if let (Some(pvc), Step::Rest | Step::Refuse(_) | Step::Wait(..) | Step::Reschedule(_)) =
         (&seen.pvc, &step)
         && let Some((reason, why)) = earlier(pvc, None, &seen, ctx).filter(|_| waits_empty(&seen, pvc))
@@ -75,8 +78,11 @@ pub(super) async fn reconcile(name: Name, ctx: &Context) -> Result<Again, Error>
         Err(error) => return Err(error),
     };
     match (&seen.pvc, event) {
-        (Some(pvc), Some(event)) => warn(pvc, &event, ctx),
-        (Some(pvc), None) if settled => ctx.events.settle(pvc, FAILED),
+        (Some(pvc), Some(event)) => warn(pvc, topic, &event, ctx),
+        (Some(pvc), None) if settled => {
+            ctx.events.settle(pvc, FAILED);
+            ctx.events.settle(pvc, NO_PLACE);
+        }
         _ => {}
     }
     Ok(again)
@@ -99,6 +105,7 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
         nodes: vec![],
         used: false,
         without_storage: None,
+        told_no_place: false,
         mates: vec![],
         refused: None,
         now: (ctx.now)(),
@@ -125,6 +132,7 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
     }
     if !cached.bound {
         seen.class = seen.pvc.as_ref().and_then(|pvc| class_of(pvc, ctx));
+        seen.told_no_place = seen.pvc.as_ref().is_some_and(|pvc| ctx.events.has_warning(pvc, NO_PLACE));
         (seen.reservations, seen.disks) = (stores.reservations.all(), stores.disks.all());
         let is_known = seen.volume.is_some();
         if !is_known {
@@ -215,6 +223,12 @@ async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<(Option<String>
             let delayed = seen.class.as_ref().is_some_and(|class| class::is_delayed(class));
             return Ok((Some(event), (!delayed).then_some(LOOK_AGAIN)));
         }
+        Step::TellPlaces(event, asked) => {
+            ensure_may_create(&asked, ctx).await?;
+            if let Some(pvc) = seen.pvc.as_ref().filter(|pvc| ctx.events.settle_published(*pvc, NO_PLACE)) {
+                ctx.events.publish(pvc, None, true, "Provision", PLACE_FOUND, &event).await;
+            }
+        }
         Step::Reschedule(step) => {
             let Reschedule { why: event, asked, others, crowded } = *step;
             if let Some(asked) = asked {
@@ -232,7 +246,7 @@ async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<(Option<String>
             }
             for pvc in &others {
                 unselect(pvc, ctx).await?;
-                warn(pvc, &event, ctx);
+                warn(pvc, FAILED, &event, ctx);
             }
             if let Some(pvc) = &seen.pvc {
                 unselect(pvc, ctx).await?;
@@ -297,8 +311,8 @@ async fn unselect(pvc: &PersistentVolumeClaim, ctx: &Context) -> Result<(), Erro
 }
 
 /// Publishes the reason for a missing volume, if it lasts.
-fn warn(pvc: &PersistentVolumeClaim, event: &str, ctx: &Context) {
-    ctx.events.warn_if_it_lasts(pvc, FAILED, ("Provision", FAILED, event), LASTING);
+fn warn(pvc: &PersistentVolumeClaim, topic: &'static str, event: &str, ctx: &Context) {
+    ctx.events.warn_if_it_lasts(pvc, topic, ("Provision", FAILED, event), LASTING);
 }
 
 /// Applies a step of a growth; returns true if another decision follows at once.

@@ -13,7 +13,7 @@ use kube::ResourceExt;
 use tokio::sync::Notify;
 
 use crate::api::{
-    DiskReservation, NodeDisk, PVC_PREFIX, Role, RoleSubscription, SharedPersistentVolume, VolumeClaim,
+    DiskReservation, NodeDisk, PVC_PREFIX, Role, RoleSubscription, SharedPersistentVolume, Size, VolumeClaim,
     VolumeOffer, VolumeRole,
 };
 use crate::cluster::{Change, Name, WorkQueue, name_of};
@@ -35,6 +35,9 @@ use super::stores::{
 /// The time for which changes are collected into one reconcile. Changes around a subscription are collected because an
 /// offer is a large object.
 pub const GATHERING: Duration = Duration::from_millis(500);
+
+/// The pause before PersistentVolumeClaims without a volume tell of free space, which others may take meanwhile.
+const PLACES: Duration = Duration::from_secs(10);
 
 /// The work queues of the controller.
 pub struct WorkQueues {
@@ -197,6 +200,8 @@ impl Router {
         self.queues.reservations.enqueue(reservation);
         let (name, uid) = (reservation.name_any(), reservation.uid().unwrap_or_default());
         self.sharing.notify_one();
+        // Nodes without a copy may have a place for it now.
+        self.copies_missing(|original| Role::name_covers(&reservation.spec.role, &original.spec.role));
         self.with(|queues, stores| {
             // The refinements and the parent of the reservation (R4).
             queues.reservations.enqueue_if(&stores.reservations, |r| r.spec.parent.as_ref() == Some(&name));
@@ -210,14 +215,6 @@ impl Router {
             }
             queues.volumes.enqueue_names(stores.volumes.names_by(UNPLACED, &reservation.spec.role));
             queues.volumes.enqueue_names(stores.volumes.names_by(REQUESTED_RESERVATION, &name));
-            // Nodes without a copy may have a place for it now.
-            for original in stores.volumes.by(COPY_OF, "") {
-                let lacks =
-                    original.status.as_ref().and_then(|status| status.copies).is_some_and(|c| c.failed > 0);
-                if lacks && Role::name_covers(&reservation.spec.role, &original.spec.role) {
-                    queues.volumes.enqueue(&original);
-                }
-            }
             // A volume may have an entry here and be placed in another reservation.
             for entry in reservation.status.iter().flat_map(|s| &s.volumes) {
                 let placed =
@@ -348,9 +345,20 @@ impl Router {
         self.with(|queues, stores| queues.pvcs.enqueue_names(stores.pvcs.names_provisioned()));
     }
 
-    /// Routes a change, perhaps by another writer, of the storage capacity of a StorageClass.
-    pub fn capacity(&self, capacity: &CSIStorageCapacity) {
+    /// Routes a change, perhaps by another writer, of the storage capacity of a StorageClass. PersistentVolumeClaims without a volume,
+    /// which schedulers look after, may have said that there is no place.
+    pub fn capacity(&self, capacity: &CSIStorageCapacity, change: &Change<CSIStorageCapacity>) {
         self.queues.classes.enqueue_name(capacity.storage_class_name.as_str());
+        let bytes = |of: &CSIStorageCapacity| {
+            of.maximum_volume_size.as_ref().map_or(0, |size| Size::written(&*size.0).bytes_or_zero())
+        };
+        if change.now.map_or(0, bytes) > change.before.map_or(0, bytes) {
+            self.with(|queues, stores| {
+                let is_waiting = |name: &Name| stores.provisioned(name).is_some_and(|(_, pvc)| !pvc.bound);
+                let names = stores.pvcs.names_provisioned().into_iter().filter(is_waiting);
+                names.for_each(|name| queues.pvcs.enqueue_after(name, PLACES));
+            });
+        }
     }
 
     /// Routes a change of the pods that use the PersistentVolumeClaim `claim`, on these nodes.

@@ -151,7 +151,11 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         ),
         roles: cached!(all.clone(), |to, role, change| to.role(role, change), CacheConfig::default()),
         classes: cached!(all, |to, class, _| to.class(class), CacheConfig::default()),
-        capacities: cached!(ours, |to, capacity, _| to.capacity(capacity), CacheConfig::default()),
+        capacities: cached!(
+            ours,
+            |to, capacity, change| to.capacity(capacity, change),
+            CacheConfig::default()
+        ),
         pvcs,
         pods,
         agents,

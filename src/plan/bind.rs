@@ -11,7 +11,7 @@ use crate::api::{
 use super::list_share::{Full, MOST_ENTRIES, full};
 use super::offer::{self, covers, offered, open_to};
 use super::resize::size_now;
-use super::{names, seal, selects, undivided};
+use super::{names, own_pvc, seal, selects, undivided};
 
 /// The claim's entry in the volume's list of bindings.
 pub fn binding(claim: &VolumeClaim) -> ClaimBinding {
@@ -96,11 +96,13 @@ pub fn choose<'a>(
                 if let Some(unrelated) = unrelated(claim, subscriptions) {
                     return unrelated;
                 }
-                let selected = volumes.iter().filter(|v| is_selected(claim, v));
-                // The selector finds a volume, which is closed to the claim, or not offered for want of the capability.
-                let refused = selected.filter_map(|v| match has_place(v) {
+                let mut selected: Vec<_> = volumes.iter().filter(|v| is_selected(claim, v)).collect();
+                // Caches have no order. A message in varying order would cause a write each time.
+                selected.sort_by_key(|v| v.name_any());
+                // The selector finds a volume, which is closed to the claim now.
+                let refused = selected.into_iter().filter_map(|v| match has_place(v) {
                     Ok(()) => seal::claimable(v, &claim.spec).err(),
-                    Err(why) => Some(why).filter(|why| why.reason == reason::NO_CAPABILITY),
+                    Err(why) => Some(with_holder(why, v)).filter(|why| CLOSED.contains(&why.reason)),
                 });
                 refused.into_iter().next().unwrap_or_else(|| {
                     let namespace = claim.namespace().unwrap_or_default();
@@ -113,6 +115,28 @@ pub fn choose<'a>(
             })
         }
     }
+}
+
+/// Reasons that a claim gives for a volume that its selector finds: another volume would not have the data. A volume that ends is
+/// as good as none, and of others' volumes nothing is told.
+const CLOSED: [&str; 5] = [
+    reason::NO_CAPABILITY,
+    reason::VOLUME_NOT_READY,
+    reason::VOLUME_HELD,
+    reason::TOO_MANY_CLAIMS,
+    reason::SHARE_TAKEN,
+];
+
+/// The first volume that the selector of a claim finds, and that is closed for that reason.
+pub fn closed<'a>(
+    claim: &VolumeClaim,
+    volumes: &'a [SharedPersistentVolume],
+    why: &str,
+) -> Option<&'a SharedPersistentVolume> {
+    let is_it = |v: &&SharedPersistentVolume| {
+        is_selected(claim, v) && offer::available(v).is_err_and(|closed| closed.reason == why)
+    };
+    volumes.iter().filter(is_it).min_by_key(|v| v.name_any())
 }
 
 /// Refuses a claim of a role that no volume is for which these subscriptions are ever offered: they have no ancestor in common.
@@ -205,8 +229,9 @@ fn fits(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
 fn is_selected(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
     let Some(selector) = &claim.spec.selector else { return false };
     // A claim names a raw device explicitly, since the pod has to use the volume as a device. A claim of the original leads to
-    // its copies, too (E3), and one of a copy to this one alone.
+    // its copies, too (E3), and one of a copy to this one alone. An exclusive volume of a class is its PersistentVolumeClaim's.
     volume.spec.volume_mode == VolumeMode::Filesystem
+        && own_pvc::held(volume).is_none()
         && volume.spec.copy_of.is_none()
         && open_to(volume, &claim.spec.role)
         && selector.match_labels.as_ref().is_none_or(|wanted| selects(wanted, volume.labels()))
@@ -362,7 +387,7 @@ mod tests {
         );
         assert_eq!(pick(&own, &sub, &volumes, &[]), Ok("v".into()));
         (flood.spec.volume, flood.spec.selector) = (None, Some(ClaimSelector::default()));
-        assert_eq!(pick(&flood, &sub, &volumes, &[]).unwrap_err().reason, "NoMatch");
+        assert_eq!(pick(&flood, &sub, &volumes, &[]).unwrap_err().reason, "ShareTaken");
         let [mut volume] = volumes;
         volume.status.as_mut().unwrap().claims = claims(1000);
         assert_eq!(pick(&own, &sub, &[volume], &[]).unwrap_err().reason, "TooManyClaims");
@@ -432,6 +457,47 @@ mod tests {
         let said = said(&["eng"], false);
         assert_eq!(said.reason, "NoCapability");
         assert!(said.message.starts_with("volume v is shared; add SHARED_RESOURCES"), "{}", said.message);
+    }
+
+    /// C4, T4: a new volume would be empty.
+    #[test]
+    fn c4_a_selector_names_the_volume_that_it_waits_for() {
+        let sub = subscription("ns", &["eng"], true);
+        let mut claim = claim("ns", "c", "v");
+        (claim.spec.volume, claim.spec.selector) = (None, Some(ClaimSelector::default()));
+        let (mut away, mut held) = (ready_volume("w", "eng", true), ready_volume("v", "eng", false));
+        set_ready(&mut away.status.as_mut().unwrap().conditions, false);
+        held.status.as_mut().unwrap().claims = vec![bound_by("other", "holder", "u0")];
+        let mut volumes = [away, held];
+        let said = pick(&claim, &sub, &volumes, &[]).unwrap_err();
+        assert_eq!(
+            (said.reason, &*said.message),
+            (
+                "VolumeHeld",
+                "volume v is exclusive and held by claim other/holder; this claim is bound when that one is deleted"
+            )
+        );
+        assert_eq!(closed(&claim, &volumes, said.reason).map(|v| v.name_any()), Some("v".into()));
+        let said = pick(&claim, &sub, &volumes[..1], &[]).unwrap_err();
+        assert_eq!(said.reason, "VolumeNotReady");
+        assert!(
+            said.message.starts_with("volume w is not ready, the claim waits for it"),
+            "{}",
+            said.message
+        );
+        let ops = subscription("ns", &["eng/ops"], true);
+        volumes[0].spec.sub_roles = SubRoles::Deny;
+        assert_eq!(
+            pick(&claim, &ops, &volumes[..1], &[]).unwrap_err().reason,
+            "NoMatch",
+            "nothing is told of others'"
+        );
+        volumes[0].spec.retire = true;
+        assert_eq!(
+            pick(&claim, &sub, &volumes[..1], &[]).unwrap_err().reason,
+            "NoMatch",
+            "it is as good as none"
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! in use goes on.
 
 mod family;
+mod obstacle;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::api::{
 
 pub use self::family::{Family, has_failed, is_awaited, source, transfer};
 use self::family::{can_send, sends, sources};
+pub use self::obstacle::Obstacle;
 use super::node_labels::{self, is_complete};
 use super::{candidate, create, refs, selects};
 
@@ -40,6 +42,8 @@ pub struct Around {
     pub disks: Vec<Arc<NodeDisk>>,
     /// All reservations.
     pub reservations: Vec<Arc<DiskReservation>>,
+    /// The names of copies that other volumes have, see [`taken_names`].
+    pub taken: BTreeSet<String>,
 }
 
 /// The copies of a volume.
@@ -51,6 +55,8 @@ pub struct Plan {
     pub verdict: Option<Verdict>,
     /// The copies to be made.
     pub missing: Vec<SharedPersistentVolume>,
+    /// The nodes without a copy, each with the reason.
+    pub obstacles: Vec<(String, Obstacle)>,
 }
 
 /// The node of a copy.
@@ -100,6 +106,20 @@ fn is_selected(copies: &Copies, original: &SharedPersistentVolume, node: &Node) 
     fits && node.metadata.deletion_timestamp.is_none() && (!is_own || copies.own_node)
 }
 
+/// The names of the copies of a volume that other volumes have. `find`: the volume of a name.
+pub fn taken_names<V: AsRef<SharedPersistentVolume>>(
+    original: &SharedPersistentVolume,
+    nodes: &[Arc<Node>],
+    find: impl Fn(&str) -> Option<V>,
+) -> BTreeSet<String> {
+    let Some(copies) = &original.spec.copies else { return BTreeSet::new() };
+    let uid = original.uid().unwrap_or_default();
+    let is_copy = |of: &SharedPersistentVolume| of.spec.copy_of.as_ref().is_some_and(|of| of.uid == uid);
+    let selected = nodes.iter().filter(|node| is_selected(copies, original, node));
+    let names = selected.map(|node| name(&original.name_any(), &uid, &node.name_any()));
+    names.filter(|name| find(name).is_some_and(|volume| !is_copy(volume.as_ref()))).collect()
+}
+
 /// The copies of a volume: the numbers, and those to be made.
 pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
     let used = around.copies.iter().filter(|copy| is_used(copy)).count() as u32;
@@ -111,7 +131,8 @@ pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
     nodes.retain(|node| is_selected(copies, original, node));
     nodes.sort_by_key(|node| node.name_any());
     let mut status = CopiesStatus { wanted: nodes.len() as u32, used, ..Default::default() };
-    let reported = |status, verdict| Plan { status: Some(status), verdict: Some(verdict), missing: vec![] };
+    let reported =
+        |status, verdict| Plan { status: Some(status), verdict: Some(verdict), ..Default::default() };
     let Some(digest) = original.status.as_ref().and_then(|status| status.digest.as_ref()) else {
         let why = match original.spec.sealed {
             true => "it has copies once it is sealed, which its condition Sealed tells more about",
@@ -141,38 +162,41 @@ pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
         return reported(status, Verdict::no(reason::COPIES_OFF, why));
     }
     let names: BTreeSet<String> = around.copies.iter().map(|copy| copy.name_any()).collect();
-    let (mut missing, mut troubles) = (vec![], vec![]);
+    let (mut missing, mut obstacles) = (vec![], vec![]);
     for node in nodes {
         let (full, name) = (node_labels::is_full(node), node.name_any());
-        let trouble = match copy_on(node) {
-            Some(copy) => trouble_of(copy, can_fill),
-            None if full => Some(format!(
-                "it has copies of {} volumes, which is the most: take the node out of the nodeSelector of others",
-                node_labels::MOST
-            )),
+        let obstacle = match copy_on(node) {
+            Some(copy) => obstacle::of_copy(copy, can_fill),
+            None if full => Some(Obstacle::NodeFull),
             None => match make(original, copies, digest, &name, around) {
-                Ok(copy) if names.contains(&copy.name_any()) => {
-                    Some(format!("volume {} is on another node by now: delete it", copy.name_any()))
+                Ok(copy) if names.contains(&copy.name_any()) => Some(Obstacle::Moved(copy.name_any())),
+                Ok(copy) if around.taken.contains(&copy.name_any()) => {
+                    Some(Obstacle::NameTaken(copy.name_any()))
                 }
                 Ok(copy) => {
                     missing.push(copy);
                     None
                 }
-                Err(why) => Some(why.message),
+                Err(why) if why.reason == reason::NO_RESERVATION => Some(
+                    obstacle::reserved_in_vain(original, node, &around.disks, &around.reservations)
+                        .unwrap_or(Obstacle::NoPlace(why)),
+                ),
+                Err(why) => Some(Obstacle::NoPlace(why)),
             },
         };
-        troubles.extend(trouble.map(|why| format!("{name}: {why}")));
+        obstacles.extend(obstacle.map(|why| (name, why)));
     }
-    status.failed = troubles.len() as u32;
+    status.failed = obstacles.len() as u32;
     let CopiesStatus { wanted, ready, failed, .. } = status;
-    let verdict = match troubles.get(..NAMED.min(troubles.len())).unwrap_or_default() {
+    let verdict = match &obstacles[..NAMED.min(obstacles.len())] {
         [] if ready == wanted => {
             Verdict::yes(reason::COPIED, format!("each of the selected nodes has a copy: {wanted}"))
         }
         [] => Verdict::no(reason::COPYING, format!("{ready} of {wanted} copies are complete")),
         first => {
-            let more = troubles.len() - first.len();
+            let more = obstacles.len() - first.len();
             let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+            let first: Vec<String> = first.iter().map(|(node, why)| format!("{node}: {why}")).collect();
             let why =
                 format!("{failed} of {wanted} selected nodes are without a copy: {}{more}", first.join("; "));
             Verdict::no(reason::COPIES_MISSING, why)
@@ -183,17 +207,8 @@ pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
         status: Some(status),
         verdict: Some(verdict),
         missing: if original.is_ending() { vec![] } else { missing },
+        obstacles,
     }
-}
-
-/// Why a copy makes no progress; `None`: it is being made, or is ending. `can_fill`: a volume with its content can be sent.
-fn trouble_of(copy: &SharedPersistentVolume, can_fill: bool) -> Option<String> {
-    let conditions = copy.status.as_ref().map_or(&[][..], |status| &status.conditions);
-    let ready = condition::get(conditions, READY)?;
-    let passing = [reason::CREATING, reason::COPYING, reason::RETIRING, reason::DESTROYING];
-    let waits_in_vain = ready.reason == reason::COPYING && !can_fill;
-    let is_trouble = ready.status != "True" && (waits_in_vain || !passing.contains(&&*ready.reason));
-    is_trouble.then(|| format!("volume {}: {}", copy.name_any(), ready.message))
 }
 
 /// The copy of a volume for a node, in the reservation there that suits best.

@@ -3,10 +3,12 @@
 use kube::ResourceExt;
 
 use crate::api::condition::{self, READY, reason};
-use crate::api::{AccessMode, ClaimBinding, FIXED_MOUNT_OPTIONS, SharedPersistentVolume, VolumeMode};
+use crate::api::{
+    AccessMode, ClaimBinding, FIXED_MOUNT_OPTIONS, MADE_BY_RESERVOIR, SharedPersistentVolume, VolumeMode,
+};
 
 use super::own_pvc::pvc_of;
-use super::seal;
+use super::{persistent_volume, seal};
 
 /// A request of the kubelet for a pod.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +63,9 @@ pub enum Refusal {
     )]
     OtherVolume(String),
     /// The volume is on another node. Normally the scheduler places no such pod on this node.
-    #[error("volume {volume} is on node {node}, not on this one")]
+    #[error(
+        "volume {volume} is on node {node}, not on this one: make the pod again without spec.nodeName, and it is placed there"
+    )]
     OtherNode {
         /// Name of the volume.
         volume: String,
@@ -86,7 +90,7 @@ pub enum Refusal {
     )]
     NotBound(String, String),
     /// The tombstone is set.
-    #[error("volume {0} is destroyed")]
+    #[error("volume {0} is destroyed: claim another one")]
     Destroyed(String),
     /// The pod mounts a ReadOnly claim without `readOnly`, on a node without NRI. The container runtime asks for a
     /// writable mount then, and clears the read-only flag, or fails to (M3).
@@ -106,14 +110,27 @@ pub enum Refusal {
     SealedReadOnly(String, bool),
     /// The PersistentVolume was made or changed by hand.
     #[error(
-        "the volumeMode of the PersistentVolume is not that of SharedPersistentVolume {0}: let Reservoir make it"
+        "the volumeMode of the PersistentVolume is not that of SharedPersistentVolume {0}: {MADE_BY_RESERVOIR}"
     )]
     OtherMode(String),
-    /// The PersistentVolume was made or changed by hand. A volume's file system and mount options never change (V12).
+    /// The PersistentVolume was made by hand. A volume's file system never changes (V12).
     #[error(
-        "the file system or a mount option of the PersistentVolume is not that of SharedPersistentVolume {0}: let Reservoir make it"
+        "the file system of the PersistentVolume is not that of SharedPersistentVolume {0}: {MADE_BY_RESERVOIR}"
     )]
-    OtherMount(String),
+    OtherFileSystem(String),
+    /// Somebody added a mount option to the PersistentVolume. Those of a volume never change (V12).
+    #[error(
+        "PersistentVolume {pv} has the mount option {option}, and SharedPersistentVolume {volume} has not: take it out of \
+         spec.mountOptions, and make the pod again: kubectl edit pv {pv}"
+    )]
+    OtherOption {
+        /// Name of the volume.
+        volume: String,
+        /// Name of the PersistentVolume.
+        pv: String,
+        /// The option.
+        option: String,
+    },
 }
 
 /// Why a volume that the node has no record of cannot be mounted: the agent serves its disk no more (D8), or it was declared gone (D4).
@@ -198,9 +215,12 @@ pub fn authorise(volume: Option<&SharedPersistentVolume>, request: Request<'_>) 
     let is_of_volume = |option: &String| {
         volume.spec.mount_options.contains(option) || FIXED_MOUNT_OPTIONS.contains(&option.as_str())
     };
-    let same_fs = request.fs_type.is_empty() || request.fs_type == volume.spec.fs_type.name();
-    if !same_fs || !request.mount_options.iter().all(is_of_volume) {
-        return Err(Refusal::OtherMount(name));
+    if !request.fs_type.is_empty() && request.fs_type != volume.spec.fs_type.name() {
+        return Err(Refusal::OtherFileSystem(name));
+    }
+    if let Some(option) = request.mount_options.iter().find(|option| !is_of_volume(option)) {
+        let (pv, option) = (persistent_volume::name_for(request.claim_uid), option.clone());
+        return Err(Refusal::OtherOption { volume: name, pv, option });
     }
     Ok(Permit { mode, with_others: !is_for_one_pod(volume, request.several_pods) })
 }
@@ -409,7 +429,10 @@ mod tests {
             let asked = Request { fs_type, mount_options: &mount_options, ..REQUEST };
             let found = authorise(Some(&v), asked);
             assert_eq!(found.is_ok(), fine, "{fs_type} {mount_options:?}");
-            assert!(fine || matches!(found, Err(Refusal::OtherMount(_))));
+            let said = found.map_or_else(|refusal| refusal.to_string(), |_| String::new());
+            let step =
+                if fs_type == "xfs" { "Reservoir alone makes" } else { "kubectl edit pv reservoir-c-rw" };
+            assert!(fine || said.contains(step), "{said}");
         }
     }
 }

@@ -49,6 +49,8 @@ pub struct Seen {
     pub used: bool,
     /// A pod that the scheduler has placed nowhere, for want of storage capacity on some node, by the cache.
     pub without_storage: Option<String>,
+    /// True if people were told that no node has a place for it.
+    pub told_no_place: bool,
     /// The other PersistentVolumeClaims of the pods, if a scheduler chooses the node.
     pub mates: Vec<Mate>,
     /// The API server's refusal of the last write of a bound PersistentVolumeClaim's volume.
@@ -73,6 +75,9 @@ pub enum Step {
     /// Publish the reason for the missing volume, and try again after a while. The reason shows free space. So the volume
     /// must first pass a dry run of its creation.
     Wait(String, Box<SharedPersistentVolume>),
+    /// Publish that nodes have a place by now, and that the scheduler chooses. As with [`Step::Wait`], the volume must first pass a
+    /// dry run of its creation.
+    TellPlaces(String, Box<SharedPersistentVolume>),
     /// Publish the reason for the missing PersistentVolume, and look again after a while.
     WaitForPv(String),
     /// Delete the unplaced volume that was read, and make the scheduler choose another node.
@@ -202,6 +207,9 @@ fn unchosen(seen: &Seen, class: &StorageClass, wanted: SharedPersistentVolume) -
             match pod.filter(|(_, places)| !places.is_empty()) {
                 Some((pod, places)) => {
                     Step::Wait(placement::elsewhere(&wanted, pod, &places), Box::new(wanted))
+                }
+                None if seen.told_no_place => {
+                    Step::TellPlaces(placement::found(&wanted, &places()), Box::new(wanted))
                 }
                 None => Step::Rest,
             }

@@ -134,7 +134,8 @@ pub fn check(server: &Server, hosts: &Hosts, setup: &Setup) -> Vec<String> {
     for original in volumes.iter().filter(is_original) {
         let copies = volumes.iter().filter(|copy| is_copy_of(copy, original)).cloned().collect();
         let (nodes, disks, reservations) = (nodes.clone(), disks.clone(), reservations.clone());
-        let around = Around { copies, nodes, disks, reservations };
+        let taken = Default::default();
+        let around = Around { copies, nodes, disks, reservations, taken };
         broken.extend(e2_each_selected_node_has_a_copy(original, &around));
         broken.extend(e2_the_numbers_are_right(server, original, &around));
         broken.extend(e3_claims_stay_ready(server, original, &around));

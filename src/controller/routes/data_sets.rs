@@ -33,6 +33,17 @@ impl Router {
         }
     }
 
+    /// Enqueues the volumes that the filter lets through of those that nodes are without a copy of.
+    pub(super) fn copies_missing(&self, filter: impl Fn(&SharedPersistentVolume) -> bool) {
+        let lacks = |v: &SharedPersistentVolume| {
+            v.status.as_ref().and_then(|s| s.copies).is_some_and(|c| c.failed > 0)
+        };
+        self.with(|queues, stores| {
+            let originals = stores.volumes.by(COPY_OF, "");
+            originals.iter().filter(|v| lacks(v) && filter(v)).for_each(|v| queues.volumes.enqueue(v));
+        });
+    }
+
     /// Enqueues the volumes that are to have copies, and the copies (E2).
     pub(super) fn copies(&self) {
         self.with(|queues, stores| {
@@ -50,6 +61,10 @@ impl Router {
         let of = volume.spec.copy_of.as_ref();
         if let Some(of) = of {
             self.queues.volumes.enqueue_name(of.name.as_str());
+        }
+        // The name of a copy may be free now.
+        if of.is_none() && change.now.is_none() {
+            self.copies_missing(|_| true);
         }
         if change.before.map(decides_on_copies) == change.now.map(decides_on_copies) {
             return;

@@ -51,6 +51,7 @@ fn around(copies: Vec<SharedPersistentVolume>) -> Around {
             reservation_on("n2", "eng", 10),
             reservation_on("n3", "eng", 10),
         ],
+        taken: BTreeSet::new(),
     }
 }
 
@@ -161,6 +162,46 @@ fn e2_what_keeps_copies_from_being_made_is_told() {
     ends.spec.retire = true;
     assert_eq!(super::plan(&ends, &around(vec![])).missing, []);
     assert_eq!(super::plan(&ready_volume("v", "eng", true), &around(vec![])), Plan::default());
+}
+
+/// What is reserved in vain on a node is named, and so is another volume with the name of a copy.
+#[test]
+fn e2_what_is_in_the_way_of_a_copy_is_named() {
+    let of = original();
+    let mut around = around(vec![]);
+    around.nodes.truncate(2);
+    let said = |around: &Around| super::plan(&of, around).verdict.unwrap().message;
+    let missing = super::plan(&of, &around).missing;
+    let name = missing[0].name_any();
+    let foreign = Arc::new(ready_volume(&name, "other", true));
+    let find = |asked: &str| (asked == name).then(|| foreign.clone());
+    around.taken = taken_names(&of, &around.nodes, find);
+    assert_eq!(around.taken, BTreeSet::from([name.clone()]));
+    let plan = super::plan(&of, &around);
+    assert_eq!((plan.missing.len(), plan.status.unwrap().failed), (0, 1));
+    assert!(
+        said(&around).contains(&format!("n2: volume {name} is no copy, and has the name")),
+        "{}",
+        said(&around)
+    );
+    // A copy that the cache of copies lacks for a moment is none of them.
+    let copy = Arc::new(missing[0].clone());
+    assert_eq!(taken_names(&of, &around.nodes, |_| Some(copy.clone())), BTreeSet::new());
+
+    around.taken.clear();
+    let mut off = (*around.disks[1]).clone();
+    set_ready(&mut off.status.as_mut().unwrap().conditions, false);
+    around.disks[1] = off.into();
+    let wanted = "n2: DiskReservation r-n2 is on NodeDisk n2.a, which is not ready: ";
+    assert!(said(&around).contains(wanted), "{}", said(&around));
+    // A reservation for any node may be served elsewhere.
+    let mut waits = reservation("new", "eng", 1);
+    set_ready(&mut waits.status.get_or_insert_default().conditions, false);
+    around.reservations = vec![waits.clone().into()];
+    assert!(said(&around).contains("n2: nothing is reserved for role eng"), "{}", said(&around));
+    waits.spec.node_name = Some("n2".into());
+    around.reservations = vec![waits.into()];
+    assert!(said(&around).contains("n2: DiskReservation new waits: "), "{}", said(&around));
 }
 
 /// A volume that is complete fills others, though the agent of the original's disk does not.
@@ -297,7 +338,7 @@ fn e2_the_own_node_has_a_copy_on_another_disk_if_asked() {
     let mut seen = around(vec![]);
     let alone = plan(&of, &seen);
     let said = alone.verdict.clone().unwrap().message;
-    assert!(said.contains("n1: nothing is reserved for role eng"), "its own disk is none: {said}");
+    assert!(said.contains("n1: it has no NodeDisk for a copy"), "its own disk is none: {said}");
     assert_eq!((alone.status.unwrap().wanted, on(alone)), (4, vec!["n2".to_owned(), "n3".to_owned()]));
     let mut other = (*disk_on("n1")).clone();
     other.metadata.name = Some("n1.b".into());

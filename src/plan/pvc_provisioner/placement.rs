@@ -196,6 +196,21 @@ pub fn elsewhere(volume: &SharedPersistentVolume, pod: &str, places: &[String]) 
     )
 }
 
+/// The reason of the event that ends one about the lack of a place.
+pub const PLACE_FOUND: &str = "PlaceFound";
+
+/// That event. The scheduler has not chosen a node yet.
+pub fn found(volume: &SharedPersistentVolume, places: &[String]) -> String {
+    let SharedPersistentVolumeSpec { role, size, .. } = &volume.spec;
+    match places {
+        [] => "there is a place for the volume by now; the scheduler chooses the node of its pod".to_owned(),
+        _ => format!(
+            "{size} for role {role} are free on node {} by now; the scheduler chooses the node of the pod",
+            names(places, places.len())
+        ),
+    }
+}
+
 /// Why no reservation of a node may hold the volume.
 fn nothing_there(
     volume: &SharedPersistentVolume,

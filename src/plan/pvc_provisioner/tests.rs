@@ -39,6 +39,7 @@ fn seen(delayed: bool) -> Seen {
         nodes: vec![],
         used: false,
         without_storage: None,
+        told_no_place: false,
         mates: vec![],
         refused: None,
         now: Timestamp::UNIX_EPOCH,
@@ -224,6 +225,15 @@ fn p2_a_pod_that_fits_nowhere_gives_its_claim_a_reason() {
     assert!(matches!(next(&s), Step::Wait(why, _) if why.contains("nothing is reserved")));
     s.reservations = vec![Arc::new(reserved("r", "eng", 2, &[]))];
     assert_eq!(next(&s), Step::Rest, "the scheduler chooses this node");
+    // Who reads the event of before is told, also if the scheduler keeps the pod for reasons of its own.
+    s.told_no_place = true;
+    let Step::TellPlaces(found, asked) = next(&s) else { panic!() };
+    assert_eq!(
+        found,
+        "1Gi for role eng are free on node n1 by now; the scheduler chooses the node of the pod"
+    );
+    assert_eq!(asked.name_any(), "pvc-u", "P5: rights first");
+    s.told_no_place = false;
     // Unless the pod may not run there, for example beside another one of its StatefulSet.
     s.without_storage = Some("db-1".into());
     let Step::Wait(why, asked) = next(&s) else { panic!() };
