@@ -109,6 +109,9 @@ advice! {
         "kubectl delete {object}   # on the disk, reserve without the agent's configuration: kubectl reservoir \
          reserve --help";
     see_no_disk() = "kubectl reservoir doctor   # there is no disk";
+    find_disk_of_node(node, anew) =
+        "kubectl reservoir doctor   # says why node {node} has no agent, if it has none; its agent has the disks of agent.disks, or of its pool, \
+         in the chart's values; or reserve on another node: {anew}";
     reserve_on_disk(anew, disk) = "{anew} --disk {disk}   # if NodeDisk {disk} is meant";
     reserve_on_node(anew, node) = "{anew} --node {node}   # if node {node} is meant";
     reserve_on_any_disk(anew) = "{anew}   # on any disk; kubectl get nodedisks lists all of them";
@@ -219,8 +222,14 @@ advice! {
     take_seal_back(volume) =
         "kubectl patch spv {volume} --type=merge -p '{{\"spec\":{{\"sealed\":false,\"verify\":null}}}}'   # then remove or change the \
          file that the message names, and set it to true again";
-    copies_missing(volume, role) =
-        "kubectl describe spv {volume}   # reserve for role {role} on the nodes that the message names, or select fewer nodes";
+    copies_missing(volume) =
+        "kubectl describe spv {volume}   # its condition Copied says what each node lacks: do that, or select fewer nodes";
+    reserve_for_copy(name, role, size, node) =
+        "kubectl reservoir reserve {name} --role {role} --size {size} --node {node}   # the node gets its copy there; the same for each node \
+         that the message names, or select fewer nodes";
+    free_name_of_copy(other, volume) =
+        "kubectl reservoir why spv/{other}   # it has the name of a copy of volume {volume}, and is none. If nobody needs its data: kubectl \
+         reservoir retire {other}; else select other nodes";
     seal_for_copies(volume) =
         "kubectl patch spv {volume} --type=merge -p '{{\"spec\":{{\"sealed\":true}}}}'   # when its files are complete";
     select_nodes(volume) =
@@ -235,6 +244,9 @@ advice! {
     keep_volume(volume) =
         "kubectl reservoir unretire {volume}   # keeps the volume; else delete the claims that are bound to it";
     keep_used_volume(volume) = "kubectl reservoir unretire {volume}   # keeps the volume; else end the pods that use it";
+    keep_unused_volume(volume) =
+        "kubectl reservoir unretire {volume}   # keeps the volume, if that is not too late; else nothing is to be done: nobody uses it, and it \
+         is destroyed in a moment";
     keep_copied_volume(volume, uid) =
         "kubectl reservoir unretire {volume}   # keeps the volume; else end the claims and pods of the copies that are in use: kubectl get spv \
          -l reservoir.dev/copy-of={uid} -o wide";
@@ -251,7 +263,7 @@ advice! {
     subscribe(role, namespace) = "kubectl reservoir subscribe {role} -n {namespace}";
     share_resources(subscription, namespace) =
         "kubectl patch rolesubscription {subscription} -n {namespace} --type=merge -p \
-         '{{\"spec\":{{\"capabilities\":[\"SHARED_RESOURCES\"]}}}}'   # the namespace's pods share the volume then";
+         '{{\"spec\":{{\"capabilities\":[\"SHARED_RESOURCES\"]}}}}'   # the namespace is offered shared volumes then, for all of its pods";
     find_subscription(namespace) =
         "kubectl get rolesubscriptions -n {namespace}   # add SHARED_RESOURCES to spec.capabilities of the one for \
          the role";
@@ -304,6 +316,9 @@ advice! {
     change_quota(namespace) =
         "kubectl get resourcequotas,limitranges -n {namespace}   # have the one that the message names changed; then it \
          goes on by itself";
+    leave_ending_namespace(namespace) =
+        "kubectl get namespace {namespace} -o yaml   # it is being deleted, with all that is in it, and takes nothing new: its conditions say what \
+         it waits for; for something new use another namespace";
     resize_volume(volume, size) = "the size is that of the volume: kubectl reservoir resize spv/{volume} {size}";
     have_volume_resized(volume, size) =
         "the size is that of the volume: have an administrator run: kubectl reservoir resize spv/{volume} {size}";
@@ -479,6 +494,9 @@ advice! {
          itself";
     read_failed_log(pod, namespace) =
         "kubectl logs {pod} -n {namespace} --tail=50   # the last pod that has failed; the Job goes on with another one";
+    resume_job(job, namespace) =
+        "kubectl patch job {job} -n {namespace} --type=merge -p '{{\"spec\":{{\"suspend\":false}}}}'   # somebody, or a program that queues \
+         Jobs, has suspended it";
     read_workload(kind, name, namespace) =
         "kubectl describe {kind} {name} -n {namespace}   # its events and its template say why pods are missing";
 

@@ -38,6 +38,7 @@ pub(super) async fn delete_object(
             bail!("{error}{}", lines.collect::<String>());
         }
     }
-    print_result(kind, &object, "deleted", write)?;
+    let is_ending = object.metadata.deletion_timestamp.is_some();
+    print_result(kind, &object, if is_ending { "is being deleted already" } else { "deleted" }, write)?;
     wait_until(&api, kind, &object, write, &Until::Deleted).await
 }

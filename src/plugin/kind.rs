@@ -85,6 +85,10 @@ impl Kind {
                 "pv" | "persistentvolume" | "persistentvolumes" => {
                     "; a PersistentVolume is that of a vclaim or pvc".to_owned()
                 }
+                "cj" | "cronjob" | "cronjobs" => {
+                    "; a CronJob makes Jobs, of kind job: kubectl get jobs".to_owned()
+                }
+                "rs" | "replicaset" | "replicasets" => "; a ReplicaSet is that of a deploy".to_owned(),
                 "sc" | "storageclass" | "storageclasses" => {
                     "; what a StorageClass lacks is told of its PersistentVolumeClaims, pvc".to_owned()
                 }

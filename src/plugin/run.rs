@@ -82,6 +82,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Why { object, output } => {
             let target = Target::parse(&object, &namespace)?;
             let mut snapshot = read_and_report(&client, None, &namespace).await?;
+            snapshot.read_nodes(&client).await?;
             if let Some(within) = &target.namespace {
                 snapshot.read_namespace(&client, within, target.kind).await?;
             }

@@ -118,7 +118,13 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// Reads the events of a namespace, the nodes, and the workloads of a kind. Kinds that the caller may not list are left out.
+    /// Reads the nodes, if the caller may list them.
+    pub async fn read_nodes(&mut self, client: &Client) -> anyhow::Result<()> {
+        self.nodes = list_cluster_wide(client, &mut vec![]).await?;
+        Ok(())
+    }
+
+    /// Reads the events of a namespace, and the workloads of a kind. Kinds that the caller may not list are left out.
     pub async fn read_namespace(
         &mut self,
         client: &Client,
@@ -127,7 +133,6 @@ impl Snapshot {
     ) -> anyhow::Result<()> {
         let denied = &mut vec![];
         self.events = list_namespaced(client, Some(namespace), namespace, denied).await?;
-        self.nodes = list_cluster_wide(client, denied).await?;
         if kind.workload {
             let group = if kind.name == "Job" { "batch" } else { "apps" };
             let gvk = GroupVersionKind::gvk(group, "v1", kind.name);

@@ -136,12 +136,7 @@ pub(super) async fn change_field(
     };
     too_late(kind, &before, field, &value)?;
     keeps_size(&before, field, &value)?;
-    let result = match before.metadata.deletion_timestamp {
-        Some(_) => "is being destroyed already",
-        None if retires_unused(&before, field, &value) => UNUSED,
-        None if field == "size" && is_unmade(kind, &before) => UNMADE,
-        None => result,
-    };
+    let result = result_of(kind, &before, field, &value).unwrap_or(result);
     if let Some(note) = note_losses(kind, &before, field, &value) {
         eprintln!("note: {note}");
     }
@@ -180,16 +175,19 @@ pub(super) async fn change_field(
     }
 }
 
-/// The result of `retire` for a volume that nobody uses.
-const UNUSED: &str = "is being destroyed: nobody uses it";
-
-/// The result of `resize` for a volume or a reservation without a place.
-const UNMADE: &str = "is to be made in that size";
-
-/// True for a volume that its node has not made, and for a reservation without bytes.
-fn is_unmade(kind: &Kind, object: &DynamicObject) -> bool {
-    let status = &object.data["status"];
-    if kind == &kind::VOLUME { status["node"]["size"].is_null() } else { status["size"].is_null() }
+/// The result of a change that comes to something else than its command says.
+fn result_of(kind: &Kind, before: &DynamicObject, field: &str, value: &Value) -> Option<&'static str> {
+    let status = &before.data["status"];
+    let has = if kind == &kind::VOLUME { &status["node"]["size"] } else { &status["size"] };
+    match field {
+        _ if before.metadata.deletion_timestamp.is_some() => Some("is being destroyed already"),
+        "retire" if retires_unused(before, field, value) => Some("is being destroyed: nobody uses it"),
+        // Its node has not made the volume, or the reservation has no bytes.
+        "size" if has.is_null() => Some("is to be made in that size"),
+        "size" if bytes_of(value) == bytes_of(has) => Some("keeps the size that it has"),
+        "verify" if status["digest"].is_null() => Some("is verified once it is sealed"),
+        _ => None,
+    }
 }
 
 /// Fails for another size of a volume that is sealed, or is being sealed: such a volume keeps the one that it has (E1).
@@ -353,8 +351,13 @@ mod tests {
         assert!(refused(&closing, "48Mi").unwrap_err().contains("being sealed"));
         assert_eq!(refused(&object(json!({}), json!({"node": {"size": "32Mi"}})), "48Mi"), Ok(()));
         let placed = object(json!({}), json!({"size": "64Mi"}));
-        assert!(is_unmade(&kind::VOLUME, &placed) && !is_unmade(&kind::RESERVATION, &placed));
-        assert!(!is_unmade(&kind::VOLUME, &sealed) && is_unmade(&kind::RESERVATION, &sealed));
+        let result = |kind, object: &DynamicObject, size| result_of(kind, object, "size", &json!(size));
+        assert_eq!(result(&kind::VOLUME, &placed, "1Gi"), Some("is to be made in that size"));
+        assert_eq!(result(&kind::RESERVATION, &placed, "1Gi"), None);
+        assert_eq!(result(&kind::RESERVATION, &placed, "65536Ki"), Some("keeps the size that it has"));
+        assert_eq!(result(&kind::RESERVATION, &sealed, "1Gi"), Some("is to be made in that size"));
+        let verify = |object| result_of(&kind::VOLUME, object, "verify", &json!("now"));
+        assert_eq!((verify(&sealed), verify(&closing)), (None, Some("is verified once it is sealed")));
         let kept = object(json!({}), json!({"size": "64Mi", "used": "48Mi", "kept": "32Mi"}));
         let note =
             |object: &DynamicObject, field, value| note_losses(&kind::RESERVATION, object, field, &value);

@@ -21,11 +21,12 @@ use self::next::{Data, Installed, Object, Step, next};
 use super::cli::Uninstall;
 use super::doctor::Facts;
 use super::errors::{explain_api_error, explain_cluster_error};
+use super::kind::Kind;
 use super::output::confirm;
 use super::snapshot::Snapshot;
 use crate::api::FINALIZER;
 use crate::cluster;
-use crate::plan::resize;
+use crate::plan::{advice, resize};
 
 /// The pause between two looks at an object.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -192,7 +193,7 @@ async fn until_gone(
         let api = api_of(client, object);
         while let Some(waits) = read(&api, object).await? {
             if started.elapsed() > timeout {
-                bail!("{object} is still there after {timeout:?}: {}", ready_message(&waits));
+                bail!("{}", still_there(object, &waits, timeout));
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -200,11 +201,16 @@ async fn until_gone(
     Ok(())
 }
 
-fn ready_message(object: &DynamicObject) -> String {
-    let conditions = object.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
+/// The failure of a wait, with what the object says and the step. A PersistentVolumeClaim says nothing itself.
+fn still_there(object: &Object, seen: &DynamicObject, timeout: Duration) -> String {
+    let conditions = seen.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
     let ready = conditions.iter().find(|condition| condition["type"] == "Ready");
-    let message = ready.and_then(|ready| ready["message"].as_str().map(str::to_owned));
-    message.unwrap_or_else(|| "look at it with kubectl describe".to_owned())
+    let said = ready.and_then(|ready| ready["message"].as_str());
+    let said = said.map(|said| format!(" ({said})")).unwrap_or_default();
+    let kind = Kind::parse(&object.resource.kind);
+    let argument = kind.map(|kind| kind.argument(&object.name, object.namespace.as_deref()));
+    let step = argument.map(|argument| format!(": {}", advice::ask_why(argument))).unwrap_or_default();
+    format!("{object} is still there after {} s{said}{step}", timeout.as_secs())
 }
 
 /// Removes an object without an end that anybody carries out: first Reservoir's finalizer goes, then exactly the object
@@ -255,6 +261,29 @@ mod tests {
 
     use super::*;
     use crate::plugin::cli::{Cli, Command};
+
+    /// T4, F3: a finished pod keeps a PersistentVolumeClaim, which itself says nothing of that.
+    #[test]
+    fn t4_what_is_not_gone_leads_on() {
+        let object = |kind: &str, status| {
+            let seen: DynamicObject = serde_json::from_value(
+                json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": "c"}, "status": status}),
+            )
+            .unwrap();
+            let gvk = kube::core::GroupVersionKind::gvk("", "v1", kind);
+            let resource = kube::api::ApiResource::from_gvk(&gvk);
+            let object = Object { resource, namespace: Some("ns".into()), name: "c".into() };
+            still_there(&object, &seen, Duration::from_secs(60))
+        };
+        assert_eq!(
+            object("PersistentVolumeClaim", json!({"phase": "Bound"})),
+            "PersistentVolumeClaim ns/c is still there after 60 s: kubectl reservoir why pvc/c -n ns"
+        );
+        assert_eq!(
+            object("VolumeClaim", json!({"conditions": [{"type": "Ready", "message": "said"}]})),
+            "VolumeClaim ns/c is still there after 60 s (said): kubectl reservoir why vclaim/c -n ns"
+        );
+    }
 
     /// T4: both ways are named, and none is guessed.
     #[test]

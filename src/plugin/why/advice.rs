@@ -2,6 +2,7 @@
 
 mod anew;
 mod claims;
+mod copies;
 mod disks;
 mod reservations;
 mod space;
@@ -19,7 +20,7 @@ use crate::plugin::kind::{CLAIM, DISK, PVC, RESERVATION, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
 pub(super) use anew::{AS_SAID, UNNAMED, anew, by_template, of_class, template};
-pub(super) use claims::is_quota;
+pub(super) use claims::refusal;
 
 /// The object with the condition, and its names for commands.
 pub(super) struct About<'a> {
@@ -104,7 +105,7 @@ impl<'a> About<'a> {
             AGENT_SILENT | BACKING_FAILED | RESIZE_FAILED | SEAL_FAILED | VERIFY_FAILED | COPY_FAILED => {
                 self.agent_log()
             }
-            COPIES_MISSING => advice::copies_missing(name, role),
+            COPIES_MISSING => self.copies_missing(),
             NOT_SEALED => match self.volume.filter(|volume| volume.spec.sealed) {
                 Some(volume) => {
                     match condition::get(&volume.status.as_ref()?.conditions, condition::SEALED) {
@@ -167,16 +168,20 @@ impl<'a> About<'a> {
             TOO_MANY_RESERVATIONS => advice::use_fewer_reservations(),
             TOO_MANY_VOLUMES => advice::use_fewer_volumes(role),
             TOO_MANY_CLAIMS => {
-                let volume = word(self.claim.and_then(volume_of).unwrap_or_default());
-                match self.snapshot.sees(&VOLUME) {
-                    true => advice::ask_about_claims(volume),
-                    false => advice::have_administrator_ask(format!("spv/{volume}")),
+                let named = self.claim.and_then(volume_of).map(word);
+                let found = self.closed(reason).map(ResourceExt::name_any);
+                match (named.or(found), self.snapshot.sees(&VOLUME)) {
+                    (Some(volume), true) => advice::ask_about_claims(volume),
+                    (Some(volume), false) => advice::have_administrator_ask(format!("spv/{volume}")),
+                    (None, _) => advice::have_administrator_ask(argument),
                 }
             }
             SHARE_TAKEN if self.claim.is_some() => advice::use_fewer_claims(namespace),
             SHARE_TAKEN => advice::use_less_of_role(role),
-            REFUSED if self.is_quota() => advice::change_quota(namespace),
-            REFUSED => advice::have_allowed(argument),
+            REFUSED => self
+                .ready_message()
+                .and_then(|said| refusal(said, namespace))
+                .unwrap_or_else(|| advice::have_allowed(argument)),
             NO_ORPHAN => self.no_orphan(),
             WRONG_DISK => self.wrong_disk(),
             BACKING_LOST => self.lost_data(),
@@ -202,14 +207,14 @@ impl<'a> About<'a> {
             DIGEST_DIFFERS => advice::see_digests(),
             NO_MATCH => self.no_match(),
             VOLUME_RETIRING | VOLUME_DESTROYING => advice::see_offers(namespace),
-            VOLUME_NOT_READY => match (self.volume, self.claim.and_then(volume_of)) {
+            VOLUME_NOT_READY => match (self.closed(reason), self.claim.and_then(volume_of)) {
                 (Some(volume), _) => advice::ask_why(format!("spv/{}", volume.name_any())),
                 (None, Some(volume)) if !self.snapshot.sees(&VOLUME) => {
                     advice::have_administrator_ask(format!("spv/{}", word(volume)))
                 }
                 _ => advice::look_again(),
             },
-            VOLUME_HELD => match self.volume.and_then(|v| v.status.as_ref()?.claims.first()) {
+            VOLUME_HELD => match self.closed(reason).and_then(|v| v.status.as_ref()?.claims.first()) {
                 Some(holder) => {
                     let kind = if holder.pvc_uid.is_some() { &PVC } else { &CLAIM };
                     let holder = kind.argument(&holder.name, Some(&holder.namespace));

@@ -3,8 +3,8 @@
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
-use super::advice::{AS_SAID, UNNAMED, anew, by_template, is_quota, of_class, template};
-use super::events::{last_event, message_of};
+use super::advice::{AS_SAID, UNNAMED, anew, by_template, of_class, refusal, template};
+use super::events::{last_event, message_of, time_of};
 use super::lost_pvc::LOST;
 use super::owners::pod_of;
 use super::report::{PROVISIONING_FAILED, Report, TERMINATING};
@@ -15,6 +15,7 @@ use crate::api::{DiskReservation, Role, SharedPersistentVolume};
 use crate::cluster;
 use crate::plan::candidate::{is_cordoned, is_ready};
 use crate::plan::pvc_provisioner::class;
+use crate::plan::pvc_provisioner::placement::PLACE_FOUND;
 use crate::plan::{advice, create, holder};
 use crate::plugin::kind::{CLAIM, DISK, POD, PVC, RESERVATION, VOLUME, did_you_mean, nearest};
 use crate::plugin::snapshot::Snapshot;
@@ -63,9 +64,14 @@ pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report>
         return report(true, FIRST_POD, "its StorageClass waits for the first pod that uses it".into());
     }
     // Kubernetes repeats events that only say that it waits.
-    let event =
-        last_event(snapshot, &PVC, target, true).or_else(|| last_event(snapshot, &PVC, target, false));
-    match event {
+    let warning = last_event(snapshot, &PVC, target, true);
+    let found = place_found(snapshot, target).filter(|found| {
+        !snapshot.sees_space() && warning.is_none_or(|warning| time_of(warning) <= time_of(found))
+    });
+    if let Some(found) = found {
+        return report(true, UNSCHEDULED, message_of(found));
+    }
+    match warning.or_else(|| last_event(snapshot, &PVC, target, false)) {
         Some(event) => {
             let said = snapshot.places_now(pvc, event).unwrap_or_else(|| message_of(event));
             report(true, event.reason.as_deref().unwrap_or("Pending"), said)
@@ -74,11 +80,20 @@ pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report>
     }
 }
 
+/// The event that some node has a place by now, for who may not see that otherwise.
+fn place_found<'a>(snapshot: &'a Snapshot, target: &Target) -> Option<&'a Event> {
+    let uid = target.uid(snapshot);
+    let is_it = |event: &&Event| {
+        event.reason.as_deref() == Some(PLACE_FOUND) && event.involved_object.uid.as_deref() == uid
+    };
+    snapshot.events.iter().filter(is_it).max_by_key(|event| time_of(event))
+}
+
 /// The pod that the scheduler has placed nowhere, if the PersistentVolumeClaim waits for nothing else.
 pub(super) fn unscheduled_pod<'a>(snapshot: &'a Snapshot, target: &Target) -> Option<&'a Pod> {
     let pvc = target.find_pvc(snapshot)?;
     let report = pvc_report(snapshot, target)?;
-    let is_waiting = [FIRST_POD, "WaitForPodScheduled"].contains(&report.reason.as_str());
+    let is_waiting = [FIRST_POD, UNSCHEDULED].contains(&report.reason.as_str());
     let mut users = snapshot.pods_of(pvc.namespace().as_deref().unwrap_or_default(), &pvc.name_any());
     users.find(|_| is_waiting)
 }
@@ -95,11 +110,14 @@ fn refusal_step(said: &str, namespace: &str) -> Option<String> {
         let name = name.trim_end_matches([';', ',', '.']);
         return Some(advice::grant_to_namespace(role, kind, name));
     }
-    is_quota(said).then(|| advice::change_quota(namespace))
+    refusal(said, namespace)
 }
 
 /// The reason of a PersistentVolumeClaim whose StorageClass waits for the first pod, as Kubernetes calls it.
 const FIRST_POD: &str = "WaitForFirstConsumer";
+
+/// The reason of a PersistentVolumeClaim whose pod is on no node yet, as Kubernetes calls it.
+const UNSCHEDULED: &str = "WaitForPodScheduled";
 
 /// True if the volume is made only for a pod, and no pod uses the PersistentVolumeClaim.
 fn waits_for_pod(snapshot: &Snapshot, pvc: &PersistentVolumeClaim) -> bool {
@@ -218,7 +236,7 @@ pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> St
             _ if snapshot.sees_space() => advice::follow_event(),
             _ => advice::have_growth_made(name, namespace),
         },
-        FIRST_POD | "WaitForPodScheduled" => match unscheduled_pod(snapshot, target) {
+        FIRST_POD | UNSCHEDULED => match unscheduled_pod(snapshot, target) {
             Some(pod) => placing::schedule_step(snapshot, pod),
             None => advice::start_pod(name),
         },
@@ -231,17 +249,10 @@ pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> St
         LOST => lost_pvc::step(snapshot, target, name, namespace),
         // The events only say that nobody has made the volume.
         "ExternalProvisioning" if target.find_pvc(snapshot).is_some_and(|pvc| snapshot.is_ours(pvc)) => {
-            let step = class_step(snapshot, target, name, namespace);
-            let rings = [
-                advice::follow_event(),
-                advice::have_event_followed(name, namespace, "it"),
-                advice::read_events(name, namespace),
-            ];
-            match rings.contains(&step) {
-                true if snapshot.sees_space() => advice::check_controller(),
-                true => advice::have_administrator_ask(target.argument()),
-                false => step,
-            }
+            known_step(snapshot, target, name, namespace).unwrap_or_else(|| match snapshot.sees_space() {
+                true => advice::check_controller(),
+                false => advice::have_administrator_ask(target.argument()),
+            })
         }
         TERMINATING => target
             .find_pvc(snapshot)
@@ -270,24 +281,50 @@ fn refused_binding(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
     snapshot.events.iter().rfind(of).map(message_of)
 }
 
-/// The next step for a PersistentVolumeClaim that waits for its StorageClass.
+/// The next step for a PersistentVolumeClaim that waits for its StorageClass: its own, or that of the quoted event.
 fn class_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str) -> String {
+    if let Some(step) = known_step(snapshot, target, name, namespace) {
+        return step;
+    }
+    let pvc = target.find_pvc(snapshot);
+    let said = pvc_report(snapshot, target).map(|report| report.message).unwrap_or_default();
+    match pvc.is_some_and(|pvc| snapshot.is_ours(pvc)) {
+        // The event that was quoted is the last word of Reservoir.
+        true if !said.is_empty() && said != UNCAUSED && snapshot.sees_space() => advice::follow_event(),
+        // Who may not see the cause cannot tell whether it is to be mended, or the PersistentVolumeClaim.
+        true if !said.is_empty() && said != UNCAUSED => {
+            let made = pvc.and_then(|pvc| template(snapshot, pvc)).unwrap_or_else(|| "it".to_owned());
+            advice::have_event_followed(name, namespace, made)
+        }
+        true => advice::read_events(name, namespace),
+        // An annotation names the driver only after the first pod.
+        false if snapshot.classes_unseen => advice::read_unknown_events(name, namespace),
+        false => advice::read_foreign_events(name, namespace),
+    }
+}
+
+/// The next step for a PersistentVolumeClaim that waits for its StorageClass, by more than the words of an event. `None`: nothing
+/// more is known.
+fn known_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str) -> Option<String> {
     let pvc = target.find_pvc(snapshot);
     let remade = |how: &str| anew(snapshot, name, namespace, how);
-    let made = |plain: &str| pvc.and_then(|pvc| template(snapshot, pvc)).unwrap_or_else(|| plain.to_owned());
+    let made = || {
+        let made = pvc.and_then(|pvc| template(snapshot, pvc));
+        made.unwrap_or_else(|| "the PersistentVolumeClaim".to_owned())
+    };
     if let Some(class) = missing_class(snapshot, target) {
-        return match nearest(class, all_classes(snapshot)) {
+        return Some(match nearest(class, all_classes(snapshot)) {
             Some(near) => remade(&of_class(near)),
-            None => advice::see_classes(class, made("the PersistentVolumeClaim")),
-        };
+            None => advice::see_classes(class, made()),
+        });
     }
     match pvc.and_then(|pvc| snapshot.refused(pvc)) {
-        Some((Some(class), _)) => return advice::make_class_as_said(class),
-        Some((None, _)) => return remade(AS_SAID),
+        Some((Some(class), _)) => return Some(advice::make_class_as_said(class)),
+        Some((None, _)) => return Some(remade(AS_SAID)),
         None => {}
     }
     if let Some(apart) = pvc.and_then(|pvc| Apart::find(snapshot, pvc)) {
-        return apart.step(&made("the PersistentVolumeClaim"));
+        return Some(apart.step(&made()));
     }
     let said = pvc_report(snapshot, target).map(|report| report.message).unwrap_or_default();
     let ended = || Some(advice::end_finished_pod(finished_pod(snapshot, pvc?)?, namespace));
@@ -298,29 +335,16 @@ fn class_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str)
         pods.find_map(|pod| placing::to_space(snapshot, pod))
     };
     if let Some(step) = step.or_else(|| place_step(snapshot, pvc?)).or_else(elsewhere) {
-        return step;
+        return Some(step);
     }
     if pvc.is_some_and(|pvc| class::is_refused_itself(pvc, &said)) {
-        return remade(AS_SAID);
+        return Some(remade(AS_SAID));
     }
     let names_none = |pvc: &&PersistentVolumeClaim| {
         pvc.spec.as_ref().is_some_and(|spec| spec.storage_class_name.is_none() && spec.volume_name.is_none())
     };
-    if let (Some(_), [first, ..]) = (pvc.filter(names_none), snapshot.classes.as_slice()) {
-        return remade(&of_class(first));
-    }
-    match pvc.is_some_and(|pvc| snapshot.is_ours(pvc)) {
-        // The event that was quoted is the last word of Reservoir.
-        true if !said.is_empty() && said != UNCAUSED && snapshot.sees_space() => advice::follow_event(),
-        // Who may not see the cause cannot tell whether it is to be mended, or the PersistentVolumeClaim.
-        true if !said.is_empty() && said != UNCAUSED => {
-            advice::have_event_followed(name, namespace, made("it"))
-        }
-        true => advice::read_events(name, namespace),
-        // An annotation names the driver only after the first pod.
-        false if snapshot.classes_unseen => advice::read_unknown_events(name, namespace),
-        false => advice::read_foreign_events(name, namespace),
-    }
+    pvc.filter(names_none)?;
+    snapshot.classes.first().map(|first| remade(&of_class(first)))
 }
 
 /// A pod that has ended and whose ephemeral volume of the same StorageClass is there still. Kubernetes keeps both until the

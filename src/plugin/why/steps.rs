@@ -105,11 +105,7 @@ fn step_of(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
         };
     }
     if target.kind.workload {
-        let of_it = workloads::pods_of_workload(snapshot, target);
-        return match of_it.into_iter().find(|pod| !cluster::is_terminal(pod) && !containers::is_ready(pod)) {
-            Some(pod) => advice::describe_pod(pod.name_any(), namespace),
-            None => advice::read_workload(target.kind.short, name, namespace),
-        };
+        return workloads::step(snapshot, target, reason);
     }
     let about = About::new(snapshot, target);
     if reason == NOT_AS_CONFIGURED {

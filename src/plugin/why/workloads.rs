@@ -4,10 +4,13 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 
+use super::advice::refusal;
+use super::containers;
 use super::events::{last_event, message_of, time_of};
 use super::pods::FAILED;
 use super::report::Report;
 use super::target::Target;
+use crate::cluster;
 use crate::plan::advice;
 use crate::plugin::snapshot::Snapshot;
 
@@ -33,6 +36,9 @@ pub(super) fn workload_report(snapshot: &Snapshot, target: &Target) -> Option<Re
     let active = number("status", "active").filter(|active| job && *active > 0);
     let runs = active.is_some() && active == number("status", "ready");
     let trouble = !complete && !runs && (ready < wanted || new > 0);
+    if trouble && workload.data["spec"]["suspend"] == true {
+        return Some(Report::of(target.title(), SUSPENDED, "it is suspended, and makes no pod".into(), true));
+    }
     let failed =
         conditions.into_iter().flatten().find(|c| c["type"] == "ReplicaFailure" || c["type"] == "Failed");
     let failed = failed.and_then(|c| c["message"].as_str()).map(str::to_owned);
@@ -56,6 +62,24 @@ pub(super) fn workload_report(snapshot: &Snapshot, target: &Target) -> Option<Re
     let failed = failed.map(|failed| format!(", and {failed} have failed")).unwrap_or_default();
     let message = format!("{ready} of {wanted} {what}{new}{failed}{said}");
     Some(Report::of(target.title(), reason, message, trouble))
+}
+
+/// The reason of a Job that somebody has suspended.
+pub(super) const SUSPENDED: &str = "Suspended";
+
+/// The step for a workload that lacks pods.
+pub(super) fn step(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
+    let (name, namespace) = (&target.name, target.namespace.as_deref().unwrap_or("default"));
+    if reason == SUSPENDED {
+        return advice::resume_job(name, namespace);
+    }
+    let of_it = pods_of_workload(snapshot, target);
+    if let Some(pod) = of_it.into_iter().find(|pod| !cluster::is_terminal(pod) && !containers::is_ready(pod))
+    {
+        return advice::describe_pod(pod.name_any(), namespace);
+    }
+    let refused = workload_report(snapshot, target).and_then(|report| refusal(&report.message, namespace));
+    refused.unwrap_or_else(|| advice::read_workload(target.kind.short, name, namespace))
 }
 
 /// The step for a Job that goes on after pods of it have failed: the log of the last one.

@@ -9,7 +9,7 @@ use crate::api::condition::{self, READY};
 use crate::api::{AccessMode, Role, RoleSubscription, SharedPersistentVolume, Size, VolumeOffer};
 use crate::cluster;
 use crate::plan::own_pvc::pvc_of;
-use crate::plan::{advice, foreign_finalizer, pv_binding};
+use crate::plan::{advice, bind, foreign_finalizer, pv_binding};
 use crate::plugin::kind::{CLAIM, Kind, SUBSCRIPTION, VOLUME, nearest};
 
 impl<'a> About<'a> {
@@ -41,11 +41,16 @@ impl<'a> About<'a> {
         self.snapshot.volumes.iter().any(is_it)
     }
 
-    /// True if the API server refuses what Reservoir makes for the object by a quota, or a limit of the namespace.
-    pub(super) fn is_quota(&self) -> bool {
+    /// The volume of a claim, or the one that its selector finds and that is closed for that reason.
+    pub(super) fn closed(&self, reason: &str) -> Option<&'a SharedPersistentVolume> {
+        self.volume.or_else(|| bind::closed(self.claim?, &self.snapshot.volumes, reason))
+    }
+
+    /// The message of the claim or subscription.
+    pub(super) fn ready_message(&self) -> Option<&'a str> {
         let kind = if self.claim.is_some() { &CLAIM } else { &SUBSCRIPTION };
-        let item = self.snapshot.find(kind, Some(self.namespace), self.name);
-        item.and_then(|item| item.ready()).is_some_and(|ready| is_quota(&ready.message))
+        let item = self.snapshot.find(kind, Some(self.namespace), self.name)?;
+        item.ready().map(|ready| ready.message.as_str())
     }
 
     /// A pod that uses the claim, and is ending: Kubernetes keeps the PersistentVolumeClaim for it.
@@ -221,11 +226,14 @@ impl<'a> About<'a> {
     }
 }
 
-/// True for the API server's words about a ResourceQuota or a LimitRange, which have no reason of their own.
-pub fn is_quota(said: &str) -> bool {
-    ["exceeded quota", "maximum storage usage per", "minimum storage usage per"]
-        .iter()
-        .any(|words| said.contains(words))
+/// The step for the API server's words about a ResourceQuota, a LimitRange or a namespace that is being deleted, which have no
+/// reason of their own.
+pub fn refusal(said: &str, namespace: &str) -> Option<String> {
+    let is_quota = ["exceeded quota", "failed quota", " usage per "].iter().any(|words| said.contains(words));
+    match said.contains("because it is being terminated") {
+        true => Some(advice::leave_ending_namespace(namespace)),
+        false => is_quota.then(|| advice::change_quota(namespace)),
+    }
 }
 
 /// The StatefulSet, and the ordinal of its pod.

@@ -205,8 +205,11 @@ impl<'a> About<'a> {
         let selector = spec.and_then(|s| s.node_selector.as_ref()).filter(|_| asked_disk.is_none());
         let by_name = selector.and_then(|labels| labels.get("kubernetes.io/hostname")).map(String::as_str);
         let asked_node = spec.and_then(|s| s.node_name.as_deref()).or(by_name);
+        // A node that is there is no mistyped one.
+        let there = asked_node.filter(|asked| asked_disk.is_none() && self.snapshot.node(asked).is_some());
         match (asked_node.and_then(|asked| nearest(asked, nodes)), near_disk, selector) {
             _ if names.is_empty() => advice::see_no_disk(),
+            _ if let Some(node) = there => advice::find_disk_of_node(node, anew),
             (Some(node), ..) => advice::reserve_on_node(anew, node),
             (None, Some(disk), _) => advice::reserve_on_disk(anew, disk),
             // The labels of a node lead more than reservations to it, so the reservation is changed, and no node.

@@ -219,6 +219,13 @@ fn t4_advice_looks_for_the_similar_name_first() {
         let step = step(&snapshot, kind, name, reason);
         assert!(step.starts_with("kubectl delete ") && step.contains(wanted), "{reason}: {step}");
     }
+    // What is there is no mistyped name of something else.
+    snapshot.nodes = vec![serde_json::from_value(json!({"metadata": {"name": "n11"}})).unwrap()];
+    let told = step(&snapshot, &RESERVATION, "elsewhere", NO_SUCH_DISK);
+    assert!(told.starts_with("kubectl reservoir doctor   # says why node n11 has no agent"), "{told}");
+    snapshot.roles = vec![volume_role("egn", "egn")];
+    let told = step(&snapshot, &VOLUME, "lost", NO_RESERVATION);
+    assert_eq!(told, "kubectl reservoir reserve egn --role egn --size 1Gi");
 }
 
 /// T4, R1: the labels of a node lead more than reservations to it.
@@ -506,7 +513,7 @@ fn t4_p4_advice_about_the_end_of_a_volume_names_who_ends_it() {
     };
     for (kind, name, reason, wanted) in [
         (&VOLUME, "pvc-u", RETIRING, "PersistentVolumeClaim q: kubectl delete pvc q -n team"),
-        (&VOLUME, "plain", RETIRING, "else delete the claims"),
+        (&VOLUME, "plain", RETIRING, "else nothing is to be done: nobody uses it"),
         (&VOLUME, "plain", DESTROYING, "wait a few seconds"),
         (&VOLUME, "used", DESTROYING, "end the claims and pods"),
         (&RESERVATION, "chosen", NO_SUCH_DISK, "kubectl get nodes -L disk,zone"),
@@ -888,6 +895,10 @@ fn t4_f3_advice_about_a_refusal_names_who_refuses() {
             "kubectl get resourcequotas,limitranges -n team ",
         ),
         ("admission webhook \"v\" denied the request: no", "kubectl describe vclaim/c -n team "),
+        (
+            "persistentvolumeclaims \"c\" is forbidden: unable to create new content in namespace team because it is being terminated",
+            "kubectl get namespace team -o yaml   # it is being deleted",
+        ),
     ] {
         let conditions = &mut snapshot.claims[0].status.get_or_insert_default().conditions;
         let why = condition::Verdict::no(REFUSED, said);
@@ -983,6 +994,10 @@ fn t4_a_retired_volume_is_kept_or_its_own_users_end() {
     let says = |said: String, end: &str| assert!(said.contains(end), "{said}");
     says(with(&|v| v.status.as_mut().unwrap().user_count = 1), "else end the pods that use it");
     says(
+        with(&|v| v.status.as_mut().unwrap().claims = vec![bound_by("team", "c", "u")]),
+        "else delete the claims that are bound to it",
+    );
+    says(
         with(&|v| v.status.as_mut().unwrap().copies = Some(CopiesStatus { used: 1, ..Default::default() })),
         "kubectl get spv -l reservoir.dev/copy-of=uid-v -o wide",
     );
@@ -999,6 +1014,71 @@ fn t4_e4_a_copy_that_differs_is_made_anew() {
     volume.spec.copy_of = Some(CopyOf { name: "of".into(), ..Default::default() });
     let said = step(&Snapshot { volumes: vec![volume], ..Snapshot::default() }, &VOLUME, "v", COPY_DIFFERS);
     assert!(said.ends_with("it is made anew from volume of by itself"), "{said}");
+}
+
+/// T4, E2: each obstacle of a copy leads to what ends it, on its node.
+#[test]
+fn t4_e2_a_missing_copy_leads_to_what_is_in_its_way() {
+    let mut original = ready_volume("data", "eng", true);
+    original.spec.sealed = true;
+    original.spec.copies = Some(crate::api::Copies::default());
+    original.status.as_mut().unwrap().digest = Some("blake3:00".into());
+    let copying = |node: &str| {
+        let mut disk = disk(&format!("{node}.a"), node, 10, &[]);
+        let status = disk.status.as_mut().unwrap();
+        status.transfer = Some(crate::api::Transfer { address: "a:1".into(), key: "k".into() });
+        status.free = Some(gi(5));
+        disk
+    };
+    let node = |name: &str| serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
+    let mut snapshot = Snapshot {
+        disks: vec![copying("n1"), copying("n2")],
+        volumes: vec![original],
+        nodes: vec![node("n1"), node("n2")],
+        ..Snapshot::default()
+    };
+    let says = |snapshot: &Snapshot, begin: &str| {
+        let said = step(snapshot, &VOLUME, "data", COPIES_MISSING);
+        assert!(said.starts_with(begin), "{said}");
+    };
+    says(&snapshot, "kubectl reservoir reserve eng --role eng --size 1Gi --node n2   #");
+    // One that is there, and waits.
+    let mut waits = reservation("small", "eng", 1);
+    waits.spec.node_name = Some("n2".into());
+    set_ready(&mut waits.status.get_or_insert_default().conditions, false);
+    snapshot.reservations = vec![waits];
+    says(&snapshot, "kubectl reservoir why dr/small");
+    let mut there = reserved("small", "eng", 1, &[("x", 1)]);
+    let status = there.status.as_mut().unwrap();
+    (status.node_disk, status.node_name) = (Some("n2.a".into()), Some("n2".into()));
+    snapshot.reservations = vec![there];
+    says(&snapshot, "kubectl reservoir resize dr/small 2Gi");
+    // Its disk is not ready.
+    set_ready(&mut snapshot.disks[1].status.as_mut().unwrap().conditions, false);
+    says(&snapshot, "kubectl reservoir why nd/n2.a");
+    snapshot.reservations.clear();
+    says(&snapshot, "kubectl reservoir why nd/n2.a");
+    snapshot.disks.truncate(1);
+    says(&snapshot, "kubectl describe spv data   # its condition Copied says what each node lacks");
+    // Another volume has the name of the copy.
+    snapshot.disks.push(copying("n2"));
+    let mut reserved = reserved("eng", "eng", 4, &[]);
+    let status = reserved.status.as_mut().unwrap();
+    (status.node_disk, status.node_name) = (Some("n2.a".into()), Some("n2".into()));
+    snapshot.reservations = vec![reserved];
+    let around = || crate::plan::copies::Around {
+        copies: vec![],
+        nodes: snapshot.nodes.iter().cloned().map(Into::into).collect(),
+        disks: snapshot.disks.iter().cloned().map(Into::into).collect(),
+        reservations: snapshot.reservations.iter().cloned().map(Into::into).collect(),
+        taken: Default::default(),
+    };
+    let name = crate::plan::copies::plan(&snapshot.volumes[0], &around()).missing[0].name_any();
+    snapshot.volumes.push(ready_volume(&name, "other", true));
+    says(
+        &snapshot,
+        &format!("kubectl reservoir why spv/{name}   # it has the name of a copy of volume data"),
+    );
 }
 
 /// T4, R2: space may be kept for another reservation. The step of a reservation that waits leads to the other one, and to no larger size.

@@ -13,7 +13,8 @@ use crate::plan::candidate::is_ready;
 use crate::plan::enlarge::new_name;
 use crate::plan::own_pvc::pvc_of;
 use crate::plan::{advice, fullness, resize};
-use crate::plugin::kind::{CLAIM, nearest};
+use crate::plugin::item::Item;
+use crate::plugin::kind::{CLAIM, VOLUME, nearest};
 
 impl<'a> About<'a> {
     /// The claims of a class' volume end with its PersistentVolumeClaim.
@@ -42,7 +43,8 @@ impl<'a> About<'a> {
         match (status.claims.is_empty(), status.copies.map_or(0, |copies| copies.used)) {
             (true, _) if status.user_count > 0 => advice::keep_used_volume(self.name),
             (true, 1..) => advice::keep_copied_volume(self.name, volume.uid().unwrap_or_default()),
-            _ => advice::keep_volume(self.name),
+            (true, 0) => advice::keep_unused_volume(self.name),
+            (false, _) => advice::keep_volume(self.name),
         }
     }
 
@@ -233,7 +235,7 @@ impl<'a> About<'a> {
             };
         }
         let roles = self.snapshot.reservations.iter().map(|r| r.spec.role.as_str());
-        let near_role = nearest(self.role, roles).filter(|_| usable.is_empty());
+        let near_role = nearest(self.role, roles).filter(|_| usable.is_empty() && !self.is_role_known());
         let ending = ending.into_iter().find(|r| asked.is_none_or(|asked| asked == r.name_any()));
         let by_class = near.is_some()
             || near_role.is_some()
@@ -251,6 +253,14 @@ impl<'a> About<'a> {
             }
             (None, None, asked) => self.reserve_for(asked, ending, size),
         }
+    }
+
+    /// True if another object has the role of the volume, which is no mistyped one then.
+    fn is_role_known(&self) -> bool {
+        let is_own = |item: &Item<'_>| item.kind == &VOLUME && item.name == self.name;
+        let mut items = self.snapshot.items().into_iter().filter(|item| !is_own(item));
+        let mut subscribed = self.snapshot.subscriptions.iter().flat_map(|s| &s.spec.roles);
+        items.any(|item| item.role == Some(self.role)) || subscribed.any(|role| role == self.role)
     }
 
     /// The step that reserves for a volume. The reservation that it could have is being deleted, if there is one.

@@ -415,9 +415,15 @@ fn t4_why_of_a_workload_is_that_of_its_pods() {
     snapshot.events = vec![event("StatefulSet", "db", "Warning", "FailedCreate", "exceeded quota")];
     let none = ask(&snapshot, kind, Some("team"), "db").unwrap();
     assert!(
-        none.contains("NotReady: 1 of 2 pods are ready: exceeded quota\nnext: kubectl describe sts db"),
+        none.contains(
+            "1 of 2 pods are ready: exceeded quota\nnext: kubectl get resourcequotas,limitranges -n team "
+        ),
         "{none}"
     );
+    snapshot.events[0].message = Some("violates PodSecurity".into());
+    let none = ask(&snapshot, kind, Some("team"), "db").unwrap();
+    assert!(none.contains("pods are ready: violates PodSecurity\nnext: kubectl describe sts db"), "{none}");
+    snapshot.events[0].message = Some("exceeded quota".into());
     snapshot.workloads[0].data["status"]["readyReplicas"] = json!(2);
     assert_eq!(
         ask(&snapshot, kind, Some("team"), "db").unwrap(),
@@ -430,6 +436,15 @@ fn t4_why_of_a_workload_is_that_of_its_pods() {
         "{rollout}"
     );
     assert!(ask(&snapshot, kind, Some("team"), "dbb").unwrap_err().contains("did you mean db?"));
+    let job = Kind::parse("job").unwrap();
+    snapshot.workloads[0].data = json!({"spec": {"completions": 1, "suspend": true}, "status": {}});
+    let suspended = ask(&snapshot, job, Some("team"), "db").unwrap();
+    assert!(
+        suspended.starts_with(
+            "Job team/db: Suspended: it is suspended, and makes no pod\nnext: kubectl patch job db -n team "
+        ),
+        "{suspended}"
+    );
 }
 
 /// T4, F1: a pod that no node fits is the cause, and its volume waits for it.

@@ -398,6 +398,74 @@ fn t4_why_pvc_of_a_class_says_what_it_waits_for() {
     assert!(!answer.contains("if volume pvc-2 is meant"), "{answer}");
 }
 
+/// T4, P2: who may not see reservations reads the end of an event, and not the event of before.
+#[test]
+fn t4_p2_a_place_that_was_found_is_told_to_everybody() {
+    let mut waits = wants("1Gi");
+    waits.metadata.uid = Some("u".into());
+    let told = |reason, message, second: i64| {
+        let mut event = event("PersistentVolumeClaim", "data", "Warning", reason, message);
+        event.involved_object.uid = Some("u".into());
+        event.reporting_component = Some(crate::cluster::CONTROLLER.into());
+        let at = jiff::Timestamp::from_second(second).unwrap();
+        event.last_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at));
+        event
+    };
+    let nowhere = "no node has a place for the volume: nothing is reserved for role eng";
+    let mut snapshot = Snapshot {
+        classes_unseen: true,
+        denied: [&VOLUME, &DISK, &RESERVATION].map(Denied::unseen).into(),
+        pvcs: vec![waits],
+        pods: vec![pod_of("data", "Pending")],
+        events: vec![told("ProvisioningFailed", nowhere, 10)],
+        ..Snapshot::default()
+    };
+    let of = |snapshot: &Snapshot, kind, name| ask(snapshot, kind, Some("team"), name).unwrap();
+    assert!(of(&snapshot, &PVC, "data").contains(nowhere), "{}", of(&snapshot, &PVC, "data"));
+    let found = "1Gi for role eng are free on node n1 by now; the scheduler chooses the node of the pod";
+    snapshot.events.push(told("PlaceFound", found, 20));
+    let pvc = of(&snapshot, &PVC, "data");
+    assert!(pvc.contains(found) && !pvc.contains(nowhere), "{pvc}");
+    for said in [pvc, of(&snapshot, &POD, "web")] {
+        assert!(
+            said.contains("next: kubectl describe pod web -n team   # its volume is made on the node"),
+            "{said}"
+        );
+    }
+    snapshot.events.push(told("ProvisioningFailed", nowhere, 30));
+    assert!(of(&snapshot, &PVC, "data").contains(nowhere));
+}
+
+/// T4: the events of a PersistentVolumeClaim of a template lead no tenant to events, either.
+#[test]
+fn t4_events_without_a_cause_lead_to_an_administrator() {
+    let mut waits = wants("1Gi");
+    waits.metadata.name = Some("data-db-0".into());
+    waits.metadata.annotations =
+        Some([("volume.kubernetes.io/storage-provisioner".to_owned(), crate::api::DRIVER.to_owned())].into());
+    let mut pod = pod_of("data-db-0", "Pending");
+    pod.metadata.name = Some("db-0".into());
+    pod.metadata.owner_references =
+        from(json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": "u"}]));
+    let snapshot = Snapshot {
+        classes_unseen: true,
+        denied: [&VOLUME, &DISK, &RESERVATION].map(Denied::unseen).into(),
+        pvcs: vec![waits],
+        pods: vec![pod],
+        events: vec![event(
+            "PersistentVolumeClaim",
+            "data-db-0",
+            "Normal",
+            "ExternalProvisioning",
+            "waiting",
+        )],
+        ..Snapshot::default()
+    };
+    let said = ask(&snapshot, &PVC, Some("team"), "data-db-0").unwrap();
+    let next = "next: have an administrator run: kubectl reservoir why pvc/data-db-0 -n team\n";
+    assert!(said.ends_with(next), "{said}");
+}
+
 /// T4: a StorageClass that does not exist is not somebody else's.
 #[test]
 fn t4_why_pvc_sees_a_mistyped_class() {
