@@ -255,6 +255,10 @@ fn with_holder(why: Verdict, volume: &SharedPersistentVolume) -> Verdict {
     let Some(holder) = holder.filter(|_| why.reason == reason::VOLUME_HELD) else { return why };
     let (name, node) = (volume.name_any(), volume.status.as_ref().and_then(|s| s.node_name.as_deref()));
     let why = match holder.ending {
+        // It goes with its PersistentVolumeClaim, unless the class retains it.
+        _ if own_pvc::held(volume).is_some() => format!(
+            "volume {name} is exclusive, and that of PersistentVolumeClaim {holder} alone; claim another volume"
+        ),
         false => format!(
             "volume {name} is exclusive and held by claim {holder}; this claim is bound when that one is deleted"
         ),
@@ -457,6 +461,22 @@ mod tests {
         let said = said(&["eng"], false);
         assert_eq!(said.reason, "NoCapability");
         assert!(said.message.starts_with("volume v is shared; add SHARED_RESOURCES"), "{}", said.message);
+    }
+
+    /// P4, T4: with its PersistentVolumeClaim the volume goes, too.
+    #[test]
+    fn p4_a_volume_of_a_pvc_is_told_as_that_of_no_other() {
+        let (sub, mut volume) = (subscription("ns", &["eng"], true), ready_volume("v", "eng", false));
+        volume.metadata.labels = Some([(crate::api::LABEL_PVC_UID.to_owned(), "p".to_owned())].into());
+        volume.status.as_mut().unwrap().claims = vec![bound_by("other", "data", "p")];
+        let said = pick(&claim("ns", "c", "v"), &sub, &[volume], &[]).unwrap_err();
+        assert_eq!(
+            (said.reason, &*said.message),
+            (
+                "VolumeHeld",
+                "volume v is exclusive, and that of PersistentVolumeClaim other/data alone; claim another volume"
+            )
+        );
     }
 
     /// C4, T4: a new volume would be empty.

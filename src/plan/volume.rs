@@ -413,9 +413,11 @@ fn retire(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus
         (0, users) => format!("after the end of pod {}", names(&status.users, users)),
         (claims, _) => format!("after the end of claim {}", names(&status.claims, claims)),
     };
-    let why = format!(
-        "no new claim binds to it, and it is destroyed {waits_for}; set spec.retire to false to keep it"
-    );
+    let keep = match &volume.spec.copy_of {
+        Some(of) => format!("it stays if spec.copies of volume {} selects node {}", of.name, of.node),
+        None => "set spec.retire to false to keep it".to_owned(),
+    };
+    let why = format!("no new claim binds to it, and it is destroyed {waits_for}; {keep}");
     (Some(Verdict::yes(reason::RETIRING, why)), false)
 }
 

@@ -135,6 +135,7 @@ pub(super) async fn change_field(
         bail!(Target::new(kind, None, name.to_owned()).not_found(&snapshot));
     };
     too_late(kind, &before, field, &value)?;
+    is_no_copy(&before, field)?;
     keeps_size(&before, field, &value)?;
     let result = result_of(kind, &before, field, &value).unwrap_or(result);
     if let Some(note) = note_losses(kind, &before, field, &value) {
@@ -210,17 +211,23 @@ fn keeps_size(before: &DynamicObject, field: &str, value: &Value) -> anyhow::Res
     }
 }
 
-/// The note about a loss that the change causes: a smaller reservation has less kept data (X8), and a copy that is retired is made
-/// anew (E2).
-fn note_losses(kind: &Kind, before: &DynamicObject, field: &str, value: &Value) -> Option<String> {
-    let (spec, status) = (&before.data["spec"], &before.data["status"]);
-    let copied = spec["copyOf"]["name"].as_str().filter(|_| is_retirement(field, value));
-    if let Some(original) = copied {
-        let node = spec["copyOf"]["node"].as_str().unwrap_or_default();
-        return Some(format!(
-            "it is a copy of volume {original}, whose spec.copies makes another one while it selects node {node}"
-        ));
+/// Fails for the retirement of a copy, and for its end: the controller decides on both by `spec.copies` of the original (E2).
+fn is_no_copy(before: &DynamicObject, field: &str) -> anyhow::Result<()> {
+    match before.data["spec"]["copyOf"]["name"].as_str().filter(|_| field == "retire") {
+        Some(original) => {
+            let name = before.name_any();
+            bail!(
+                "volume {name} is a copy of volume {original}, and nothing was changed: {}",
+                advice::leave_copy(original)
+            )
+        }
+        None => Ok(()),
     }
+}
+
+/// The note about a loss that the change causes: a smaller reservation has less kept data (X8).
+fn note_losses(kind: &Kind, before: &DynamicObject, field: &str, value: &Value) -> Option<String> {
+    let status = &before.data["status"];
     let is_less = field == "size" && bytes_of(value) < bytes_of(&status["used"]);
     let kept = status["kept"].as_str().filter(|_| kind == &kind::RESERVATION && is_less)?;
     Some(format!(
@@ -366,8 +373,13 @@ mod tests {
         );
         assert_eq!(note(&kept, "size", json!("48Mi")), None);
         let copy = object(json!({"copyOf": {"name": "data", "node": "n2"}}), json!({}));
-        assert!(note(&copy, "retire", json!(true)).unwrap().contains("a copy of volume data"));
-        assert_eq!(note(&copy, "retire", json!(false)), None);
+        assert!(
+            is_no_copy(&copy, "retire")
+                .unwrap_err()
+                .to_string()
+                .contains("a copy of volume data, and nothing")
+        );
+        assert!(is_no_copy(&copy, "verify").is_ok() && is_no_copy(&sealed, "retire").is_ok());
     }
 
     /// T4: kinds of an earlier release drop what they do not know.

@@ -290,6 +290,14 @@ const OBJECTS: &str = "
  automountServiceAccountToken: false, containers: [{name: c, image: none}],
  volumes: [{name: v, csi: {driver: csi.reservoir.dev}}]}}
 ---
+{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: own-v, namespace: team},
+ spec: {accessModes: [ReadWriteOnce], storageClassName: other, resources: {requests: {storage: 16Mi}}}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: own, namespace: team}, spec: {terminationGracePeriodSeconds: 0,
+ automountServiceAccountToken: false, containers: [{name: c, image: none}],
+ volumes: [{name: v, ephemeral: {volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce], storageClassName: late,
+ resources: {requests: {storage: 16Mi}}}}}}]}}
+---
 {apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: other}, provisioner: test.dev/other}
 ---
 {apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: late}, provisioner: csi.reservoir.dev,
@@ -351,6 +359,7 @@ const MISTAKES: &[(&str, &str, &str, Outcome)] = &[
     ("true", "pvc/typo -n team", "", Gone),
     ("true", "pvc/chooses -n team", "ProvisioningFailed", Gone),
     ("true", "pod/inline -n team", "InlineVolume", Gone),
+    ("true", "pod/own -n team", "NameTaken", Gone),
     ("true", "dr/eng", "", Shows),
     ("true", "nd/n1.default", "", Shows),
     (

@@ -15,7 +15,7 @@ use super::target::Target;
 use crate::api::condition::{self, reason::*};
 use crate::api::{AccessMode, DiskReservation, SharedPersistentVolume, Size, VolumeClaim};
 use crate::plan::advice;
-use crate::plan::own_pvc::pvc_of;
+use crate::plan::own_pvc::{self, pvc_of};
 use crate::plugin::kind::{CLAIM, DISK, PVC, RESERVATION, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
@@ -214,6 +214,9 @@ impl<'a> About<'a> {
                 }
                 _ => advice::look_again(),
             },
+            VOLUME_HELD if self.volume.is_some_and(|volume| own_pvc::held(volume).is_some()) => {
+                advice::see_offers(namespace)
+            }
             VOLUME_HELD => match self.closed(reason).and_then(|v| v.status.as_ref()?.claims.first()) {
                 Some(holder) => {
                     let kind = if holder.pvc_uid.is_some() { &PVC } else { &CLAIM };

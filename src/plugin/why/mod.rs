@@ -127,8 +127,9 @@ fn answer_about(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
     if let Some(step) = pod.and_then(|pod| ending_pod::force_step(snapshot, pod)) {
         answer.next = vec![step];
     }
-    if let Some(step) = old_data::step(snapshot, target).filter(|_| !answer.ready) {
-        answer.next.insert(0, step);
+    if !answer.ready {
+        answer.holders.extend(old_data::events(snapshot, target));
+        answer.next.splice(..0, old_data::step(snapshot, target));
     }
     if answer.ready
         && let Some((pvc, report)) = growth::of_users(snapshot, target)

@@ -3,6 +3,7 @@
 use kube::ResourceExt;
 
 use super::advice::About;
+use super::pvcs;
 use super::target::Target;
 use super::workloads::pods_of_workload;
 use crate::api::condition::reason::NAME_TAKEN;
@@ -15,16 +16,26 @@ use crate::plugin::snapshot::Snapshot;
 
 /// The step that brings such data to the PersistentVolumeClaim, the pod or the workload.
 pub(super) fn step(snapshot: &Snapshot, target: &Target) -> Option<String> {
-    let namespace = target.namespace.as_deref()?;
-    let claims = match target.kind {
-        kind if kind == &PVC => vec![(namespace.to_owned(), target.name.clone())],
-        kind if kind == &POD => cluster::claims_of(target.find_pod(snapshot)?),
-        kind if kind.workload => {
+    claims(snapshot, target).iter().find_map(|(namespace, name)| of(snapshot, namespace, name))
+}
+
+/// The events about such data.
+pub(super) fn events(snapshot: &Snapshot, target: &Target) -> Vec<String> {
+    let claims = claims(snapshot, target).into_iter();
+    let said = claims.map(|(namespace, name)| Target::new(&PVC, Some(namespace), name));
+    said.filter_map(|pvc| pvcs::old_data(snapshot, &pvc)).collect()
+}
+
+/// The PersistentVolumeClaims of a target, by namespace and name.
+fn claims(snapshot: &Snapshot, target: &Target) -> Vec<(String, String)> {
+    match (target.kind, &target.namespace) {
+        (kind, Some(namespace)) if kind == &PVC => vec![(namespace.clone(), target.name.clone())],
+        (kind, _) if kind == &POD => target.find_pod(snapshot).map(cluster::claims_of).unwrap_or_default(),
+        (kind, _) if kind.workload => {
             pods_of_workload(snapshot, target).into_iter().flat_map(cluster::claims_of).collect()
         }
-        _ => return None,
-    };
-    claims.iter().find_map(|(namespace, name)| of(snapshot, namespace, name))
+        _ => vec![],
+    }
 }
 
 /// The step for one PersistentVolumeClaim. A VolumeClaim of its name may wait for the data already.

@@ -7,7 +7,7 @@ use super::events::{last_event, message_of};
 use super::report::{Report, TERMINATING};
 use super::target::Target;
 use super::{containers, owners, placing};
-use crate::api::condition::reason::{MOUNT_HELD, NODE_UNREACHABLE, VOLUME_HELD};
+use crate::api::condition::reason::{MOUNT_HELD, NAME_TAKEN, NODE_UNREACHABLE, VOLUME_HELD};
 use crate::api::condition::{self, READY};
 use crate::api::{AccessMode, DRIVER, MADE_BY_RESERVOIR, NodeDisk};
 use crate::cluster;
@@ -64,8 +64,12 @@ pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Ve
         let why = format!("its volume {name} is an inline CSI volume, which Reservoir does not make");
         Report::of(target.title(), INLINE_VOLUME, why, true)
     });
+    let taken = taken_name(snapshot, pod).filter(|_| trouble).map(|(volume, pvc)| {
+        let why = format!("its ephemeral volume {volume} needs the name of PersistentVolumeClaim {pvc}, which is not its own");
+        Report::of(target.title(), NAME_TAKEN, why, true)
+    });
     let elsewhere = placing::report(snapshot, target, pod, &message).filter(|_| trouble);
-    let cause = held.or(inline).or(elsewhere);
+    let cause = held.or(inline).or(taken).or(elsewhere);
     // The cause has the scheduler's words already.
     let message =
         if cause.as_ref().is_some_and(|cause| cause.message.ends_with(&message)) { "" } else { &message };
@@ -104,7 +108,8 @@ fn exit(pod: &Pod) -> String {
 
 /// True for a cause that lies in the pod itself: no other object's trouble leads to it.
 pub(super) fn is_own_cause(reason: &str) -> bool {
-    [VOLUME_HELD, INLINE_VOLUME, placing::OTHER_NODE, placing::VOLUME_NODE, FAILED].contains(&reason)
+    [VOLUME_HELD, INLINE_VOLUME, NAME_TAKEN, placing::OTHER_NODE, placing::VOLUME_NODE, FAILED]
+        .contains(&reason)
 }
 
 /// True if Kubernetes has told the pod that its node is not Ready, for a caller who may not see disks.
@@ -221,6 +226,21 @@ fn inline_volume(pod: &Pod) -> Option<&str> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     let inline = |volume: &&Volume| volume.csi.as_ref().is_some_and(|csi| csi.driver == DRIVER);
     volumes.into_iter().find(inline).map(|volume| volume.name.as_str())
+}
+
+/// The first ephemeral volume of the pod whose PersistentVolumeClaim would have the name of another one, and that name. Kubernetes
+/// gives no pod a PersistentVolumeClaim that it does not own.
+pub(super) fn taken_name<'a>(snapshot: &Snapshot, pod: &'a Pod) -> Option<(&'a str, String)> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let mut names = volumes
+        .filter(|volume| volume.ephemeral.is_some())
+        .map(|volume| (volume.name.as_str(), format!("{}-{}", pod.name_any(), volume.name)));
+    names.find(|(_, name)| {
+        let pvc = snapshot.pvc(pod.metadata.namespace.as_deref(), name);
+        pvc.is_some_and(|pvc| {
+            !pvc.owner_references().iter().any(|owner| Some(&owner.uid) == pod.metadata.uid.as_ref())
+        })
+    })
 }
 
 /// Claim, volume and pod, if the pod has an exclusive volume that `pod` waits for. At most one pod at a time mounts

@@ -8,7 +8,7 @@ use super::holders::{full_volumes, is_unconfigured, left_by_template};
 use super::report::TERMINATING;
 use super::target::Target;
 use super::{containers, ending_pvc, placing, pods, pvcs, workloads};
-use crate::api::condition::reason::{NEARLY_FULL, VOLUME_HELD};
+use crate::api::condition::reason::{NAME_TAKEN, NEARLY_FULL, VOLUME_HELD};
 use crate::api::{Capability, DiskReservation, RoleSubscription, VolumeOffer};
 use crate::cluster;
 use crate::plan::{advice, node_disk, own_pvc::pvc_of};
@@ -52,6 +52,10 @@ fn step_of(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
     }
     if target.kind == &POD && reason == pods::INLINE_VOLUME {
         return advice::leave_inline_volume(name, namespace);
+    }
+    let taken = target.find_pod(snapshot).filter(|_| target.kind == &POD && reason == NAME_TAKEN);
+    if let Some((_, pvc)) = taken.and_then(|pod| pods::taken_name(snapshot, pod)) {
+        return advice::rename_ephemeral_volume(name, namespace, pvc);
     }
     if target.kind == &POD && [placing::OTHER_NODE, placing::VOLUME_NODE].contains(&reason) {
         return placing::other_node_step(snapshot, target);

@@ -252,8 +252,11 @@ impl<'a> About<'a> {
         }
     }
 
-    /// The step that gives a reservation the size.
+    /// The step that gives a reservation the size. One that asks for as much already waits for something else.
     pub fn enlarge(&self, reservation: &DiskReservation, size: Size) -> String {
+        if reservation.spec.size.bytes_or_zero() >= size.bytes_or_zero() {
+            return advice::ask_why(format!("dr/{}", reservation.name_any()));
+        }
         self.resize_elsewhere(Some(reservation), size.clone()).unwrap_or_else(|| {
             advice::enlarge_reservation(reservation.name_any(), size, &reservation.spec.role)
         })

@@ -96,6 +96,10 @@ impl<'a> About<'a> {
         let has = |r: &DiskReservation| r.status.as_ref().map_or(0, holder::size);
         let of_pvc = made_for.map(|(pvc, namespace)| advice::resize_pvc(pvc, namespace, &size));
         match within {
+            // It asks for as much already, and waits for something else.
+            Some((reservation, larger)) if reservation.spec.size.bytes_or_zero() == larger => {
+                advice::ask_why(format!("dr/{}", reservation.name_any()))
+            }
             Some((reservation, larger)) if larger > has(reservation) => {
                 let plain = || format!("kubectl reservoir resize spv/{} {size}", self.name);
                 let resize = of_pvc.as_deref().and_then(|step| step.split("   #").next().map(str::to_owned));

@@ -222,9 +222,19 @@ fn t4_why_quotes_who_refuses_an_ephemeral_volume() {
     let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
     assert!(said.contains("because PersistentVolumeClaim team/web-d is NotMade: create PVC web-d"), "{said}");
     assert!(said.contains("next: kubectl get resourcequotas,limitranges -n team"), "{said}");
-    let none = Snapshot { events: vec![], ..snapshot };
+    let mut none = Snapshot { events: vec![], ..snapshot };
     let said = ask(&none, &POD, Some("team"), "web").unwrap();
     assert!(said.contains("next: kubectl describe pod web -n team"), "{said}");
+    none.pvcs = vec![pvc("web-d", "Bound", "other")];
+    let said = ask(&none, &POD, Some("team"), "web").unwrap();
+    assert!(
+        said.contains("because Pod team/web is NameTaken: its ephemeral volume d needs the name"),
+        "{said}"
+    );
+    assert!(
+        said.contains("next: kubectl delete pod web -n team   # make it again with another name"),
+        "{said}"
+    );
 }
 
 /// T4: a pod waits for Reservoir exactly if one of its claims does. The messages of scheduler and kubelet are

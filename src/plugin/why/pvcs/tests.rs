@@ -373,6 +373,19 @@ fn t4_why_pvc_of_a_class_says_what_it_waits_for() {
     snapshot.reservations = vec![reserved("r", "eng", 4, &[("v", 2)])];
     let answer = of(&snapshot, &PVC, "c");
     assert!(answer.contains("next: kubectl reservoir resize dr/r 5Gi"), "{answer}");
+    snapshot.reservations[0].spec.size = gi(5);
+    let kept = "this PersistentVolumeClaim waits, to start empty, while DiskReservation r has the data";
+    snapshot.events = vec![event("PersistentVolumeClaim", "c", "Warning", "OldDataKept", kept)];
+    snapshot.reservations[0].status.as_mut().unwrap().volumes[0].kept = serde_json::from_value(
+        json!({"since": "2026-01-01T00:00:00Z", "until": "2026-01-02T00:00:00Z", "spec": {}}),
+    )
+    .unwrap();
+    for (kind, name) in [(&PVC, "c"), (&POD, "web")] {
+        let answer = of(&snapshot, kind, name);
+        assert!(answer.contains("next: kubectl reservoir why dr/r\n"), "it asks for that already: {answer}");
+        assert!(answer.contains(kept), "{answer}");
+    }
+    snapshot.events.clear();
     let mut waits = ready_volume("pvc-u", "eng", false);
     waits.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
     set_not_ready(&mut waits.status.as_mut().unwrap().conditions, reason::NODE_UNREACHABLE, "n1 is away");
