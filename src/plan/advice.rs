@@ -439,6 +439,7 @@ advice! {
     grant_to_namespace(role, kind, name) =
         "have an administrator run: kubectl reservoir grant {role} --verbs create,use,resize --to {kind} {name}";
     follow_event() = "do what the message says; Reservoir tries again by itself";
+    follow_event_of_old_data() = "do what the message says to have the data of before; what follows makes an empty volume";
     have_events_looked_at(object) =
         "have an administrator run: kubectl reservoir why {object}   # about the events above, which say what the pod itself can do";
     have_event_followed(pvc, namespace, made) =
@@ -448,7 +449,7 @@ advice! {
         "have an administrator run: kubectl reservoir why pvc/{pvc} -n {namespace}   # or request less, if the message says how much can be had: \
          kubectl edit pvc {pvc} -n {namespace}";
     have_space_found(pod, namespace) =
-        "have an administrator run: kubectl reservoir why pod/{pod} -n {namespace}   # no node that it could run on has a place for its \
+        "have an administrator run: kubectl reservoir why pod/{pod} -n {namespace}   # its scheduler finds no node with a place for its \
          volume, and an administrator sees why";
     read_events(pvc, namespace) =
         "kubectl describe pvc {pvc} -n {namespace}   # its events name what Reservoir waits for";

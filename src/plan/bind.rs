@@ -117,11 +117,12 @@ pub fn choose<'a>(
     }
 }
 
-/// Reasons that a claim gives for a volume that its selector finds: another volume would not have the data. A volume that ends is
-/// as good as none, and of others' volumes nothing is told.
-const CLOSED: [&str; 5] = [
+/// Reasons that a claim gives for a volume that its selector finds: another volume would not have the data. A volume that is being
+/// destroyed is as good as none, and of others' volumes nothing is told.
+const CLOSED: [&str; 6] = [
     reason::NO_CAPABILITY,
     reason::VOLUME_NOT_READY,
+    reason::VOLUME_RETIRING,
     reason::VOLUME_HELD,
     reason::TOO_MANY_CLAIMS,
     reason::SHARE_TAKEN,
@@ -515,8 +516,8 @@ mod tests {
         volumes[0].spec.retire = true;
         assert_eq!(
             pick(&claim, &sub, &volumes[..1], &[]).unwrap_err().reason,
-            "NoMatch",
-            "it is as good as none"
+            "VolumeRetiring",
+            "it may be kept"
         );
     }
 

@@ -223,11 +223,13 @@ fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) ->
                 missing => Verdict::no(
                     reason::SPACE_TAKEN,
                     format!(
-                        "{OTHER_FILES} {}, or deleted ones that are open, took {} of the {} that are reserved; remove them or enlarge \
-                         the file system",
+                        "{OTHER_FILES} {}, or deleted ones that are open, took {} of the {} that are reserved; remove them, enlarge \
+                         the file system, or lower systemReserved of disk {} in agent.disks of the chart, which is {}",
                         disk.spec.path,
                         Size::from_bytes(missing),
-                        Size::from_bytes(reserved)
+                        Size::from_bytes(reserved),
+                        disk.spec.disk_name,
+                        Size::from_bytes(seen.system_reserved)
                     ),
                 ),
             }

@@ -206,6 +206,9 @@ impl<'a> About<'a> {
             DIGEST_DIFFERS if !self.snapshot.sees(&VOLUME) => advice::have_administrator_ask(argument),
             DIGEST_DIFFERS => advice::see_digests(),
             NO_MATCH => self.no_match(),
+            VOLUME_RETIRING if let Some(volume) = self.closed(reason) => {
+                advice::ask_why(format!("spv/{}", volume.name_any()))
+            }
             VOLUME_RETIRING | VOLUME_DESTROYING => advice::see_offers(namespace),
             VOLUME_NOT_READY => match (self.closed(reason), self.claim.and_then(volume_of)) {
                 (Some(volume), _) => advice::ask_why(format!("spv/{}", volume.name_any())),

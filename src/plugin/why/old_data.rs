@@ -16,7 +16,8 @@ use crate::plugin::snapshot::Snapshot;
 
 /// The step that brings such data to the PersistentVolumeClaim, the pod or the workload.
 pub(super) fn step(snapshot: &Snapshot, target: &Target) -> Option<String> {
-    claims(snapshot, target).iter().find_map(|(namespace, name)| of(snapshot, namespace, name))
+    let left = claims(snapshot, target).iter().find_map(|(namespace, name)| of(snapshot, namespace, name));
+    left.or_else(|| (!events(snapshot, target).is_empty()).then(advice::follow_event_of_old_data))
 }
 
 /// The events about such data.

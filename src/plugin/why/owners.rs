@@ -4,6 +4,8 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 
+use crate::plugin::snapshot::Snapshot;
+
 /// The StatefulSet that made the pod.
 pub(super) fn set_of(pod: &Pod) -> Option<&str> {
     owner(pod, "StatefulSet")
@@ -26,4 +28,19 @@ fn owner<'a>(object: &'a impl ResourceExt, kind: &str) -> Option<&'a str> {
 /// The owner that makes the pod anew.
 pub(super) fn controller(pod: &Pod) -> Option<&OwnerReference> {
     pod.owner_references().iter().find(|owner| owner.controller == Some(true))
+}
+
+/// The first ephemeral volume of the pod whose PersistentVolumeClaim would have the name of another one, and that name. Kubernetes
+/// gives no pod a PersistentVolumeClaim that it does not own.
+pub(super) fn taken_name<'a>(snapshot: &Snapshot, pod: &'a Pod) -> Option<(&'a str, String)> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let mut names = volumes
+        .filter(|volume| volume.ephemeral.is_some())
+        .map(|volume| (volume.name.as_str(), format!("{}-{}", pod.name_any(), volume.name)));
+    names.find(|(_, name)| {
+        let pvc = snapshot.pvc(pod.metadata.namespace.as_deref(), name);
+        pvc.is_some_and(|pvc| {
+            !pvc.owner_references().iter().any(|owner| Some(&owner.uid) == pod.metadata.uid.as_ref())
+        })
+    })
 }

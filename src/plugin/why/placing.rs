@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use super::copy_labels;
 use super::events::last_event;
 use super::excluded::{self, excludes};
-use super::owners::daemon_set_of;
+use super::owners::{daemon_set_of, taken_name};
 use super::report::Report;
 use super::space::{has_free, space_step};
 use super::target::Target;
@@ -35,15 +35,13 @@ pub(super) fn report(snapshot: &Snapshot, target: &Target, pod: &Pod, message: &
     let Placed { volume, node, copies_on, is_unsure, .. } = &place.own;
     let on = match &**copies_on {
         [] if *is_unsure => {
-            format!(
-                "its volume {volume} is on node {node}, and where it has copies may not be seen with your rights"
-            )
+            format!("its volume {volume}, whose copies may not be seen with your rights, is on node {node}")
         }
         [] => format!("its volume {volume} is on node {node}"),
         nodes if *is_unsure => {
             let nodes = names(nodes, nodes.len());
             format!(
-                "its volume {volume} is on node {node}, has complete copies on {nodes}, and where it has more may not be seen with your rights"
+                "its volume {volume}, whose other copies may not be seen with your rights, is on node {node}, and has complete copies on {nodes}"
             )
         }
         nodes => {
@@ -231,9 +229,16 @@ fn unplaced<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Vec<&'a PersistentVolumeCl
 /// scheduler has placed.
 pub(super) fn schedule_step(snapshot: &Snapshot, pod: &Pod) -> String {
     let (name, namespace) = (pod.name_any(), pod.namespace().unwrap_or_default());
-    by_node_name(snapshot, pod)
+    taken_step(snapshot, pod)
+        .or_else(|| by_node_name(snapshot, pod))
         .or_else(|| to_space(snapshot, pod))
         .unwrap_or_else(|| advice::have_pod_scheduled(name, namespace))
+}
+
+/// The step for a pod with an ephemeral volume whose PersistentVolumeClaim would have the name of another one.
+pub(super) fn taken_step(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
+    let (_, pvc) = taken_name(snapshot, pod)?;
+    Some(advice::rename_ephemeral_volume(pod.name_any(), pod.namespace().unwrap_or_default(), pvc))
 }
 
 /// The step for a pod whose spec names its node, so that no scheduler chooses the node of its volume.

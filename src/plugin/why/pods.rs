@@ -64,7 +64,7 @@ pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Ve
         let why = format!("its volume {name} is an inline CSI volume, which Reservoir does not make");
         Report::of(target.title(), INLINE_VOLUME, why, true)
     });
-    let taken = taken_name(snapshot, pod).filter(|_| trouble).map(|(volume, pvc)| {
+    let taken = owners::taken_name(snapshot, pod).filter(|_| trouble).map(|(volume, pvc)| {
         let why = format!("its ephemeral volume {volume} needs the name of PersistentVolumeClaim {pvc}, which is not its own");
         Report::of(target.title(), NAME_TAKEN, why, true)
     });
@@ -226,21 +226,6 @@ fn inline_volume(pod: &Pod) -> Option<&str> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     let inline = |volume: &&Volume| volume.csi.as_ref().is_some_and(|csi| csi.driver == DRIVER);
     volumes.into_iter().find(inline).map(|volume| volume.name.as_str())
-}
-
-/// The first ephemeral volume of the pod whose PersistentVolumeClaim would have the name of another one, and that name. Kubernetes
-/// gives no pod a PersistentVolumeClaim that it does not own.
-pub(super) fn taken_name<'a>(snapshot: &Snapshot, pod: &'a Pod) -> Option<(&'a str, String)> {
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let mut names = volumes
-        .filter(|volume| volume.ephemeral.is_some())
-        .map(|volume| (volume.name.as_str(), format!("{}-{}", pod.name_any(), volume.name)));
-    names.find(|(_, name)| {
-        let pvc = snapshot.pvc(pod.metadata.namespace.as_deref(), name);
-        pvc.is_some_and(|pvc| {
-            !pvc.owner_references().iter().any(|owner| Some(&owner.uid) == pod.metadata.uid.as_ref())
-        })
-    })
 }
 
 /// Claim, volume and pod, if the pod has an exclusive volume that `pod` waits for. At most one pod at a time mounts

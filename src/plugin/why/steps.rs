@@ -54,8 +54,8 @@ fn step_of(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
         return advice::leave_inline_volume(name, namespace);
     }
     let taken = target.find_pod(snapshot).filter(|_| target.kind == &POD && reason == NAME_TAKEN);
-    if let Some((_, pvc)) = taken.and_then(|pod| pods::taken_name(snapshot, pod)) {
-        return advice::rename_ephemeral_volume(name, namespace, pvc);
+    if let Some(step) = taken.and_then(|pod| placing::taken_step(snapshot, pod)) {
+        return step;
     }
     if target.kind == &POD && [placing::OTHER_NODE, placing::VOLUME_NODE].contains(&reason) {
         return placing::other_node_step(snapshot, target);

@@ -89,7 +89,7 @@ fn t4_p2_why_pod_reserves_on_the_node_of_its_volume() {
     snapshot.denied = [&VOLUME, &DISK, &RESERVATION].map(Denied::unseen).into();
     (snapshot.volumes, snapshot.disks, snapshot.reservations) = Default::default();
     (snapshot.classes_unseen, snapshot.our_classes) = (true, vec![]);
-    let next = "next: have an administrator run: kubectl reservoir why pod/web -n team   # no node that it could run on has a";
+    let next = "next: have an administrator run: kubectl reservoir why pod/web -n team   # its scheduler finds no node with a";
     for told in [of(&snapshot), pvc(&snapshot)] {
         assert!(told.contains(next), "{told}");
     }

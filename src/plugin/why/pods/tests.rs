@@ -684,7 +684,9 @@ fn t4_why_pod_without_rights_blames_nobody_else() {
     let before = modes.replace(vec!["ReadWriteMany".into()]);
     let told = of(&snapshot);
     assert!(
-        told.contains("where it has copies may not be seen with your rights, and the pod asks for"),
+        told.contains(
+            "its volume v, whose copies may not be seen with your rights, is on node n1, and the pod asks for"
+        ),
         "{told}"
     );
     assert!(
@@ -701,7 +703,7 @@ fn t4_why_pod_without_rights_blames_nobody_else() {
     let told = of(&snapshot);
     assert!(
         told.contains(
-            "its volume v is on node n1, has complete copies on n3, and where it has more may not be"
+            "its volume v, whose other copies may not be seen with your rights, is on node n1, and has complete copies on n3"
         ),
         "{told}"
     );
