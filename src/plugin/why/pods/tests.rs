@@ -780,7 +780,7 @@ fn t4_p2_why_pod_reserves_where_the_role_has_nothing() {
     let told = of(&snapshot);
     assert!(
         told.contains(
-            "next: have an administrator run: kubectl reservoir why pod/web -n team   # no node that"
+            "next: have an administrator run: kubectl reservoir why pod/web -n team   # its scheduler finds no"
         ),
         "{told}"
     );
