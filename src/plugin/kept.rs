@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::cli::{Erase, Undelete};
 use super::kind::{CLAIM, RESERVATION, VOLUME, did_you_mean};
-use super::output::confirm;
+use super::output::{confirm, note};
 use super::paint::{human, table};
 use super::snapshot::Snapshot;
 use super::write;
@@ -156,7 +156,7 @@ pub(super) async fn undelete(client: &Client, args: &Undelete, namespace: &str) 
         }
     };
     write::create_object(client, &VOLUME, json!(volume), &args.write).await?;
-    eprintln!("{step}");
+    note(step);
     Ok(())
 }
 

@@ -34,4 +34,4 @@ mod watch;
 mod why;
 mod write;
 
-pub use run::run;
+pub use run::{ask, check, run};

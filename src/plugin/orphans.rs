@@ -7,7 +7,7 @@ use serde_json::json;
 use super::cli::Output;
 use super::doctor::served_kinds;
 use super::kind::{DISK, RESERVATION, VOLUME};
-use super::output::print;
+use super::output::{self, print};
 use super::paint::{human, table};
 use super::snapshot::Snapshot;
 use crate::api::condition::{self, READY, reason::SPACE_TAKEN};
@@ -119,7 +119,7 @@ pub(super) async fn print_manifests(client: &Client, data: &[String], output: &O
             Document::Refused(why) => Some(why),
         };
         if let Some(note) = note.filter(|_| output.output.is_some()) {
-            eprintln!("note: {note}");
+            output::note(format!("note: {note}"));
         }
     }
     let list = json!({"apiVersion": "v1", "kind": "List", "items": items});

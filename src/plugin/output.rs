@@ -1,5 +1,7 @@
 //! The output of a command: text for people, or JSON or YAML for programs.
 
+use std::cell::RefCell;
+use std::fmt::Display;
 use std::io::{IsTerminal, Write as _};
 
 use anyhow::bail;
@@ -7,9 +9,34 @@ use serde::Serialize;
 
 use super::cli::{Format, Output};
 
+tokio::task_local! {
+    /// The output of a command that a program runs.
+    static HEARD: RefCell<String>;
+}
+
+/// Runs a command, and returns its output beside its result.
+pub(super) async fn heard<T>(command: impl Future<Output = T>) -> (T, String) {
+    let command = async { (command.await, HEARD.with(RefCell::take)) };
+    HEARD.scope(RefCell::default(), command).await
+}
+
+/// Prints to standard output. A reader that went away is an error.
+pub(super) fn say(text: impl Display) -> std::io::Result<()> {
+    match HEARD.try_with(|heard| heard.borrow_mut().push_str(&text.to_string())) {
+        Ok(()) => Ok(()),
+        Err(_) => write!(std::io::stdout(), "{text}"),
+    }
+}
+
+/// Prints a line to standard error. Programs read the output alone.
+pub(super) fn note(line: impl Display) {
+    if HEARD.try_with(|_| ()).is_err() {
+        eprintln!("{line}");
+    }
+}
+
 pub(super) fn print(output: &Output, view: &impl Serialize, text: impl Fn() -> String) -> anyhow::Result<()> {
-    print!("{}", render(output, view, text)?);
-    Ok(())
+    Ok(say(render(output, view, text)?)?)
 }
 
 pub(super) fn render(

@@ -20,7 +20,6 @@ impl Paint {
     }
 
     /// No colours.
-    #[cfg(test)]
     pub fn plain() -> Self {
         Self(false)
     }

@@ -12,6 +12,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 
 use super::errors::{explain_api_error, explain_cluster_error};
 use super::kind;
+use super::output::note;
 use crate::api::condition::{self, reason::NAME_TAKEN};
 use crate::api::{
     DRIVER, DiskReservation, NodeDisk, Role, RoleSubscription, SharedPersistentVolume, VolumeClaim,
@@ -201,7 +202,7 @@ impl Snapshot {
     /// role, or a subscription to it, would have no effect.
     pub fn note_unknown_role(&self, role: &str) {
         if let Some(near) = self.near_role(role) {
-            eprintln!("note: no object is of role {role}; did you mean {near}?");
+            note(format!("note: no object is of role {role}; did you mean {near}?"));
         }
     }
 
@@ -240,7 +241,7 @@ impl Snapshot {
         let names: Vec<String> = all.iter().map(ResourceExt::name_any).collect();
         if !names.iter().any(|name| name == namespace) {
             let near = kind::did_you_mean(namespace, names.iter().map(String::as_str));
-            eprintln!("note: there is no namespace {namespace}{near}");
+            note(format!("note: there is no namespace {namespace}{near}"));
         }
     }
 

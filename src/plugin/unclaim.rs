@@ -8,7 +8,7 @@ use kube::{Client, ResourceExt};
 use super::cli::{DryRun, Unclaim};
 use super::errors::explain_api_error;
 use super::kind::{CLAIM, PVC, did_you_mean};
-use super::output::confirm;
+use super::output::{confirm, note, say};
 use super::snapshot::Snapshot;
 use super::why;
 use super::write::{delete_params, dry_run_suffix};
@@ -20,11 +20,11 @@ pub(super) async fn unclaim(client: &Client, args: &Unclaim, namespace: &str) ->
     let snapshot = Snapshot::read(client, Some(namespace), namespace).await?;
     let claims = chosen(&snapshot, args, namespace)?;
     for claim in &claims {
-        eprintln!("{}", describe(&snapshot, claim));
+        note(describe(&snapshot, claim));
         // The end of the last claim may be that of the data, which a tenant learns from the claim alone.
         let status = claim.status.as_ref();
         if let Some(ready) = status.and_then(|status| condition::get(&status.conditions, condition::READY)) {
-            eprintln!("  {}: {}", ready.reason, ready.message);
+            note(format!("  {}: {}", ready.reason, ready.message));
         }
     }
     // An interactive user who gives names has seen the claims. A user who gives only a role has not.
@@ -109,7 +109,7 @@ pub(super) async fn end(client: &Client, claim: &VolumeClaim, dry_run: Option<Dr
     let (namespace, name) = (claim.namespace().unwrap_or_default(), claim.name_any());
     if claim.metadata.deletion_timestamp.is_some() {
         let why = advice::ask_why(CLAIM.argument(&name, Some(&namespace)));
-        println!("volumeclaim.reservoir.dev/{name} is being deleted already: {why}");
+        say(format!("volumeclaim.reservoir.dev/{name} is being deleted already: {why}\n"))?;
         return Ok(());
     }
     if dry_run != Some(DryRun::Client) {
@@ -117,7 +117,7 @@ pub(super) async fn end(client: &Client, claim: &VolumeClaim, dry_run: Option<Dr
         let api = Api::<VolumeClaim>::namespaced(client.clone(), &namespace);
         api.delete(&name, &params).await.map_err(|error| explain_api_error(&error))?;
     }
-    println!("volumeclaim.reservoir.dev/{name} deleted{}", dry_run_suffix(dry_run));
+    say(format!("volumeclaim.reservoir.dev/{name} deleted{}\n", dry_run_suffix(dry_run)))?;
     Ok(())
 }
 

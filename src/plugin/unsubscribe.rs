@@ -8,6 +8,7 @@ use serde_json::json;
 use super::cli::{DryRun, Unsubscribe};
 use super::errors::explain_api_error;
 use super::kind::{SUBSCRIPTION, did_you_mean};
+use super::output::{note, say};
 use super::snapshot::Snapshot;
 use super::unclaim;
 use super::write::{MANAGER, delete_params, dry_run_suffix};
@@ -73,12 +74,12 @@ pub(super) async fn unsubscribe(client: &Client, args: &Unsubscribe, namespace: 
             }
         };
         answer.map_err(|error| explain_api_error(&error))?;
-        println!("rolesubscription.reservoir.dev/{name} {result}{}", dry_run_suffix(args.dry_run));
+        say(format!("rolesubscription.reservoir.dev/{name} {result}{}\n", dry_run_suffix(args.dry_run)))?;
     }
     for (role, by) in still_offered(&snapshot, &args.roles) {
-        eprintln!(
+        note(format!(
             "note: namespace {namespace} is still offered the volumes of role {role}, by its subscription to {by}"
-        );
+        ));
     }
     for role in &args.roles {
         let is_bound = |claim: &&VolumeClaim| {
@@ -87,9 +88,9 @@ pub(super) async fn unsubscribe(client: &Client, args: &Unsubscribe, namespace: 
         };
         let left: Vec<_> = unclaim::of_role(&snapshot, role).filter(is_bound).collect();
         if !left.is_empty() {
-            eprintln!("Bound claims need no subscription. These claims go on:");
-            left.iter().for_each(|claim| eprintln!("  {}", unclaim::describe(&snapshot, claim)));
-            println!("next: {}", advice::end_claims_of_role(role, namespace));
+            note("Bound claims need no subscription. These claims go on:");
+            left.iter().for_each(|claim| note(format!("  {}", unclaim::describe(&snapshot, claim))));
+            say(format!("next: {}\n", advice::end_claims_of_role(role, namespace)))?;
         }
     }
     Ok(())

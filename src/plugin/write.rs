@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::cli::{DryRun, Write};
 use super::errors::explain_api_error;
 use super::kind::{self, Kind};
-use super::output::print;
+use super::output::{note, print};
 use super::snapshot::Snapshot;
 use super::wait::{Until, bytes_of, wait_until};
 use super::why::Target;
@@ -138,8 +138,8 @@ pub(super) async fn change_field(
     is_no_copy(&before, field)?;
     keeps_size(&before, field, &value)?;
     let result = result_of(kind, &before, field, &value).unwrap_or(result);
-    if let Some(note) = note_losses(kind, &before, field, &value) {
-        eprintln!("note: {note}");
+    if let Some(losses) = note_losses(kind, &before, field, &value) {
+        note(format!("note: {losses}"));
     }
     let is_as_before = match &before.data["spec"][field] {
         Value::Null => value == json!(false),

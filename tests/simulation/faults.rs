@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::by_hand;
 use crate::clock;
 use crate::disks::Disk;
 use crate::host;
@@ -220,6 +221,8 @@ impl World {
             (host.is_full, host.failing, host.sends_other, host.is_calm) = (false, 0, 0, true);
             host.held.clear();
         }
+        let kept = by_hand::let_go(&lock(&self.server));
+        kept.into_iter().flatten().for_each(|request| drop(lock(&self.server).answer("by hand", &request)));
         for node in NODES {
             self.create_node(node);
             let object = json!({"metadata": {"name": node}});

@@ -3,6 +3,8 @@
 //! `make simulate` runs many seeds. `make simulate SEED=n` runs one, and tells its story.
 
 mod agent;
+mod asker;
+mod by_hand;
 mod classes;
 mod clock;
 mod copies;
@@ -16,10 +18,12 @@ mod real;
 mod rest;
 mod rest_of_copies;
 mod rest_of_disks;
+mod rest_of_words;
 mod rules;
 mod seals;
 mod server;
 mod setup;
+mod steps;
 mod users;
 mod world;
 

@@ -53,7 +53,7 @@ pub const NODES: [&str; 3] = ["n1", "n2", "n3"];
 const DATA_SETS: u64 = 150;
 
 pub struct World {
-    plan: Plan,
+    pub plan: Plan,
     pub random: Random,
     pub server: Shared,
     pub hosts: Hosts,
@@ -283,7 +283,7 @@ impl World {
         }
     }
 
-    fn is_broken(&self) -> bool {
+    pub fn is_broken(&self) -> bool {
         !lock(&self.server).violations.is_empty()
     }
 
@@ -305,11 +305,15 @@ impl World {
         self.tell("nothing fails any more, and nobody wants anything new");
         self.recover();
         self.come_to_rest().await;
+        self.ask_about_everything().await;
     }
 
     fn step(&mut self) {
         if self.earlier {
             earlier::turn(&mut lock(&self.server));
+        }
+        if self.plan.faults {
+            self.act_by_hand();
         }
         let chance = self.random.below(100);
         if chance < 45 {
@@ -338,8 +342,16 @@ impl World {
         self.start_agents();
     }
 
+    pub fn report(&mut self, found: Vec<String>) {
+        let mut server = lock(&self.server);
+        for broken in found {
+            server.tell(|| format!("BROKEN: {broken}"));
+            server.violations.push(broken);
+        }
+    }
+
     /// L1: until nothing changes any more.
-    async fn come_to_rest(&mut self) {
+    pub async fn come_to_rest(&mut self) {
         let mut at_rest = rest::Rest::default();
         for _ in 0..rest::WITHIN.as_secs() {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -358,11 +370,7 @@ impl World {
         }
         let mut found = rest::check(&self.server, &self.hosts, &self.setup, &at_rest);
         found.extend(rest::t3_gauges_count_the_objects(&lock(&self.server), &self.metrics[0].text()));
-        let mut server = lock(&self.server);
-        for broken in found {
-            server.tell(|| format!("BROKEN: {broken}"));
-            server.violations.push(broken);
-        }
+        self.report(found);
     }
 
     fn end(&mut self) -> Outcome {

@@ -29,7 +29,7 @@ use store::{Id, Store};
 
 pub use apply::Owners;
 pub use kinds::CRDS;
-pub use network::{Faults, client};
+pub use network::{Faults, client, parse};
 pub use object::{Object, typed};
 pub use path::{Key, Path};
 pub use requests::{Request, is_being_deleted};

@@ -165,7 +165,8 @@ fn bytes(bytes: impl Into<Bytes>) -> Streamed {
     Box::pin(StreamBody::new(stream::iter([Ok(Frame::data(bytes.into()))])))
 }
 
-fn parse(head: &http::request::Parts, body: &[u8]) -> Option<Request> {
+/// The request for an object of a known kind.
+pub fn parse(head: &http::request::Parts, body: &[u8]) -> Option<Request> {
     let parts: Vec<&str> = head.uri.path().split('/').filter(|part| !part.is_empty()).collect();
     let mut parts = match parts.as_slice() {
         ["api", _version, rest @ ..] | ["apis", _, _version, rest @ ..] => rest,
