@@ -342,6 +342,12 @@ fn l7_a_claim_gets_a_volume_that_fits(server: &Server, pvc: &PersistentVolumeCla
         None if is_delayed => return None,
         None => None,
     };
+    // D4: it has its volume, whose data was given up.
+    let volumes: Vec<SharedPersistentVolume> = server.all("sharedpersistentvolumes");
+    let is_its = |of: &SharedPersistentVolume| of.labels().get(LABEL_PVC_UID) == pvc.metadata.uid.as_ref();
+    if volumes.iter().any(|of| is_its(of) && server.gone.contains(&of.uid().unwrap_or_default())) {
+        return None;
+    }
     let disks: Vec<NodeDisk> = server.all("nodedisks");
     let is_ready = |of: &DiskReservation| {
         let disk = of.status.as_ref().and_then(|status| status.node_disk.clone());

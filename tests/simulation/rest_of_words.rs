@@ -137,15 +137,12 @@ fn t4_a_step_can_be_done(server: &Server, of: &Asked) -> Option<String> {
     of.next().into_iter().find_map(faults)
 }
 
-/// The object that the first step asks about, if it does nothing else.
+/// The object that the first step asks about, if the step says nothing else.
 fn asks_about(of: &Asked) -> Option<String> {
-    let next = of.next();
-    let step = next
-        .first()?
-        .strip_prefix("have an administrator run: ")
-        .map(str::to_owned)
-        .or(next.first().cloned())?;
-    steps::main_part(&step).strip_prefix("kubectl reservoir why ").map(str::to_owned)
+    let first = of.next().into_iter().next()?;
+    let step = first.strip_prefix("have an administrator run: ").unwrap_or(&first);
+    let about = step.strip_prefix("kubectl reservoir why ")?;
+    (!about.contains('#')).then(|| about.to_owned())
 }
 
 /// Who asks on and on learns something in the end.
@@ -248,7 +245,7 @@ async fn t4_views_list_what_waits(client: &Client, asked: &[Asked]) -> Vec<Strin
 impl World {
     /// T4: what people are told at rest is true, and who follows it gets on.
     pub async fn ask_about_everything(&mut self) {
-        if self.plan.seed % WORDS != 0 {
+        if !self.plan.seed.is_multiple_of(WORDS) {
             return;
         }
         let client = asker::client(&self.server, false);

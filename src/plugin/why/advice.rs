@@ -83,6 +83,9 @@ impl<'a> About<'a> {
             RELEASING if self.claim.is_some() && self.ending_pod().is_some() => {
                 advice::ask_why(format!("pod/{} -n {namespace}", self.ending_pod().unwrap_or_default()))
             }
+            COPYING if let Some(original) = self.waits_for_original() => {
+                advice::ask_why(format!("spv/{original}"))
+            }
             CREATING | PARENT_NOT_RESERVED | RESIZING | SEALING | COPYING | BINDING | RELEASING => {
                 advice::look_again()
             }

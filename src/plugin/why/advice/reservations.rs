@@ -5,10 +5,11 @@ use kube::ResourceExt;
 use super::super::holders::queue;
 use super::{About, whole_mebibytes, word};
 use crate::api::condition::reason::{HAS_REFINEMENTS, HAS_VOLUMES};
-use crate::api::{DeletionPolicy, DiskReservation, NodeDisk, Role, Size};
+use crate::api::condition::{self, RETIRING};
+use crate::api::{DeletionPolicy, DiskReservation, LedgerEntry, NodeDisk, Role, Size};
 use crate::plan::candidate::is_ready;
 use crate::plan::{advice, holder, kept, quota, template};
-use crate::plugin::kind::nearest;
+use crate::plugin::kind::{RESERVATION, VOLUME, nearest};
 
 impl<'a> About<'a> {
     /// The step for a reservation that no disk has space for. One that has its place does not leave its disk.
@@ -241,13 +242,26 @@ impl<'a> About<'a> {
             return advice::look_again();
         };
         let (kept, live): (Vec<_>, Vec<_>) = status.volumes.iter().partition(|entry| entry.kept.is_some());
+        // Who has ended the first one is told of the next.
+        let stays = |kind, entry: &LedgerEntry| {
+            let found = self.snapshot.find(kind, None, &entry.name);
+            found.is_none_or(|of| !of.deleting && !condition::is_true(of.conditions, RETIRING))
+        };
         match (reason, live.first(), kept.first(), status.refinements.first()) {
-            (HAS_VOLUMES, Some(volume), ..) => advice::retire_content(&volume.name),
+            (HAS_VOLUMES, Some(first), ..) => match live.iter().find(|entry| stays(&VOLUME, entry)) {
+                Some(volume) => advice::retire_content(&volume.name),
+                None => advice::ask_why(format!("spv/{}", first.name)),
+            },
             (HAS_VOLUMES, None, Some(volume), _) => {
                 let last = kept.iter().filter_map(|entry| Some(entry.kept.as_ref()?.until.0)).max();
                 advice::await_kept(last.unwrap_or_default(), &volume.uid)
             }
-            (HAS_REFINEMENTS, .., Some(refinement)) => advice::delete_content(&refinement.name),
+            (HAS_REFINEMENTS, .., Some(first)) => {
+                match status.refinements.iter().find(|entry| stays(&RESERVATION, entry)) {
+                    Some(refinement) => advice::delete_content(&refinement.name),
+                    None => advice::ask_why(format!("dr/{}", first.name)),
+                }
+            }
             _ => advice::look_again(),
         }
     }

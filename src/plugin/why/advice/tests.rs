@@ -741,6 +741,47 @@ fn t4_x8_advice_erases_no_kept_data() {
     assert!(of(&snapshot).contains("# in any reservation of role eng"), "{}", of(&snapshot));
 }
 
+/// T4, R6: who has ended the first object in a reservation is told of the next, and then of what the last one waits for.
+#[test]
+fn t4_r6_advice_about_content_goes_on_to_the_next() {
+    let mut outer = reserved("r", "eng", 9, &[("a", 1), ("b", 1)]);
+    outer.status.as_mut().unwrap().refinements = ["c", "d"].map(|name| ledger_entry(name, "eng", 1)).to_vec();
+    let volumes = ["a", "b"].map(|name| ready_volume(name, "eng", true)).to_vec();
+    let carved = ["c", "d"].map(|name| reserved(name, "eng", 1, &[])).to_vec();
+    let reservations = [vec![outer], carved].concat();
+    let mut snapshot = Snapshot { reservations, volumes, ..Snapshot::default() };
+    let of = |snapshot: &Snapshot, reason| step(snapshot, &RESERVATION, "r", reason);
+    for (volume, carved) in [("a", "c"), ("b", "d")] {
+        assert_eq!(of(&snapshot, HAS_VOLUMES), advice::retire_content(volume));
+        assert_eq!(of(&snapshot, HAS_REFINEMENTS), advice::delete_content(carved));
+        let ends = snapshot.volumes.iter_mut().find(|of| of.name_any() == volume).unwrap();
+        let conditions = &mut ends.status.as_mut().unwrap().conditions;
+        condition::set(
+            conditions,
+            condition::RETIRING,
+            condition::Verdict::yes(RETIRING, "in use"),
+            None,
+            jiff::Timestamp::UNIX_EPOCH,
+        );
+        let ends = snapshot.reservations.iter_mut().find(|of| of.name_any() == carved).unwrap();
+        ends.metadata.deletion_timestamp = some_time();
+    }
+    assert_eq!(of(&snapshot, HAS_VOLUMES), advice::ask_why("spv/a"));
+    assert_eq!(of(&snapshot, HAS_REFINEMENTS), advice::ask_why("dr/c"));
+}
+
+/// T4, E2: a copy waits for its original as long as that is not ready.
+#[test]
+fn t4_e2_advice_about_a_copy_leads_to_its_original() {
+    let mut copy = volume("data-1", "eng", 1);
+    copy.spec.copy_of = Some(CopyOf { name: "data".into(), ..Default::default() });
+    let mut snapshot = Snapshot { volumes: vec![copy, volume("data", "eng", 1)], ..Snapshot::default() };
+    let of = |snapshot: &Snapshot| step(snapshot, &VOLUME, "data-1", COPYING);
+    assert_eq!(of(&snapshot), advice::ask_why("spv/data"));
+    snapshot.volumes[1] = ready_volume("data", "eng", true);
+    assert_eq!(of(&snapshot), advice::look_again());
+}
+
 /// T4, D4: a claim whose data is given up is of no use any more.
 #[test]
 fn t4_d4_a_claim_of_a_disk_that_is_gone_ends() {

@@ -61,6 +61,14 @@ impl<'a> About<'a> {
         }
     }
 
+    /// The original of a copy that nobody fills, if the original is not ready (E2).
+    pub(super) fn waits_for_original(&self) -> Option<&'a str> {
+        let copy = self.volume.filter(|copy| copy.status.as_ref().is_none_or(|s| s.source.is_none()))?;
+        let of = copy.spec.copy_of.as_ref()?;
+        let original = self.snapshot.find(&VOLUME, None, &of.name)?;
+        (!original.is_ready()).then_some(of.name.as_str())
+    }
+
     /// The PersistentVolumeClaim that the volume was made for.
     pub(super) fn pvc_with(&self, volume: &SharedPersistentVolume) -> Option<&'a PersistentVolumeClaim> {
         let uid = pvc_of(volume)?;
