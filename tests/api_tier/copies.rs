@@ -174,6 +174,26 @@ async fn copied() -> (Cluster, Agent, Agent, String, VolumeClaim) {
     (cluster, first, second, copy, bound)
 }
 
+/// T4: a volume of the name of a copy keeps nobody waiting in silence.
+#[tokio::test(flavor = "multi_thread")]
+async fn e2_another_volume_with_the_name_of_a_copy_is_named() {
+    let (cluster, _first, _second, copy, _) = copied().await;
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    cluster.label_node("n2", "pool", "cpu").await;
+    until_gone(&volumes, &copy).await;
+    let other = format!(
+        "{{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {{name: {copy}}},
+         spec: {{role: other, size: 16Mi}}}}"
+    );
+    cluster.apply_text(&other).await;
+    until_reason(&volumes, &copy, "NoReservation").await;
+    cluster.label_node("n2", "pool", "gpu").await;
+    let said = until_said(&cluster, "data", COPIED, "CopiesMissing").await;
+    assert!(said.contains(&format!("n2: volume {copy} is no copy, and has the name")), "{said}");
+    volumes.delete(&copy, &DeleteParams::default()).await.unwrap();
+    until_said(&cluster, "data", COPIED, "Copied").await;
+}
+
 /// Waits for the value of the label of volume `data` on a node.
 async fn until_label(cluster: &Cluster, node: &str, value: Option<&str>) {
     let uid = cluster.all::<SharedPersistentVolume>().get("data").await.unwrap().uid().unwrap();

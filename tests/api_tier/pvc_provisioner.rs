@@ -132,8 +132,14 @@ impl<'a> Story<'a> {
         until(&format!("an event of {name} with {what}"), || async {
             let all = events.list(&Default::default()).await.unwrap();
             let notes = all.iter().filter(|e| {
-                ["ProvisioningFailed", "VolumeResizeFailed", "OldDataKept", "PersistentVolumeLeft"]
-                    .contains(&e.reason.as_deref().unwrap_or_default())
+                [
+                    "ProvisioningFailed",
+                    "PlaceFound",
+                    "VolumeResizeFailed",
+                    "OldDataKept",
+                    "PersistentVolumeLeft",
+                ]
+                .contains(&e.reason.as_deref().unwrap_or_default())
                     && e.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some(name)
             });
             notes.filter_map(|e| e.note.clone()).find(|note| note.contains(what))
@@ -742,6 +748,14 @@ async fn p2_a_pod_without_a_node_finds_the_reason_on_its_claim() {
     cluster.pod("team-a", "more", &["more"]).await;
     let said = story.said("more", "no node has a place for the volume: 100Gi asked for").await;
     assert!(said.contains("analytics has 2Gi left"), "{said}");
+    // There is a place later, and the pod may be on no node for reasons of its own.
+    story.make(pvc("later", "analytics", "ReadWriteOnce", "2100Mi")).await;
+    cluster.pod("team-a", "later", &["later"]).await;
+    story.said("later", "no node has a place for the volume: 2100Mi asked for").await;
+    let more = json!({"spec": {"size": "3Gi"}});
+    let reservations: Api<DiskReservation> = cluster.all();
+    reservations.patch("analytics", &PatchParams::default(), &Patch::Merge(&more)).await.unwrap();
+    story.said("later", "2100Mi for role analytics are free on node n1 by now").await;
 
     // The pod is first, then the PersistentVolumeClaim, then the class. No right is granted, so no free space is shown.
     cluster.pod("team-a", "first", &["first"]).await;
