@@ -195,10 +195,20 @@ fn report(
             ),
         ),
         (Some(why), _) => Verdict::no(reason::RESIZE_FAILED, format!("it stays at {now}: {why}")),
-        (None, smaller) => Verdict::no(
-            reason::RESIZING,
-            format!("node {on_node} is making it {}", if smaller { "smaller" } else { "larger" }),
-        ),
+        (None, smaller) => {
+            let word = if smaller { "smaller" } else { "larger" };
+            let ready = condition::get(&status.conditions, condition::READY);
+            let is_away = ready.is_some_and(|ready| {
+                [reason::NODE_UNREACHABLE, reason::DISK_NOT_READY].contains(&&*ready.reason)
+            });
+            Verdict::no(
+                reason::RESIZING,
+                match is_away {
+                    true => format!("node {on_node} makes it {word} when its disk is ready again"),
+                    false => format!("node {on_node} is making it {word}"),
+                },
+            )
+        }
     })
 }
 
@@ -277,7 +287,13 @@ mod tests {
         assert_eq!(step(&sized(1, 1, 1), 1, 5), Step::Rest(None), "nothing to do, nothing to say");
         assert_eq!(step(&sized(3, 1, 1), 1, 5), Step::Grow(g(3)));
         assert_eq!(step(&sized(3, 1, 1), 3, 0), Step::Grow(g(3)), "died between ledger and status");
-        assert_eq!(said(step(&sized(3, 3, 1), 3, 0)).0, "Resizing");
+        assert_eq!(said(step(&sized(3, 3, 1), 3, 0)), ("Resizing", "node n1 is making it larger".into()));
+        let mut away = sized(3, 3, 1);
+        let conditions = &mut away.status.as_mut().unwrap().conditions;
+        let off = Verdict::no(reason::NODE_UNREACHABLE, "m");
+        set(conditions, condition::READY, off, None, jiff::Timestamp::UNIX_EPOCH);
+        let later = "node n1 makes it larger when its disk is ready again";
+        assert_eq!(said(step(&away, 3, 0)).1, later);
         assert_eq!(on_node(&sized(3, 1, 1), false), None, "S1: not before it is granted");
         assert_eq!(on_node(&sized(3, 3, 1), false), Some(OnNode::Announce(g(3))));
         let mut v = sized(3, 3, 1);

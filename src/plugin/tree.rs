@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::kind::{self, Kind};
 use super::paint::{Paint, human};
 use super::snapshot::Snapshot;
+use super::why::TERMINATING;
 use crate::api::condition::{self, READY, RESIZED};
 use crate::api::{AccessMode, ClaimBinding, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size};
 use crate::plan::{allocatable, holder, kept, orphans, resize};
@@ -243,6 +244,9 @@ fn pvc_node(pvc: &PersistentVolumeClaim, about: &str, reason: Option<&str>, chil
 fn pod_nodes<'a>(pods: impl Iterator<Item = &'a Pod>) -> Vec<Node> {
     pods.map(|pod| {
         let phase = pod.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_else(|| "Pending".into());
+        // As kubectl calls it, whatever its phase.
+        let ends = pod.metadata.deletion_timestamp.is_some();
+        let phase = if ends { TERMINATING.to_owned() } else { phase };
         Node {
             kind: kind::POD.name,
             namespace: pod.namespace(),
@@ -390,5 +394,8 @@ mod tests {
         let shown = text(&tree(&snapshot, &Filter::default()), Paint::plain());
         assert!(shown.starts_with("PersistentVolumeClaim a/data  with a volume that your rights"), "{shown}");
         assert!(shown.contains("Pod a/p  Running"), "{shown}");
+        snapshot.pods[0].metadata.deletion_timestamp = some_time();
+        let shown = text(&tree(&snapshot, &Filter::default()), Paint::plain());
+        assert!(shown.contains("Pod a/p  Terminating"), "{shown}");
     }
 }
