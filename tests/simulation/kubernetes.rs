@@ -48,10 +48,13 @@ pub fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
+fn is_users(pod: &Value) -> bool {
+    pod["metadata"]["namespace"] != AGENTS
+}
+
 /// The pods of users, and not those of the agents.
 pub fn pods(server: &Server) -> Vec<Arc<Object>> {
-    let is_users = |pod: &Arc<Object>| pod["metadata"]["namespace"] != AGENTS;
-    objects(server, "pods").into_iter().filter(is_users).collect()
+    objects(server, "pods").into_iter().filter(|pod| is_users(pod)).collect()
 }
 
 pub fn objects(server: &Server, plural: &'static str) -> Vec<Arc<Object>> {
@@ -82,6 +85,18 @@ fn finalizers_without(object: &Value, finalizer: &str) -> Option<Value> {
     (rest.len() < finalizers.len())
         .then(|| json!({"metadata": {"finalizers": rest, "resourceVersion": object["metadata"]["resourceVersion"]}}))
 }
+
+/// The kinds on whose objects the waiting work depends.
+pub const DUE_BY: [&str; 8] = [
+    "csistoragecapacities",
+    "nodes",
+    "persistentvolumeclaims",
+    "persistentvolumes",
+    "pods",
+    "rolesubscriptions",
+    "volumeclaims",
+    "volumeoffers",
+];
 
 /// The work that waits for kube-controller-manager and kube-scheduler.
 pub fn due(server: &Server) -> Vec<Request> {
@@ -259,7 +274,9 @@ pub async fn kubelet(agent: Agent) {
 async fn sync(agent: &Agent, failed: &mut Failed) {
     let pods: Vec<Arc<Object>> = {
         let server = lock(&agent.server);
-        pods(&server).into_iter().filter(|pod| pod["spec"]["nodeName"] == *agent.node).collect()
+        let all = server.store.list("pods", "").map(|(_, pod)| pod);
+        let mine = all.filter(|pod| pod["spec"]["nodeName"] == *agent.node && is_users(pod));
+        mine.cloned().collect()
     };
     // The mounts of pods that are gone, were replaced or have ended.
     let is_over = |uid: &str| {
@@ -361,12 +378,10 @@ async fn start(agent: &Agent, pod: &Value) -> bool {
 pub fn turn(server: &Shared) -> bool {
     let server = &mut *lock(server);
     let before = server.store.version;
-    // The work depends on the objects alone: it stays the same until the next revision.
-    if server.due.as_ref().is_none_or(|(version, _)| *version != before) {
-        server.due = Some((before, due(server)));
-    }
-    let Some((_, due)) = &server.due else { return false };
-    let Some(request) = server.random.pick(due).cloned() else { return false };
+    let due = server.due.take().unwrap_or_else(|| due(server));
+    let picked = server.random.pick(&due).cloned();
+    server.due = Some(due);
+    let Some(request) = picked else { return false };
     server.answer("kubernetes", &request);
     server.store.version > before
 }

@@ -131,9 +131,12 @@ pub fn check(server: &Shared, hosts: &Hosts, setup: &Setup, rest: &Rest) -> Vec<
             let is_there = volumes.iter().any(|volume| volume.uid().as_ref() == Some(&entry.uid));
             // X6: data without an object keeps its space.
             let has_data = host::lock(hosts).values().any(|host| host.records.contains_key(&entry.uid));
-            // Nobody learns of the end of a volume without data that a person removed by force.
-            let is_known =
-                !server.stripped.contains(&entry.uid) && !server.orphaned_entries.contains(&entry.uid);
+            // Nobody learns of the end of a volume without data that a person removed by force, or that a restored etcd had
+            // again and that went with its kind.
+            let is_lost = server.was_restored() && server.lost.contains(&entry.uid);
+            let is_known = !is_lost
+                && !server.stripped.contains(&entry.uid)
+                && !server.orphaned_entries.contains(&entry.uid);
             if !is_there && !has_data && is_known && entry.kept.is_none() {
                 broken.push(format!(
                     "L5: reservation {} has an entry of {}, which is gone",

@@ -209,15 +209,16 @@ fn differing_fields<'a>(
 /// Merges two lists that are maps, in the order of structured-merge-diff (`visitListItems`): elements of both are in the
 /// order of the applied list.
 fn merge_lists(there: &[Value], applied: &[Value], keys: &[String], schema: &Schema) -> Vec<Value> {
-    let named = |elements: &[Value]| -> Vec<(String, Value)> {
-        elements.iter().map(|element| (element_key(element, keys), element.clone())).collect()
-    };
-    let (there, applied) = (named(there), named(applied));
-    let of = |elements: &[(String, Value)], key: &str| {
-        elements.iter().find(|(other, _)| other == key).map(|(_, element)| element.clone())
-    };
+    type Named<'a> = Vec<(String, &'a Value)>;
+    fn named<'a>(elements: &'a [Value], keys: &[String]) -> Named<'a> {
+        elements.iter().map(|element| (element_key(element, keys), element)).collect()
+    }
+    fn of<'a>(elements: &Named<'a>, key: &str) -> Option<&'a Value> {
+        elements.iter().find(|(other, _)| other == key).map(|(_, element)| *element)
+    }
+    let (there, applied) = (named(there, keys), named(applied, keys));
     let merged = |key: &str, element: &Value| {
-        let mut into = of(&there, key).unwrap_or(Value::Null);
+        let mut into = of(&there, key).cloned().unwrap_or(Value::Null);
         merge(&mut into, element, schema);
         into
     };
@@ -234,7 +235,7 @@ fn merge_lists(there: &[Value], applied: &[Value], keys: &[String], schema: &Sch
                 continue;
             }
             if !is_applied {
-                list.push(element.clone());
+                list.push(Value::clone(element));
                 left.next();
                 continue;
             }
@@ -254,6 +255,7 @@ fn merge_lists(there: &[Value], applied: &[Value], keys: &[String], schema: &Sch
 /// Merges what a writer applies into what is there.
 fn merge(there: &mut Value, applied: &Value, schema: &Schema) {
     match (there, applied) {
+        (there, applied) if there == applied => {}
         (Value::Object(there), Value::Object(applied)) if schema.is_granular() => {
             for (name, value) in applied {
                 merge(there.entry(name.clone()).or_insert(Value::Null), value, schema.field(name));

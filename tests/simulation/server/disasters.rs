@@ -56,6 +56,7 @@ impl Server {
         let going = going.filter_map(|(_, object)| object["metadata"]["uid"].as_str().map(str::to_owned));
         self.lost.extend(going.collect::<Vec<_>>());
         self.store.version += BUMP;
+        self.due = None;
         self.compacted = self.store.version;
         self.epoch += 1;
         let is_gone = |plural: &&'static str| {

@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 
 use crate::clock;
 use crate::host::Hosts;
+use crate::kubernetes::DUE_BY;
 use crate::random::Random;
 use crate::rules;
 use store::{Id, Store};
@@ -75,8 +76,8 @@ pub struct Server {
     epoch_of: BTreeMap<&'static str, u64>,
     /// The rules that were broken.
     pub violations: Vec<String>,
-    /// The work that waits for Kubernetes, and the version at which it was looked for.
-    pub due: Option<(u64, Vec<Request>)>,
+    /// The work that waits for Kubernetes; `None` until somebody looks for it again.
+    pub due: Option<Vec<Request>>,
     hosts: Hosts,
 }
 
@@ -159,6 +160,9 @@ impl Server {
         let before = self.store.get(&id).map(|stored| stored.object.clone());
         let now = self.store.commit(id.clone(), object, owners, gone);
         let version = self.store.version;
+        if DUE_BY.contains(&id.0) {
+            self.due = None;
+        }
         self.tell(|| {
             let name = if id.1.is_empty() { id.2.clone() } else { format!("{}/{}", id.1, id.2) };
             let change = changes(before.as_ref().map(|before| &***before), &now);

@@ -79,8 +79,9 @@ async fn slot(server: &Shared, longest: u64) {
         while !server.slots.insert(at) {
             at += 1;
         }
-        let later = server.slots.split_off(&now);
-        server.slots = later;
+        while server.slots.first().is_some_and(|slot| *slot < now) {
+            server.slots.pop_first();
+        }
         at
     };
     sleep_until(clock::start() + Duration::from_millis(at)).await;
