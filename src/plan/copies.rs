@@ -329,9 +329,9 @@ pub fn is_wanted(copy: &SharedPersistentVolume, family: &Family) -> Option<bool>
     // X8: kept data gives way.
     let has_room =
         |of: &Arc<DiskReservation>| create::room_of_kept(copy, &[of], &refs(&family.disks)).is_some();
+    // One without a place that retires already has another reason by now, and goes (X10).
     let stuck = status.reservation.is_none()
-        && is(&has_no_place)
-        && !family.reservation.as_ref().is_some_and(has_room);
+        && (copy.spec.retire || is(&has_no_place) && !family.reservation.as_ref().is_some_and(has_room));
     if differs
         || stuck
         || is(&[reason::COPY_DIFFERS, reason::VOLUME_GONE, reason::NODE_GONE, reason::BACKING_LOST])

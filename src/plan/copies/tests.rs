@@ -291,6 +291,10 @@ fn e2_a_copy_stays_as_long_as_it_is_wanted() {
     assert_eq!(is_wanted(&stuck, &family), Some(true), "it has a place");
     stuck.status.as_mut().unwrap().reservation = None;
     assert_eq!(is_wanted(&stuck, &family), Some(false), "another reservation may have space");
+    stuck.spec.retire = true;
+    let conditions = &mut stuck.status.as_mut().unwrap().conditions;
+    condition::set(conditions, READY, Verdict::no(reason::RETIRING, "m"), None, NOW);
+    assert_eq!(is_wanted(&stuck, &family), Some(false), "it goes on to retire (T2, seed 20017)");
 }
 
 /// A4, A7: exactly the volume that is being copied to the asker's node, while it is.
