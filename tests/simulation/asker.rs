@@ -137,13 +137,20 @@ const EXCUSED: [&str; 6] = [
 impl World {
     /// Now and then somebody asks, changes something with a command, or does by hand what nobody expects.
     pub fn act_by_hand(&mut self) {
+        let may_recover = has_orphans(&lock(&self.server));
         match self.random.below(1000) {
+            0..100 if may_recover => drop(tokio::spawn(apply_recovered(self.server.clone()))),
             0..4 => act(&self.server, &mut self.random),
-            4 => drop(tokio::spawn(apply_recovered(self.server.clone()))),
-            5..12 => by_hand::act(&mut lock(&self.server), &mut self.random),
+            4..11 => by_hand::act(&mut lock(&self.server), &mut self.random),
             _ => {}
         }
     }
+}
+
+/// True while a disk has data without an object.
+fn has_orphans(server: &Server) -> bool {
+    let mut disks = server.store.list("nodedisks", "");
+    disks.any(|(_, disk)| disk["status"]["orphans"].as_array().is_some_and(|all| !all.is_empty()))
 }
 
 fn act(server: &Shared, random: &mut Random) {
