@@ -209,7 +209,8 @@ impl<'a> About<'a> {
             DIGEST_DIFFERS if !self.snapshot.sees(&VOLUME) => advice::have_administrator_ask(argument),
             DIGEST_DIFFERS => advice::see_digests(),
             NO_MATCH => self.no_match(),
-            VOLUME_RETIRING if let Some(volume) = self.closed(reason) => {
+            // A claim by name is for another volume; one with a selector may get this one.
+            VOLUME_RETIRING if let Some(volume) = self.selected(reason) => {
                 advice::ask_why(format!("spv/{}", volume.name_any()))
             }
             VOLUME_RETIRING | VOLUME_DESTROYING => advice::see_offers(namespace),

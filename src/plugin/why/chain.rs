@@ -2,6 +2,7 @@
 
 use kube::ResourceExt;
 
+use super::owners::taken_name;
 use super::report::{Report, TERMINATING};
 use super::target::Target;
 use super::{ending_pod, pods, pvcs, workloads};
@@ -167,7 +168,9 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
     } else if pods::is_node_lost(snapshot, target) {
         vec![]
     } else if target.kind == &POD {
-        let claims = target.find_pod(snapshot).map(cluster::claims_of).unwrap_or_default();
+        let mut claims = target.find_pod(snapshot).map(cluster::claims_of).unwrap_or_default();
+        let taken = target.find_pod(snapshot).and_then(|pod| taken_name(snapshot, pod));
+        claims.retain(|(_, name)| taken.as_ref().is_none_or(|(_, taken)| taken != name));
         let of = |(namespace, name): (String, String)| {
             let claim = existing(&CLAIM, Some(&namespace), &name);
             let claim = claim.filter(|_| !snapshot.is_name_taken(Some(&namespace), &name));

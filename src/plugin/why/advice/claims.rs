@@ -43,7 +43,12 @@ impl<'a> About<'a> {
 
     /// The volume of a claim, or the one that its selector finds and that is closed for that reason.
     pub(super) fn closed(&self, reason: &str) -> Option<&'a SharedPersistentVolume> {
-        self.volume.or_else(|| bind::closed(self.claim?, &self.snapshot.volumes, reason))
+        self.volume.or_else(|| self.selected(reason))
+    }
+
+    /// The volume that the selector of a claim finds and that is closed for that reason.
+    pub(super) fn selected(&self, reason: &str) -> Option<&'a SharedPersistentVolume> {
+        bind::closed(self.claim?, &self.snapshot.volumes, reason)
     }
 
     /// The message of the claim or subscription.

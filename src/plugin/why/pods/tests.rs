@@ -225,7 +225,7 @@ fn t4_why_quotes_who_refuses_an_ephemeral_volume() {
     let mut none = Snapshot { events: vec![], ..snapshot };
     let said = ask(&none, &POD, Some("team"), "web").unwrap();
     assert!(said.contains("next: kubectl describe pod web -n team"), "{said}");
-    none.pvcs = vec![pvc("web-d", "Bound", "other")];
+    none.pvcs = vec![pvc("web-d", "Pending", "other")];
     let said = ask(&none, &POD, Some("team"), "web").unwrap();
     assert!(
         said.contains("because Pod team/web is NameTaken: its ephemeral volume d needs the name"),
