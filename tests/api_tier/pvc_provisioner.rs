@@ -902,7 +902,7 @@ async fn f1_file_system_mount_options_and_nodes_are_the_classs() {
         .unwrap();
     let second = cluster.pod("team-a", "second", &["data"]).await;
     let refused = agent.publish(&cluster, &claim, &second, false).await.unwrap_err();
-    assert!(refused.message().contains("a mount option of the PersistentVolume is not that of"), "{refused}");
+    assert!(refused.message().contains("has the mount option suid, and SharedPersistentVolume"), "{refused}");
     agent.unpublish(&claim, &pod).await.unwrap();
 
     cluster.apply_text(&class("elsewhere", of("n2")).to_string()).await;
