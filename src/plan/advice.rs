@@ -381,7 +381,7 @@ advice! {
          of Reservoir";
     rename_ephemeral_volume(pod, namespace, pvc) =
         "kubectl delete pod {pod} -n {namespace}   # make it again with another name for itself or its volume: PersistentVolumeClaim {pvc} \
-         is not its own; or delete that one before, if nobody needs its data";
+         is not its own; or first delete this PersistentVolumeClaim, if nobody needs its data";
     uncordon(node, volume) =
         "kubectl uncordon {node}   # no new pod is placed on a cordoned node, and volume {volume} is on it";
     look_at_installation() =

@@ -9,6 +9,7 @@ mod family;
 mod obstacle;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -107,7 +108,7 @@ fn is_selected(copies: &Copies, original: &SharedPersistentVolume, node: &Node) 
 }
 
 /// The names of the copies of a volume that other volumes have. `find`: the volume of a name.
-pub fn taken_names<V: AsRef<SharedPersistentVolume>>(
+pub fn taken_names<V: Deref<Target = SharedPersistentVolume>>(
     original: &SharedPersistentVolume,
     nodes: &[Arc<Node>],
     find: impl Fn(&str) -> Option<V>,
@@ -117,7 +118,7 @@ pub fn taken_names<V: AsRef<SharedPersistentVolume>>(
     let is_copy = |of: &SharedPersistentVolume| of.spec.copy_of.as_ref().is_some_and(|of| of.uid == uid);
     let selected = nodes.iter().filter(|node| is_selected(copies, original, node));
     let names = selected.map(|node| name(&original.name_any(), &uid, &node.name_any()));
-    names.filter(|name| find(name).is_some_and(|volume| !is_copy(volume.as_ref()))).collect()
+    names.filter(|name| find(name).is_some_and(|volume| !is_copy(&volume))).collect()
 }
 
 /// The copies of a volume: the numbers, and those to be made.

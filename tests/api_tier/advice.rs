@@ -161,7 +161,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("fit_unguaranteed", "the command of fit_free_space, beside the guarantees of others"),
     ("await_users_to_settle", "nobody: the node ends what it has begun"),
     ("follow_event", "whoever the quoted message names"),
-    ("follow_event_of_old_data", "whoever reads the quoted event; undelete.rs has kept data back"),
+    ("follow_event_of_old_data", "a person, by the quoted event; undelete.rs has kept data back"),
     ("have_growth_made", "an administrator, who reads another step; as have_administrator_ask"),
     ("have_event_followed", "an administrator, who reads another step; as have_administrator_ask"),
     ("have_space_found", "an administrator, who reads another step; as have_administrator_ask"),

@@ -1,4 +1,4 @@
-//! What people do with kubectl that nobody asks them to do: foreign finalizers, objects of a backup, deletions of what is in use.
+//! Unexpected acts of people with kubectl: foreign finalizers, objects of a backup, deletions of objects in use.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ const KEPT: [&str; 4] =
 pub fn act(server: &mut Server, random: &mut Random) {
     let requests = match random.below(10) {
         0 | 1 => keep(server, random),
-        2 | 3 => let_go(server),
+        2 | 3 => Some(let_go(server)),
         4 | 5 => end_in_use(server, random),
         6 | 7 => from_backup(server, random),
         8 => any(server, random, "nodedisks").map(|disk| vec![delete_it("nodedisks", disk)]),
@@ -49,14 +49,14 @@ fn keep(server: &Server, random: &mut Random) -> Option<Vec<Request>> {
 }
 
 /// All programs of others let go what they keep.
-pub fn let_go(server: &Server) -> Option<Vec<Request>> {
+pub fn let_go(server: &Server) -> Vec<Request> {
     let is_kept = |object: &Arc<Object>| finalizers_of(object).contains(&json!(FOREIGN));
     let kept =
         KEPT.into_iter().flat_map(|plural| objects(server, plural).into_iter().map(move |of| (plural, of)));
     let free = |(plural, object): (&'static str, Arc<Object>)| {
         finalizers(plural, &object, finalizers_of(&object).into_iter().filter(|of| *of != FOREIGN).collect())
     };
-    Some(kept.filter(|(_, object)| is_kept(object)).map(free).collect())
+    kept.filter(|(_, object)| is_kept(object)).map(free).collect()
 }
 
 /// Something in use is to go when its users have ended (F5).

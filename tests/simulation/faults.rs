@@ -222,7 +222,7 @@ impl World {
             host.held.clear();
         }
         let kept = by_hand::let_go(&lock(&self.server));
-        kept.into_iter().flatten().for_each(|request| drop(lock(&self.server).answer("by hand", &request)));
+        kept.into_iter().for_each(|request| drop(lock(&self.server).answer("by hand", &request)));
         for node in NODES {
             self.create_node(node);
             let object = json!({"metadata": {"name": node}});

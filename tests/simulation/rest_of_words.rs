@@ -1,4 +1,4 @@
-//! What people are told once nothing changes any more: it is true, and leads on (T4).
+//! The words of `kubectl reservoir` once nothing changes any more: they are true, and lead on (T4).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -101,7 +101,7 @@ fn t4_a_wait_has_a_step(of: &Asked) -> Option<String> {
     }
 }
 
-/// Who is told that an object is not well has a condition for that.
+/// An object whose own condition Ready is false is never called ready.
 fn t4_what_is_well_is_said_to_be(of: &Asked) -> Option<String> {
     let ready = of.condition("Ready")?;
     let is_false = ready["status"] != "True";
@@ -145,7 +145,7 @@ fn asks_about(of: &Asked) -> Option<String> {
     (!about.contains('#')).then(|| about.to_owned())
 }
 
-/// Who asks on and on learns something in the end.
+/// Questions that lead to other questions end at an object with another step.
 fn t4_questions_end(asked: &[Asked]) -> Vec<String> {
     let by_name: BTreeMap<&str, &Asked> = asked.iter().map(|of| (of.about.as_str(), of)).collect();
     let mut broken = Vec::new();
@@ -189,7 +189,7 @@ pub fn kind_of(step: &str) -> String {
     format!("{} {}", verb.join(" "), words.take(4).collect::<Vec<_>>().join(" "))
 }
 
-/// Who has done what a step says is not told the same again.
+/// A person who has followed a step does not read the same step again.
 pub async fn t4_a_step_leads_on(client: &Client, about: &str, step: &str) -> Option<String> {
     // The object may have ended.
     let answer = why(client, about).await.ok()?;

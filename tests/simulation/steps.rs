@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::asker;
 use crate::kubernetes::{self, delete, get, patch, text};
-use crate::server::{Request, Server, Shared, lock};
+use crate::server::{self, Request, Server, Shared, lock};
 
 /// The names of kinds in commands, with the plural.
 const KINDS: [(&[&str], &str); 11] = [
@@ -24,17 +24,6 @@ const KINDS: [(&[&str], &str); 11] = [
     (&["node"], "nodes"),
     (&["storageclass"], "storageclasses"),
 ];
-/// Those without a namespace.
-const OF_CLUSTER: [&str; 7] = [
-    "nodedisks",
-    "diskreservations",
-    "sharedpersistentvolumes",
-    "volumeroles",
-    "persistentvolumes",
-    "nodes",
-    "storageclasses",
-];
-
 /// So many seconds somebody waits for the end of an object.
 const PATIENCE: u64 = 300;
 
@@ -87,9 +76,9 @@ type Named = (&'static str, String, String);
 
 fn named(kind: &str, name: &str, words: &[&str]) -> Option<Named> {
     let plural = plural_of(kind)?;
-    let namespace = match OF_CLUSTER.contains(&plural) {
-        true => "",
-        false => flag(words, ["-n", "--namespace"]).unwrap_or("default"),
+    let namespace = match server::KINDS[plural].namespaced {
+        true => flag(words, ["-n", "--namespace"]).unwrap_or("default"),
+        false => "",
     };
     Some((plural, namespace.to_owned(), name.to_owned()))
 }

@@ -33,7 +33,7 @@ impl Router {
         }
     }
 
-    /// Enqueues the volumes that the filter lets through of those that nodes are without a copy of.
+    /// Enqueues each original with a node that lacks its copy, if the filter lets the original through.
     pub(super) fn copies_missing(&self, filter: impl Fn(&SharedPersistentVolume) -> bool) {
         let lacks = |v: &SharedPersistentVolume| {
             v.status.as_ref().and_then(|s| s.copies).is_some_and(|c| c.failed > 0)

@@ -164,7 +164,7 @@ fn e2_what_keeps_copies_from_being_made_is_told() {
     assert_eq!(super::plan(&ready_volume("v", "eng", true), &around(vec![])), Plan::default());
 }
 
-/// What is reserved in vain on a node is named, and so is another volume with the name of a copy.
+/// T4: a reservation that waits, a NodeDisk that is not ready, and another volume with the name of a copy are named.
 #[test]
 fn e2_what_is_in_the_way_of_a_copy_is_named() {
     let of = original();

@@ -225,7 +225,7 @@ fn p2_a_pod_that_fits_nowhere_gives_its_claim_a_reason() {
     assert!(matches!(next(&s), Step::Wait(why, _) if why.contains("nothing is reserved")));
     s.reservations = vec![Arc::new(reserved("r", "eng", 2, &[]))];
     assert_eq!(next(&s), Step::Rest, "the scheduler chooses this node");
-    // Who reads the event of before is told, also if the scheduler keeps the pod for reasons of its own.
+    // Readers of the earlier event get a later one, also while the scheduler keeps the pod for reasons of its own.
     s.told_no_place = true;
     let Step::TellPlaces(found, asked) = next(&s) else { panic!() };
     assert_eq!(

@@ -128,8 +128,9 @@ fn answer_about(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
         answer.next = vec![step];
     }
     if !answer.ready {
-        answer.holders.extend(old_data::events(snapshot, target));
-        answer.next.splice(..0, old_data::step(snapshot, target));
+        let (events, step) = old_data::look(snapshot, target);
+        answer.next.splice(..0, step);
+        answer.holders.extend(events);
     }
     if answer.ready
         && let Some((pvc, report)) = growth::of_users(snapshot, target)

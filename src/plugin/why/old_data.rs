@@ -14,17 +14,14 @@ use crate::plan::own_pvc::pvc_of;
 use crate::plugin::kind::{CLAIM, POD, PVC};
 use crate::plugin::snapshot::Snapshot;
 
-/// The step that brings such data to the PersistentVolumeClaim, the pod or the workload.
-pub(super) fn step(snapshot: &Snapshot, target: &Target) -> Option<String> {
-    let left = claims(snapshot, target).iter().find_map(|(namespace, name)| of(snapshot, namespace, name));
-    left.or_else(|| (!events(snapshot, target).is_empty()).then(advice::follow_event_of_old_data))
-}
-
-/// The events about such data.
-pub(super) fn events(snapshot: &Snapshot, target: &Target) -> Vec<String> {
-    let claims = claims(snapshot, target).into_iter();
-    let said = claims.map(|(namespace, name)| Target::new(&PVC, Some(namespace), name));
-    said.filter_map(|pvc| pvcs::old_data(snapshot, &pvc)).collect()
+/// The events about such data, and the step that brings it to the PersistentVolumeClaim, the pod or the workload.
+pub(super) fn look(snapshot: &Snapshot, target: &Target) -> (Vec<String>, Option<String>) {
+    let claims = claims(snapshot, target);
+    let step = claims.iter().find_map(|(namespace, name)| of(snapshot, namespace, name));
+    let pvcs = claims.into_iter().map(|(namespace, name)| Target::new(&PVC, Some(namespace), name));
+    let events: Vec<String> = pvcs.filter_map(|pvc| pvcs::old_data(snapshot, &pvc)).collect();
+    let step = step.or_else(|| (!events.is_empty()).then(advice::follow_event_of_old_data));
+    (events, step)
 }
 
 /// The PersistentVolumeClaims of a target, by namespace and name.

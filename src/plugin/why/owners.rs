@@ -30,14 +30,17 @@ pub(super) fn controller(pod: &Pod) -> Option<&OwnerReference> {
     pod.owner_references().iter().find(|owner| owner.controller == Some(true))
 }
 
+/// The ephemeral volumes of a pod, each with the name of its PersistentVolumeClaim.
+pub(super) fn ephemeral(pod: &Pod) -> impl Iterator<Item = (&str, String)> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let ephemeral = volumes.filter(|volume| volume.ephemeral.is_some());
+    ephemeral.map(|volume| (volume.name.as_str(), format!("{}-{}", pod.name_any(), volume.name)))
+}
+
 /// The first ephemeral volume of the pod whose PersistentVolumeClaim would have the name of another one, and that name. Kubernetes
 /// gives no pod a PersistentVolumeClaim that it does not own.
 pub(super) fn taken_name<'a>(snapshot: &Snapshot, pod: &'a Pod) -> Option<(&'a str, String)> {
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let mut names = volumes
-        .filter(|volume| volume.ephemeral.is_some())
-        .map(|volume| (volume.name.as_str(), format!("{}-{}", pod.name_any(), volume.name)));
-    names.find(|(_, name)| {
+    ephemeral(pod).find(|(_, name)| {
         let pvc = snapshot.pvc(pod.metadata.namespace.as_deref(), name);
         pvc.is_some_and(|pvc| {
             !pvc.owner_references().iter().any(|owner| Some(&owner.uid) == pod.metadata.uid.as_ref())

@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use super::advice::{AS_SAID, UNNAMED, anew, by_template, of_class, refusal, template};
 use super::events::{last_event, message_of, time_of};
 use super::lost_pvc::LOST;
-use super::owners::pod_of;
+use super::owners::{ephemeral, pod_of};
 use super::report::{PROVISIONING_FAILED, Report, TERMINATING};
 use super::space::{Apart, space_step};
 use super::target::Target;
@@ -210,10 +210,7 @@ pub(super) fn missing_claim(snapshot: &Snapshot, target: &Target) -> Report {
 /// would be no use to the pod.
 fn ephemeral_in<'a>(snapshot: &'a Snapshot, target: &Target) -> Option<&'a Pod> {
     let is_it = |pod: &&Pod| {
-        let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-        let mut names =
-            volumes.filter(|v| v.ephemeral.is_some()).map(|v| format!("{}-{}", pod.name_any(), v.name));
-        pod.namespace() == target.namespace && names.any(|name| name == target.name)
+        pod.namespace() == target.namespace && ephemeral(pod).any(|(_, name)| name == target.name)
     };
     snapshot.pods.iter().find(is_it)
 }
@@ -291,7 +288,7 @@ fn class_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str)
     match pvc.is_some_and(|pvc| snapshot.is_ours(pvc)) {
         // The event that was quoted is the last word of Reservoir.
         true if !said.is_empty() && said != UNCAUSED && snapshot.sees_space() => advice::follow_event(),
-        // Who may not see the cause cannot tell whether it is to be mended, or the PersistentVolumeClaim.
+        // A caller who may not see the cause cannot tell whether the cause or the PersistentVolumeClaim is to be mended.
         true if !said.is_empty() && said != UNCAUSED => {
             let made = pvc.and_then(|pvc| template(snapshot, pvc)).unwrap_or_else(|| "it".to_owned());
             advice::have_event_followed(name, namespace, made)

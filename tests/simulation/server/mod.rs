@@ -29,7 +29,7 @@ use crate::rules;
 use store::{Id, Store};
 
 pub use apply::Owners;
-pub use kinds::CRDS;
+pub use kinds::{CRDS, KINDS};
 pub use network::{Faults, client, parse};
 pub use object::{Object, typed};
 pub use path::{Key, Path};

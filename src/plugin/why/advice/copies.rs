@@ -13,7 +13,7 @@ use crate::plan::enlarge::{Way, new_name, way};
 use crate::plan::{advice, holder};
 
 impl About<'_> {
-    /// The step for the first node without a copy. Who may not see nodes reads the condition.
+    /// The step for the first node without a copy. A caller who may not see nodes reads the condition.
     pub(super) fn copies_missing(&self) -> String {
         let first = self.volume.and_then(|volume| {
             let (node, why) = plan(volume, &self.around(volume)).obstacles.into_iter().next()?;
@@ -39,8 +39,7 @@ impl About<'_> {
         let (snapshot, uid) = (self.snapshot, volume.uid().unwrap_or_default());
         let is_copy = |of: &&SharedPersistentVolume| of.spec.copy_of.as_ref().is_some_and(|of| of.uid == uid);
         let nodes: Vec<_> = snapshot.nodes.iter().cloned().map(Arc::new).collect();
-        let find =
-            |name: &str| snapshot.volumes.iter().find(|of| of.name_any() == name).cloned().map(Arc::new);
+        let find = |name: &str| snapshot.volumes.iter().find(|of| of.name_any() == name);
         Around {
             taken: taken_names(volume, &nodes, find),
             nodes,

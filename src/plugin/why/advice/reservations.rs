@@ -242,7 +242,7 @@ impl<'a> About<'a> {
             return advice::look_again();
         };
         let (kept, live): (Vec<_>, Vec<_>) = status.volumes.iter().partition(|entry| entry.kept.is_some());
-        // Who has ended the first one is told of the next.
+        // A person who has ended the first one is led to the next.
         let stays = |kind, entry: &LedgerEntry| {
             let found = self.snapshot.find(kind, None, &entry.name);
             found.is_none_or(|of| !of.deleting && !condition::is_true(of.conditions, RETIRING))

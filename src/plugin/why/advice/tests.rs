@@ -219,7 +219,7 @@ fn t4_advice_looks_for_the_similar_name_first() {
         let step = step(&snapshot, kind, name, reason);
         assert!(step.starts_with("kubectl delete ") && step.contains(wanted), "{reason}: {step}");
     }
-    // What is there is no mistyped name of something else.
+    // The name of an object that exists is no typo of another name.
     snapshot.nodes = vec![serde_json::from_value(json!({"metadata": {"name": "n11"}})).unwrap()];
     let told = step(&snapshot, &RESERVATION, "elsewhere", NO_SUCH_DISK);
     assert!(told.starts_with("kubectl reservoir doctor   # says why node n11 has no agent"), "{told}");
