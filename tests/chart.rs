@@ -774,6 +774,8 @@ fn the_schema_describes_each_value_and_refuses_others() {
         "kubeletDir=var/lib/kubelet",
         "monitoring.enabled=true",
         "admission.denySysAdminWithReadOnlyClaims=sometimes",
+        "removeStartupTaint=yes",
+        "admission.mutatingPolicies=yes",
         "imagePullSecrets[0].nam=registry",
         "agent.disks[0].name=d,agent.disks[0].path=/d,agent.disks[0].reservations[0].role=a//b,agent.disks[0].reservations[0].size=1Gi",
         "storageClasses[0].name=eng,storageClasses[0].role=eng/-ml",

@@ -37,6 +37,9 @@ advice! {
     mend_disk(release, namespace) =
         "helm get values {release} -n {namespace}   # mend what the message names: the disk, or agent.disks with helm upgrade; the \
          agent looks again by itself";
+    delete_left_on_disk(reservation, disk) =
+        "kubectl delete dr/{reservation}   # nothing is in it; the same for each one on the disk, and NodeDisk {disk} can be deleted; or \
+         configure the disk again: agent.disks in the chart's values";
     find_agent(node) = "kubectl reservoir doctor   # looks for the agent of {node}";
     end_pods_of_gone(pod, namespace, disk) =
         "kubectl delete pod {pod} -n {namespace}   # it uses a volume of NodeDisk {disk}, and so the first: then claims, volumes, \
@@ -542,6 +545,7 @@ advice! {
     delete_pvc(pvc, namespace) =
         "left alone, since its StorageClass decides about it: kubectl delete pvc {pvc} -n {namespace}";
     grant(role, verbs, receiver) = "kubectl reservoir grant {role} --verbs {verbs} --to {receiver}";
+    revoke(role, verbs, receiver) = "kubectl reservoir revoke {role} --verbs {verbs} --from {receiver}";
     extend_subscription(subscription, namespace, patch) =
         "kubectl patch rolesubscription {subscription} -n {namespace} --type=merge -p '{patch}'";
     end_claims_of_role(role, namespace) =

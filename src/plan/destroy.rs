@@ -388,14 +388,19 @@ fn waits_for_pods(pods: &[PodRef]) -> String {
     format!("it waits for pod {} to end", names(pods, pods.len()))
 }
 
-/// The receipt of a volume whose data becomes an orphan.
+/// The receipt of a volume whose data becomes an orphan. A restored etcd may have a volume again whose data was erased before,
+/// so the receipt promises no more than the node has reported.
 fn orphan(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus) -> String {
-    format!(
-        "the kind SharedPersistentVolume was deleted, and nothing is erased because of that: the data of volume {} stays on \
-         NodeDisk {}; install the kind again, and apply what this prints: kubectl reservoir recover",
-        volume.name_any(),
-        status.node_disk.as_deref().unwrap_or("?")
-    )
+    let (name, disk) = (volume.name_any(), status.node_disk.as_deref().unwrap_or("?"));
+    let lost = condition::get(&status.conditions, BACKED).filter(|c| c.reason == reason::BACKING_LOST);
+    let rest = match lost {
+        Some(lost) => lost.message.clone(),
+        None => format!(
+            "data of volume {name} that is on NodeDisk {disk} stays there; install the kind again, and apply what this \
+             prints: kubectl reservoir recover"
+        ),
+    };
+    format!("the kind SharedPersistentVolume was deleted, and nothing is erased because of that: {rest}")
 }
 
 #[cfg(test)]

@@ -69,6 +69,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("see_guarantees", "a look at VolumeRoles, for who may not see them; the command of lower_guarantee"),
     ("end_guarantee", "the command of fit_guarantee"),
     ("grant", "an administrator; rights.rs grants"),
+    ("revoke", "an administrator; rights.rs revokes"),
     ("reserve_for_data", "the command of reserve_for_role; kept.rs recovers data"),
     ("reserve_for_pod", "the command of reserve_for_role; a scheduler places the pod"),
     ("end_pods_of_gone", "a person ends pods, before the disk of volumes.rs is emptied"),
@@ -147,6 +148,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("remove_files", "a person removes files; nearly_full.rs does"),
     ("adopt_elsewhere", "the command of delete; adopt.rs adopts again"),
     ("mend_disk", "an administrator; disks.rs mends disks"),
+    (
+        "delete_left_on_disk",
+        "an administrator takes a disk out of the chart's values first; disks.rs deletes what is left of one",
+    ),
     ("resize_static", "an administrator changes the chart's values"),
     ("uncordon", "cordon.rs runs it"),
     ("look_at_installation", "an administrator, as find_agent (plugin.rs)"),

@@ -51,6 +51,13 @@ async fn a1_a_grant_works_until_it_is_revoked() {
     let gone = does(&cluster, "revoke eng --from user jane");
     assert_eq!(gone.matches(" deleted\n").count(), 2, "{gone}");
     until("by her group she has it", || async { write.dry(&jane).await.ok() }).await;
+    let included = does(&cluster, "revoke eng/ml --verbs use-readonly --from group people");
+    assert!(
+        included.ends_with(
+            "; use includes it: kubectl reservoir revoke eng/ml --verbs use --from group people\n"
+        ) && !included.contains("no such verb"),
+        "{included}"
+    );
     does(&cluster, "revoke eng/ml --from group people");
     until("nothing is left", || async { read.dry(&jane).await.err() }).await;
     assert!(

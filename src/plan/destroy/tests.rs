@@ -60,7 +60,13 @@ fn x9_a_volume_whose_kind_is_deleted_becomes_an_orphan() {
         step(Case { seen: Seen { live, ..case.seen }, ..case })
     };
     let Err(Step::Orphan(receipt)) = looked(fenced(quiet()), vec![]) else { panic!() };
-    assert!(receipt.contains("volume v stays on NodeDisk n1.a"), "{receipt}");
+    assert!(receipt.contains("data of volume v that is on NodeDisk n1.a stays there"), "{receipt}");
+    let mut v = ready_volume("v", "eng", true);
+    let lost = Verdict::no(reason::BACKING_LOST, "the data of volume v is lost: it was erased");
+    let mut status = v.status.take().unwrap();
+    condition::set(&mut status.conditions, BACKED, lost, None, Timestamp::UNIX_EPOCH);
+    let receipt = orphan(&v, &status);
+    assert!(receipt.ends_with(": the data of volume v is lost: it was erased"), "{receipt}");
     let unmade = || {
         let node = NodePart { backing: BackingState::Erased, ..fenced(quiet()).node };
         Case { node, ..quiet() }

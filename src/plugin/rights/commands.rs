@@ -103,7 +103,8 @@ pub(in crate::plugin) async fn revoke(
     }
     let done = settle(client, &seen, &wanted, args.dry_run).await?;
     print!("{done}");
-    if unchanged {
+    let is_included = kept.contains(&"use") && revoked.contains(&"use-readonly");
+    if unchanged && !is_included {
         let nearest = similar(&from, &rbac.receivers(&args.role));
         println!(
             "unchanged: kubectl reservoir grant gave {from} no such verb on role {}{nearest}",
@@ -112,7 +113,7 @@ pub(in crate::plugin) async fn revoke(
     }
     for verb in revoked {
         if let Some(holder) = rbac.right_of(&from, verb, args.role.as_str()) {
-            println!("{from} still has {verb} on role {}: {}", args.role, source(&holder));
+            println!("{}", still_has(&from, verb, &args.role, &holder));
         }
     }
     if args.end_claims {
@@ -129,6 +130,17 @@ pub(in crate::plugin) async fn revoke(
         }
     }
     Ok(())
+}
+
+/// The sentence about a verb that the receiver has in another way. `use` includes `use-readonly` (A2), so a grant of `use` is
+/// what has to go.
+fn still_has(from: &Subject, verb: &str, role: &Role, holder: &Holder) -> String {
+    let grant = Role::parse(&holder.role).ok().map(|of| grant::name(&of, from));
+    let step = match holder.verb == "use" && verb != "use" && grant.as_ref() == Some(&holder.cluster_role) {
+        true => format!("; use includes it: {}", advice::revoke(&holder.role, "use", from)),
+        false => String::new(),
+    };
+    format!("{from} still has {verb} on role {role}: {}{step}", source(holder))
 }
 
 /// `; did you mean user jane?`: a receiver of the same kind with a similar name.
@@ -295,6 +307,36 @@ async fn settle_one<K: Kind + PartialEq>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A2, T4: a grant of `use` gives `use-readonly`, too.
+    #[test]
+    fn a2_a_verb_that_another_one_includes_names_that_one() {
+        let (role, sub_role) = (Role::parse("eng").unwrap(), Role::parse("eng/ml").unwrap());
+        let jane = Subject::User { name: "jane".into() };
+        let rbac = |verbs: &[&str]| {
+            let given = Grant::default().with_verbs(&role, &jane, verbs).unwrap();
+            Rbac { roles: given.role.into_iter().collect(), bindings: given.binding.into_iter().collect() }
+        };
+        let told = |rbac: &Rbac, verb, role: &Role| {
+            let holder = rbac.right_of(&jane, verb, role.as_str()).unwrap();
+            still_has(&jane, verb, role, &holder)
+        };
+        let uses = rbac(&["use"]);
+        let step = "; use includes it: kubectl reservoir revoke eng --verbs use --from user jane";
+        for role in [&role, &sub_role] {
+            assert!(
+                told(&uses, "use-readonly", role).ends_with(step),
+                "{}",
+                told(&uses, "use-readonly", role)
+            );
+        }
+        assert!(told(&uses, "use", &sub_role).ends_with("ClusterRoleBinding reservoir:eng::user:jane"));
+        assert!(!told(&rbac(&["use-readonly"]), "use-readonly", &sub_role).contains("includes"));
+        let mut by_hand = uses;
+        by_hand.roles[0].metadata.name = Some("users".into());
+        by_hand.bindings[0].role_ref.name = "users".into();
+        assert!(!told(&by_hand, "use-readonly", &role).contains("includes"), "no command of ours ends it");
+    }
 
     /// T4: a similar name is of the same kind, and none of Kubernetes' own groups.
     #[test]

@@ -5,8 +5,8 @@ use kube::ResourceExt;
 
 use super::super::{containers, holders::users_of_disk};
 use super::About;
-use crate::api::NodeDisk;
 use crate::api::condition;
+use crate::api::{DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk};
 use crate::plan::advice;
 use crate::plan::candidate::is_cordoned;
 use crate::plan::node_disk::{self, UNCONFIGURED};
@@ -48,23 +48,33 @@ impl<'a> About<'a> {
     }
 
     pub fn mend_disk(&self) -> String {
-        let disk = self.disk();
-        let is_left = |disk: &&NodeDisk| {
-            disk.status.as_ref().is_some_and(|status| {
-                let ready = condition::get(&status.conditions, condition::READY);
-                status.reservations.is_empty()
-                    && status.orphans.is_empty()
-                    && ready.is_some_and(|ready| ready.message.starts_with(UNCONFIGURED))
-            })
-        };
+        let left = self.disk().filter(is_left).and_then(|disk| Some((disk, self.empty_reservations(disk)?)));
+        if let Some((disk, reservations)) = left {
+            let mut stay = reservations.iter().filter(|r| r.metadata.deletion_timestamp.is_none());
+            return match (stay.next(), reservations.is_empty()) {
+                (Some(stays), _) => advice::delete_left_on_disk(stays.name_any(), disk.name_any()),
+                (None, true) => advice::delete(format!("nd/{}", disk.name_any())),
+                (None, false) => advice::look_again(),
+            };
+        }
         let release = self.agent().and_then(|pod| {
             Some((pod.labels().get("app.kubernetes.io/instance")?, pod.namespace().unwrap_or_default()))
         });
-        match (disk.filter(is_left), release) {
-            (Some(disk), _) => advice::delete(format!("nd/{}", disk.name_any())),
-            (None, Some((release, namespace))) => advice::mend_disk(release, namespace),
-            (None, None) => self.agent_log(),
+        match release {
+            Some((release, namespace)) => advice::mend_disk(release, namespace),
+            None => self.agent_log(),
         }
+    }
+
+    /// The reservations on a disk. `None`: something may be in one of them, or its agent decides about it.
+    fn empty_reservations(&self, disk: &NodeDisk) -> Option<Vec<&'a DiskReservation>> {
+        let entries = disk.status.iter().flat_map(|status| &status.reservations);
+        let of = |entry: &LedgerEntry| {
+            let found =
+                self.snapshot.reservations.iter().find(|r| r.metadata.uid.as_ref() == Some(&entry.uid));
+            found.filter(|r| !r.spec.is_static && r.status.as_ref().is_some_and(is_empty))
+        };
+        entries.map(of).collect()
     }
 
     /// The step for a disk that was declared gone: its pods end first.
@@ -88,4 +98,17 @@ impl<'a> About<'a> {
         let own = cordoned().find(|disk| disk.metadata.name == self.disk);
         own.or(cordoned().next()).map(|disk| &*disk.spec.node_name)
     }
+}
+
+/// True if the disk is not configured any more, and reports no data.
+fn is_left(disk: &&NodeDisk) -> bool {
+    disk.status.as_ref().is_some_and(|status| {
+        let ready = condition::get(&status.conditions, condition::READY);
+        status.orphans.is_empty() && ready.is_some_and(|ready| ready.message.starts_with(UNCONFIGURED))
+    })
+}
+
+/// True if a reservation has neither volumes nor kept data, and nothing was carved out of it.
+fn is_empty(status: &DiskReservationStatus) -> bool {
+    status.volumes.is_empty() && status.refinements.is_empty()
 }

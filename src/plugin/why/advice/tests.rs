@@ -92,6 +92,35 @@ fn t4_advice_about_a_disk_names_who_mends_it() {
     snapshot.disks[0] = disk("n1.a", "n1", 10, &[("eng", 4)]);
     set(&mut snapshot.disks[0]);
     assert!(of(&snapshot, DISK_REFUSED).starts_with("helm get values"), "it holds something");
+    snapshot.reservations = vec![reserved("eng", "eng", 4, &[])];
+    let entry = snapshot.disks[0].status.as_ref().unwrap().reservations[0].clone();
+    snapshot.reservations[0].metadata.uid = Some(entry.uid.clone());
+    let of_reservation = step(&snapshot, &RESERVATION, "eng", DISK_REFUSED);
+    for step in [of(&snapshot, DISK_REFUSED), of_reservation] {
+        assert!(step.starts_with("kubectl delete dr/eng   # nothing is in it"), "{step}");
+    }
+    snapshot.reservations[0].metadata.deletion_timestamp = some_time();
+    assert_eq!(of(&snapshot, DISK_REFUSED), advice::look_again(), "it is going");
+    snapshot.reservations[0].metadata.deletion_timestamp = None;
+    let status = |snapshot: &mut Snapshot| snapshot.reservations[0].status.clone().unwrap();
+    let empty = status(&mut snapshot);
+    let holds = |status: crate::api::DiskReservationStatus, is_static| {
+        let mut snapshot =
+            Snapshot { disks: snapshot.disks.clone(), pods: vec![agent_pod()], ..Snapshot::default() };
+        let mut holder = reserved("eng", "eng", 4, &[]);
+        holder.metadata.uid = Some(entry.uid.clone());
+        (holder.status, holder.spec.is_static) = (Some(status), is_static);
+        snapshot.reservations = vec![holder];
+        of(&snapshot, DISK_REFUSED)
+    };
+    let volumes = vec![entry.clone()];
+    for (status, is_static) in [
+        (crate::api::DiskReservationStatus { volumes: volumes.clone(), ..empty.clone() }, false),
+        (crate::api::DiskReservationStatus { refinements: volumes, ..empty.clone() }, false),
+        (empty, true),
+    ] {
+        assert!(holds(status, is_static).starts_with("helm get values"), "data, or the agent's own");
+    }
 
     assert!(of(&snapshot, DISK_GONE).starts_with("kubectl reservoir tree   # delete the volumes"));
     let mut used = ready_volume("v", "eng", true);
