@@ -240,6 +240,9 @@ advice! {
     label_for_copy(node, labels, volume) =
         "kubectl label node {node} {labels}   # volume {volume} gets a copy there then, where its role has reserved space, and the pod starts; or \
          keep the pod away from the node";
+    let_agents_reach(address) =
+        "kubectl get networkpolicies -A   # each agent has to reach the others at the port of agent.copies: here {address}, which a NetworkPolicy \
+         for the agents' pods or a firewall may close; or the agent there is not ready: kubectl reservoir doctor; the copy goes on by itself";
     turn_copies_on() = "have an administrator set agent.copies.enabled: true in the chart's values, with helm upgrade";
     keep_volume_of_pvc(volume, pvc, namespace) =
         "kubectl reservoir unretire {volume}   # keeps the volume; else end the pods that use PersistentVolumeClaim {pvc}: \

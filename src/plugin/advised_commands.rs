@@ -26,7 +26,7 @@ const VERBS: &[(&str, &str)] = &[
 
 /// Kinds of Kubernetes in sentences.
 const KINDS_OF_KUBERNETES: &str = "node nodes pod pods pv pvc event events storageclass storageclasses deployment deployments daemonset \
-                                   resourcequotas limitranges namespace clusterrole clusterrolebinding rolebinding";
+                                   resourcequotas limitranges networkpolicies namespace clusterrole clusterrolebinding rolebinding";
 
 /// The commands in a sentence.
 fn commands(text: &str) -> impl Iterator<Item = &str> {

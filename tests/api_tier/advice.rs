@@ -134,6 +134,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("leave_own_pv", "a person makes the pod anew; the command of delete_finished_pod"),
     ("read_end_of_log", "a look at the log of a pod, which the api tier does not have (e2e)"),
     ("claim_after_lost_of_set", "a person scales, as free_name_of_set; then claim_after_lost"),
+    ("let_agents_reach", "an administrator opens a port between nodes; transfer.rs closes one"),
     ("turn_copies_on", "an administrator changes the chart's values"),
     ("take_seal_back", "sealed.rs takes a request back"),
     ("see_digests", "shows the digests; sealed.rs claims with one"),

@@ -105,9 +105,8 @@ impl<'a> About<'a> {
             SEALED_SIZE => advice::take_size_back(name, self.present_size()),
             HAS_WRITERS => advice::let_writers_go_on(name),
             SEAL_REFUSED => advice::take_seal_back(name),
-            AGENT_SILENT | BACKING_FAILED | RESIZE_FAILED | SEAL_FAILED | VERIFY_FAILED | COPY_FAILED => {
-                self.agent_log()
-            }
+            AGENT_SILENT | BACKING_FAILED | RESIZE_FAILED | SEAL_FAILED | VERIFY_FAILED => self.agent_log(),
+            COPY_FAILED => self.copy_failed(),
             COPIES_MISSING => self.copies_missing(),
             NOT_SEALED => match self.volume.filter(|volume| volume.spec.sealed) {
                 Some(volume) => {

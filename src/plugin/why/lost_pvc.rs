@@ -33,6 +33,14 @@ pub(super) fn report(snapshot: &Snapshot, target: &Target, pvc: &PersistentVolum
 pub(super) fn step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str) -> String {
     let pvc = target.find_pvc(snapshot);
     if let Some(volume) = pvc.and_then(|pvc| snapshot.made_for(pvc)) {
+        // The deletion of the PersistentVolumeClaim would be the volume's last use.
+        let is_deleted = volume.metadata.deletion_timestamp.is_some();
+        if volume.spec.retire && !is_deleted {
+            return advice::keep_volume_of_pvc(volume.name_any(), name, namespace);
+        }
+        if is_deleted {
+            return advice::ask_why(format!("spv/{}", volume.name_any()));
+        }
         let (role, volume) = (&volume.spec.role, volume.name_any());
         return match About::new(snapshot, target).lower_members() {
             Some((set, replicas)) => {

@@ -145,7 +145,8 @@ fn made_report(
         ("Pending", Some(event)) if volume.is_ready() => report(true, PROVISIONING_FAILED, message_of(event)),
         ("Pending", _) => report(true, "Pending", format!("it waits for its volume {name}")),
         _ => {
-            report(true, phase, format!("its PersistentVolume is gone; the data of its volume {name} stays"))
+            let fate = if volume.is_ending() { "is destroyed after its last use" } else { "stays" };
+            report(true, phase, format!("its PersistentVolume is gone; the data of its volume {name} {fate}"))
         }
     }
 }

@@ -1,11 +1,13 @@
 //! Steps towards the copies of a data set (E2).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use kube::ResourceExt;
 
 use super::About;
 use crate::api::condition::reason::{NO_RESERVATION, NODE_CORDONED, RESERVATION_FULL};
+use crate::api::condition::{self, READY};
 use crate::api::{DiskReservation, NodeDisk, Role, SharedPersistentVolume};
 use crate::plan::candidate::is_ready;
 use crate::plan::copies::{Around, Obstacle, plan, taken_names, transfer};
@@ -32,6 +34,20 @@ impl About<'_> {
                 self.space_for_copy(volume, &node).unwrap_or_else(as_said)
             }
             Obstacle::NoDisk | Obstacle::NodeFull | Obstacle::NoPlace(_) => as_said(),
+        }
+    }
+
+    /// The step for a copy that its node cannot fill. Connections that something between the nodes drops are in no log.
+    pub(super) fn copy_failed(&self) -> String {
+        let conditions =
+            self.volume.and_then(|volume| volume.status.as_ref()).map(|status| &*status.conditions);
+        let said = condition::get(conditions.unwrap_or_default(), READY).map_or("", |ready| &ready.message);
+        let unreached =
+            said.split_once(" cannot be reached at ").and_then(|(_, rest)| rest.split(' ').next());
+        match unreached.and_then(|address| address.parse::<SocketAddr>().ok()) {
+            Some(address) => advice::let_agents_reach(address),
+            None if said.contains("agent.copies.enabled") => advice::turn_copies_on(),
+            None => self.agent_log(),
         }
     }
 

@@ -139,6 +139,30 @@ fn t4_advice_about_a_disk_names_who_mends_it() {
     assert_eq!(asks, "have an administrator run: kubectl reservoir why nd/n1.a");
 }
 
+/// T4, E2: a NetworkPolicy drops connections without a word in a log.
+#[test]
+fn t4_a_copy_without_a_connection_leads_to_what_is_between_nodes() {
+    let of = |said: &str| {
+        let mut copy = ready_volume("data-1", "eng", true);
+        let failed = condition::Verdict::no(COPY_FAILED, said.to_owned());
+        let conditions = &mut copy.status.as_mut().unwrap().conditions;
+        condition::set(conditions, condition::READY, failed, None, jiff::Timestamp::UNIX_EPOCH);
+        let disks = vec![disk("n1.a", "n1", 10, &[])];
+        let snapshot =
+            Snapshot { disks, volumes: vec![copy], pods: vec![agent_pod()], ..Snapshot::default() };
+        step(&snapshot, &VOLUME, "data-1", COPY_FAILED)
+    };
+    let unreached = of("node n2 cannot be reached at 10.1.0.7:7449 for a copy: it took too long");
+    assert!(unreached.starts_with("kubectl get networkpolicies -A") && unreached.contains("10.1.0.7:7449"));
+    let off =
+        of("the agent of volume data sends no copies: set agent.copies.enabled: true in the chart's values");
+    assert_eq!(off, advice::turn_copies_on());
+    let forged = "node n2 cannot be reached at $(reboot) for a copy: no address";
+    for said in ["node n2 gives no copy: there is no such copy", forged] {
+        assert_eq!(of(said), "kubectl logs -n sys agent-1 --tail=50");
+    }
+}
+
 /// X6: a volume that is to recover data is not made anew without it.
 #[test]
 fn x6_advice_keeps_a_volume_that_recovers_data() {

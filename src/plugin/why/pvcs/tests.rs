@@ -207,7 +207,7 @@ fn t4_p4_a_lost_persistent_volume_claim_leads_to_its_volume() {
     lost.metadata.uid = Some("u".into());
     let mut volume = ready_volume("pvc-u", "eng", false);
     volume.metadata.labels = Some([(crate::api::LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
-    let snapshot = Snapshot {
+    let mut snapshot = Snapshot {
         classes: vec!["eng".into()],
         pvcs: vec![lost],
         volumes: vec![volume],
@@ -215,6 +215,16 @@ fn t4_p4_a_lost_persistent_volume_claim_leads_to_its_volume() {
     };
     let told = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
     assert!(told.contains("kubectl reservoir claim data --role eng --volume pvc-u -n team"), "{told}");
+    // Its deletion would end a volume that retires, with its data.
+    snapshot.volumes[0].spec.retire = true;
+    let told = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(told.contains("next: kubectl reservoir unretire pvc-u") && !told.contains("stays"), "{told}");
+    snapshot.volumes[0].metadata.deletion_timestamp = crate::plan::testing::some_time();
+    let told = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(
+        told.contains("is destroyed after its last use") && !told.contains("kubectl delete pvc"),
+        "{told}"
+    );
 }
 
 /// T4, P3: a volume that grows while no pod has it mounted waits for its pods, and not for a log.
