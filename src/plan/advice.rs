@@ -424,6 +424,9 @@ advice! {
         "kubectl get pv {pv} -o jsonpath='{{.spec.persistentVolumeReclaimPolicy}}'   # with Delete the data goes when the pods end; to keep \
          it, before that: kubectl patch pv {pv} -p '{{\"spec\":{{\"persistentVolumeReclaimPolicy\":\"Retain\"}}}}'; then end the pods: kubectl \
          reservoir tree -n {namespace}";
+    keep_retiring_of_ending_pvc(volume, pv) =
+        "kubectl reservoir unretire {volume} && kubectl patch pv {pv} -p \
+         '{{\"spec\":{{\"persistentVolumeReclaimPolicy\":\"Retain\"}}}}'   # keeps the data, before the last pod ends; else end the pods";
     have_data_kept(pv) =
         "have an administrator run, before the last pod that uses it ends: kubectl patch pv {pv} -p \
          '{{\"spec\":{{\"persistentVolumeReclaimPolicy\":\"Retain\"}}}}'   # with the policy Delete the data goes with that pod";

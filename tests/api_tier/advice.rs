@@ -139,6 +139,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("take_seal_back", "sealed.rs takes a request back"),
     ("see_digests", "shows the digests; sealed.rs claims with one"),
     ("fit_templates", "a person decides about the limit or the templates (reservations.rs)"),
+    ("keep_retiring_of_ending_pvc", "the commands of keep_volume_of_pvc and keep_data_of_ending_pvc"),
     ("keep_data_of_ending_pvc", "pvc_provisioner.rs keeps the data of a PersistentVolume with policy Retain"),
     ("see_orphans", "lists what recover brings back"),
     ("claim_for_reading", "the command of claim_for_role_of_volume; sealed.rs claims so"),

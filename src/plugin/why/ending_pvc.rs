@@ -30,6 +30,18 @@ pub(in crate::plugin) fn explain(snapshot: &Snapshot, pvc: &PersistentVolumeClai
         return match volume.filter(|_| snapshot.is_ours(pvc)) {
             _ if comes_back => (message, advice::await_new_pvc(&name, &namespace)),
             None => (message, advice::end_pods_of_pvc(&name, &namespace)),
+            // No reclaim policy keeps a volume that retires (X5).
+            Some(pv) if let Some(volume) = snapshot.made_for(pvc).filter(|volume| volume.is_ending()) => (
+                format!(
+                    "{message}; when its pods have ended, its volume {} is destroyed, whatever the reclaim policy of \
+                     PersistentVolume {pv} says",
+                    volume.name_any()
+                ),
+                match volume.metadata.deletion_timestamp {
+                    None => advice::keep_retiring_of_ending_pvc(volume.name_any(), pv),
+                    Some(_) => advice::end_pods_of_pvc(&name, &namespace),
+                },
+            ),
             Some(pv) => (
                 format!(
                     "{message}; when its pods have ended, its volume ends as the reclaim policy of PersistentVolume {pv} says"

@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 
+use super::super::ending_pvc;
 use super::{About, up_to_mebibytes, whole_mebibytes, word};
 use crate::api::{
     BackingState, ClaimBinding, DeletionPolicy, DiskKind, DiskReservation, ErasePolicy, NodeDisk, PodRef,
@@ -21,6 +22,9 @@ impl<'a> About<'a> {
     pub(super) fn retiring(&self) -> String {
         let Some(volume) = self.volume else { return advice::keep_volume(self.name) };
         if let Some(pvc) = self.pvc_with(volume) {
+            if pvc.metadata.deletion_timestamp.is_some() {
+                return ending_pvc::explain(self.snapshot, pvc).1;
+            }
             return advice::keep_volume_of_pvc(
                 self.name,
                 pvc.name_any(),

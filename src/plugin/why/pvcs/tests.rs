@@ -318,7 +318,7 @@ fn t4_p4_data_is_kept_before_the_pods_end() {
     volume.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
     ending.metadata.uid = Some("u".into());
     volume.status.as_mut().unwrap().claims = vec![bound_by("team", "data", "u")];
-    let snapshot = Snapshot {
+    let mut snapshot = Snapshot {
         classes: ["ours".to_owned()].into(),
         volumes: vec![volume],
         pvcs: vec![ending],
@@ -330,6 +330,24 @@ fn t4_p4_data_is_kept_before_the_pods_end() {
     for said in [said, ask(&snapshot, &VOLUME, None, "pvc-1").unwrap()] {
         assert!(said.contains("next: kubectl get pv reservoir-1 -o jsonpath="), "{said}");
     }
+    // X5: no reclaim policy keeps a volume that retires.
+    snapshot.volumes[0].spec.retire = true;
+    let volume = snapshot.volumes[0].clone();
+    let retiring = Verdict::no(reason::RETIRING, "it goes after its last use");
+    let conditions = &mut snapshot.volumes[0].status.as_mut().unwrap().conditions;
+    set(conditions, READY, retiring, None, jiff::Timestamp::UNIX_EPOCH);
+    let told = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(told.contains("is destroyed, whatever the reclaim policy"), "{told}");
+    for told in [told, ask(&snapshot, &VOLUME, None, "pvc-1").unwrap()] {
+        assert!(
+            told.contains("next: kubectl reservoir unretire pvc-1 && kubectl patch pv reservoir-1"),
+            "{told}"
+        );
+    }
+    snapshot.volumes[0] = volume;
+    snapshot.volumes[0].metadata.deletion_timestamp = some_time();
+    let told = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(told.contains("is destroyed, whatever") && !told.contains("Retain"), "{told}");
 }
 
 /// T4, F5: data of an earlier PersistentVolumeClaim of the name is told where one looks.
