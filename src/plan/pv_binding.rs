@@ -234,10 +234,13 @@ fn move_to_node(
 /// The report of a user's PersistentVolumeClaim, which stays bound to one PersistentVolume for good, when its volume has moved
 /// to that node.
 pub fn moved(pvc: &str, node: &str, volume: &SharedPersistentVolume) -> String {
+    let name = volume.name_any();
+    // No reclaim policy keeps a volume that retires (X5).
+    let first =
+        if volume.spec.retire { format!("kubectl reservoir unretire {name}, ") } else { String::new() };
     format!(
-        "its volume is on node {node} now, where its PersistentVolume does not lead: set the reclaim policy of the \
-         PersistentVolume to Retain, delete PersistentVolumeClaim {pvc}, and claim volume {} with a VolumeClaim",
-        volume.name_any()
+        "its volume is on node {node} now, where its PersistentVolume does not lead: {first}set the reclaim policy of the \
+         PersistentVolume to Retain, delete PersistentVolumeClaim {pvc}, and claim volume {name} with a VolumeClaim"
     )
 }
 
@@ -354,6 +357,15 @@ mod tests {
         // That of a StorageClass exists already.
         claim.labels_mut().insert(crate::api::LABEL_PVC_UID.into(), "uid".into());
         assert!(!waits_its_turn(&claim, None, MOST_PENDING));
+    }
+
+    /// X5, D3: who followed the message lost a volume that retires.
+    #[test]
+    fn d3_a_moved_volume_that_retires_is_kept_first() {
+        let mut volume = ready_volume("v", "eng", false);
+        assert!(moved("c", "n2", &volume).contains("does not lead: set the reclaim policy"));
+        volume.spec.retire = true;
+        assert!(moved("c", "n2", &volume).contains("does not lead: kubectl reservoir unretire v, set the"));
     }
 
     /// L1: a user deleted the first PersistentVolumeClaim while Kubernetes bound it.
