@@ -75,6 +75,9 @@ advice! {
     free_limit(role) =
         "kubectl reservoir tree --role {role}   # delete reservations of the role, or have an administrator raise \
          spec.quota.limit of its VolumeRole";
+    let_collecting_go(first, role) =
+        "kubectl reservoir why dr/{first}   # the rest of the limit of role {role} is collected for it; if it is made smaller or deleted, the rest \
+         is free at once; or have an administrator raise spec.quota.limit of the VolumeRole";
     lower_guarantee(vrole) =
         "kubectl reservoir why vrole/{vrole}   # wait for free space, or have an administrator lower spec.quota.guarantee of \
          VolumeRole {vrole}";
@@ -131,11 +134,18 @@ advice! {
     await_unconfigured(role) =
         "kubectl reservoir tree --role {role}   # it goes by itself after its last volume, and takes new ones before; to keep it, put it \
          into reservations of its disk again, in agent.disks of the chart's values";
+    keep_reserved_size(object, size, parent) =
+        "kubectl reservoir resize {object} {size}   # takes the wish back: DiskReservation {parent}, which it was carved out of, is being \
+         deleted, and gives no more";
+    reserve_beside_parent(anew, parent) = "{anew}   # without a parent: DiskReservation {parent} is being deleted, and gives nothing more";
     retire_content(volume) =
         "kubectl reservoir retire {volume}   # destroys it, with its data, after its last use, if nobody needs it; the same for each one in the \
          reservation";
     delete_content(reservation) =
         "kubectl reservoir delete dr/{reservation}   # it was carved out; the same for each one in the reservation";
+    find_data_of_lost(volume, uid, disk) =
+        "kubectl reservoir orphans   # volume {volume} has no object, and NodeDisk {disk} lists its data within half a minute; if it does not, \
+         the data is lost: a volume with spec.recover.uid {uid}, of the same role and size, takes its place, and can be deleted";
     use_fewer_reservations() =
         "kubectl reservoir tree   # delete reservations that are not needed, or use fewer and larger ones";
     use_less_of_role(role) = "kubectl reservoir tree --role {role}   # delete what is not needed of the role";
@@ -171,6 +181,9 @@ advice! {
     retire_for_whole_disk(role, reservation) =
         "kubectl reservoir tree --role {role}   # DiskReservation {reservation} is a whole disk, with one volume and no other size, and no \
          other disk has enough: ask for less, retire its volume, or add a disk";
+    retire_beside(role, reservation) =
+        "kubectl reservoir tree --role {role}   # DiskReservation {reservation} is being deleted, and gets no larger: only the end of another \
+         volume in it leaves space; the volume stays usable in its size";
     enlarge_reservation(reservation, size, role) =
         "kubectl reservoir resize dr/{reservation} {size}   # or retire a volume in it: kubectl reservoir tree \
          --role {role}";

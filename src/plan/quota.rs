@@ -105,6 +105,22 @@ fn over_limit(role: &VolumeRole, reserved: u64, asked: u64) -> Option<Verdict> {
     })
 }
 
+/// The end of a refusal for bytes that are collected for others.
+const COLLECTED: &str = " are collected for reservations that wait";
+
+/// The refusal, with the bytes of the limit that are collected for reservations that wait (Q5).
+pub fn beside_collected(refusal: Verdict, collected: u64) -> Verdict {
+    let message = format!("{}; of these {}{COLLECTED}", refusal.message, Size::from_bytes(collected));
+    Verdict { message, ..refusal }
+}
+
+/// The bytes of the role's limit that are collected for others, in the words of a refusal. No object has this number.
+pub fn collected(role: &VolumeRole, said: &str) -> u64 {
+    let own = said.strip_prefix(&format!("role {} has ", role.spec.role));
+    let bytes = own.and_then(|said| said.strip_suffix(COLLECTED)?.rsplit_once("; of these "));
+    bytes.map_or(0, |(_, size)| Size::written(size.to_owned()).bytes_or_zero())
+}
+
 /// Why `role` does not get `asked` bytes out of the `free` bytes of all disks; `None`: the role may have them. The
 /// reason is an unused guarantee of roles that do not cover `role`. `ledgers` is the result of [`ledgers`].
 pub fn guaranteed(role: &str, asked: u64, free: u64, ledgers: &[(&VolumeRole, u64)]) -> Option<Verdict> {

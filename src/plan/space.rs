@@ -230,10 +230,7 @@ impl<'a> RoleSpace<'a> {
         quota::refusal(self.role, new, self.reserved, more).or_else(|| {
             let all = self.reserved.saturating_add(self.collected);
             let over = quota::refusal(self.role, None, all, more).filter(|_| self.collected > 0)?;
-            let collected = Size::from_bytes(self.collected);
-            let message =
-                format!("{}; of these {collected} are collected for reservations that wait", over.message);
-            Some(Verdict { message, ..over })
+            Some(quota::beside_collected(over, self.collected))
         })
     }
 

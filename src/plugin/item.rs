@@ -56,14 +56,16 @@ impl<'a> Item<'a> {
         condition::get(self.conditions, READY)
     }
 
-    /// The conditions that the object has trouble with beside `Ready`, which may be the very same trouble.
+    /// The conditions that the object has trouble with beside `Ready`, which may be the very same trouble. What is being deleted
+    /// is not resized any more.
     pub fn beside(&self) -> impl Iterator<Item = &'a Condition> + use<'a> {
-        let told = self.ready().filter(|ready| ready.status != "True");
+        let (told, deleting) = (self.ready().filter(|ready| ready.status != "True"), self.deleting);
         let others = self.conditions.iter().filter(move |c| {
             told.is_none_or(|told| (&told.reason, &told.message) != (&c.reason, &c.message))
         });
-        others.filter(|c| match c.type_.as_str() {
-            RESIZED | TEMPLATED | SEALED | INTACT | COPIED => c.status != "True",
+        others.filter(move |c| match c.type_.as_str() {
+            RESIZED => c.status != "True" && !deleting,
+            TEMPLATED | SEALED | INTACT | COPIED => c.status != "True",
             RETIRING | NEARLY_FULL => c.status == "True",
             _ => false,
         })

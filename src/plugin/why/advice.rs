@@ -2,6 +2,7 @@
 
 mod anew;
 mod claims;
+mod content;
 mod copies;
 mod disks;
 mod reservations;
@@ -86,6 +87,7 @@ impl<'a> About<'a> {
             COPYING if let Some(original) = self.waits_for_original() => {
                 advice::ask_why(format!("spv/{original}"))
             }
+            PARENT_NOT_RESERVED if let Some(parent) = self.ending_parent() => self.leave_ending(parent),
             CREATING | PARENT_NOT_RESERVED | RESIZING | SEALING | COPYING | BINDING | RELEASING => {
                 advice::look_again()
             }

@@ -138,6 +138,12 @@ pub(super) fn may_cause(cause: &Kind, kind: &Kind, reason: &str) -> bool {
 /// Reasons of an object that waits for a larger reservation.
 const SPACE: &[&str] = &[NO_RESERVATION, RESERVATION_FULL, NO_PARENT, PARENT_NOT_RESERVED, PARENT_FULL];
 
+/// True if the reservation is being deleted. It gives nothing more to what is in it, whatever ends there.
+fn is_ending(snapshot: &Snapshot, reservation: &str) -> bool {
+    let is_it = |r: &&DiskReservation| r.name_any() == reservation && r.metadata.deletion_timestamp.is_some();
+    snapshot.reservations.iter().any(|r| is_it(&r))
+}
+
 fn has_trouble(snapshot: &Snapshot, target: &Target) -> bool {
     reports(snapshot, target).is_some_and(|reports| reports.iter().any(|report| report.trouble))
 }
@@ -203,13 +209,14 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
         };
         let status = volume.status.as_ref();
         let reservation = status.and_then(|s| s.reservation.as_ref()).map(|r| r.name.as_str());
-        let may_use = |role: &str| Role::name_covers(role, &volume.spec.role);
-        // A reservation that is being deleted takes no new volume, and its own wait is no cause.
-        let is_there = |r: &&DiskReservation| r.metadata.deletion_timestamp.is_none();
-        let mut lasting = snapshot.reservations.iter().filter(is_there);
-        let asked = volume.spec.reservation.as_deref();
-        let asked = asked.filter(|asked| lasting.clone().any(|r| r.name_any() == *asked));
-        let usable = lasting.find(|r| may_use(&r.spec.role)).map(ResourceExt::name_any);
+        // A reservation that is being deleted takes no new volume and gets no larger, and its own wait is no cause.
+        let is_lasting = |name: &&str| !is_ending(snapshot, name);
+        let (reservation, asked) =
+            (reservation.filter(is_lasting), volume.spec.reservation.as_deref().filter(is_lasting));
+        let is_usable = |r: &&DiskReservation| {
+            r.metadata.deletion_timestamp.is_none() && Role::name_covers(&r.spec.role, &volume.spec.role)
+        };
+        let usable = snapshot.reservations.iter().find(is_usable).map(ResourceExt::name_any);
         let usable = usable.filter(|_| status.is_none_or(|s| s.node_disk.is_none()));
         let usable = usable.filter(|_| volume.spec.reservation.is_none());
         let reservation = reservation.or(asked).map(str::to_owned).or(usable);
@@ -226,7 +233,8 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
             return vec![];
         };
         let disk = r.status.as_ref().and_then(|s| s.node_disk.as_deref()).or(r.spec.node_disk.as_deref());
-        let parent = r.spec.parent.as_deref().filter(|_| !own.is_empty());
+        let parent =
+            r.spec.parent.as_deref().filter(|parent| !own.is_empty() && !is_ending(snapshot, parent));
         vec![named(&RESERVATION, parent), named(&DISK, disk)]
     } else {
         vec![]

@@ -4,12 +4,11 @@ use kube::ResourceExt;
 
 use super::super::holders::queue;
 use super::{About, whole_mebibytes, word};
-use crate::api::condition::reason::{HAS_REFINEMENTS, HAS_VOLUMES};
-use crate::api::condition::{self, RETIRING};
-use crate::api::{DeletionPolicy, DiskReservation, LedgerEntry, NodeDisk, Role, Size};
+use crate::api::condition::reason::{GUARANTEED, NOT_ENOUGH_ROOM, OVER_QUOTA, RESERVATION_FULL};
+use crate::api::{DeletionPolicy, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size, VolumeRole};
 use crate::plan::candidate::is_ready;
-use crate::plan::{advice, holder, kept, quota, template};
-use crate::plugin::kind::{RESERVATION, VOLUME, nearest};
+use crate::plan::{advice, holder, kept, quota, resize, template};
+use crate::plugin::kind::nearest;
 
 impl<'a> About<'a> {
     /// The step for a reservation that no disk has space for. One that has its place does not leave its disk.
@@ -57,14 +56,22 @@ impl<'a> About<'a> {
         if self.disk.is_some() { own.saturating_add(free) } else { free }
     }
 
-    /// The most bytes that the limits allow in place of `own` bytes of the role, and the role whose limit has the least left.
+    /// The message of the reservation's condition with that reason.
+    fn said(&self, reason: &str) -> &str {
+        let conditions = self.reservation.and_then(|r| r.status.as_ref()).map_or(&[][..], |s| &s.conditions);
+        conditions.iter().find(|c| c.reason == reason).map_or("", |c| &c.message)
+    }
+
+    /// The most bytes that the limits allow in place of `own` bytes of the role, beside those that are collected for others (Q5),
+    /// and the role whose limit has the least left.
     fn within_quota(&self, own: u64) -> (u64, &str) {
         let roles: Vec<_> = self.snapshot.roles.iter().collect();
         let charged =
             quota::ledgers(&roles).into_iter().filter(|(r, _)| Role::name_covers(&r.spec.role, self.role));
         let left = charged.filter_map(|(r, reserved)| {
             let limit = r.spec.quota.limit.as_ref()?.bytes_or_zero();
-            Some((limit.saturating_add(own).saturating_sub(reserved), r.spec.role.as_str()))
+            let taken = reserved.saturating_add(quota::collected(r, self.said(OVER_QUOTA)));
+            Some((limit.saturating_add(own).saturating_sub(taken), r.spec.role.as_str()))
         });
         left.min().unwrap_or((own, self.role))
     }
@@ -85,13 +92,51 @@ impl<'a> About<'a> {
         // A wish can be taken back, also if the limit has become less than what is reserved.
         let has = self.reservation.and_then(|r| r.status.as_ref()).map_or(0, holder::size);
         let each = each.max(has);
-        match (each >> 20, of) {
-            (0, Some(of)) => advice::fit_templates(&of.volume_role),
-            (0, None) => advice::free_limit(role),
-            _ => self
+        match of {
+            // Less would lead back from the volumes that wait for more.
+            _ if each >= (1 << 20).max(self.needed_for_waiting()) => self
                 .resize_elsewhere(self.reservation, whole_mebibytes(each))
                 .unwrap_or_else(|| advice::fit_limit(&self.argument, whole_mebibytes(each), role)),
+            Some(of) => advice::fit_templates(&of.volume_role),
+            None => match self.collects(role) {
+                Some(first) => advice::let_collecting_go(first.name_any(), role),
+                None => advice::free_limit(role),
+            },
         }
+    }
+
+    /// The bytes with which all volumes that wait for space in the reservation get it; 0 if none waits.
+    fn needed_for_waiting(&self) -> u64 {
+        let Some(own) = self.reservation else { return 0 };
+        let more = |volume: &SharedPersistentVolume| {
+            let (size, status) = (volume.spec.size.bytes_or_zero(), volume.status.as_ref()?);
+            let is_full = status.conditions.iter().any(|c| c.reason == RESERVATION_FULL);
+            match &status.reservation {
+                _ if !is_full => None,
+                Some(of) if Some(&of.uid) == own.metadata.uid.as_ref() => {
+                    Some(size.saturating_sub(resize::size_now(volume).bytes_or_zero()))
+                }
+                None if volume.spec.reservation == own.metadata.name => Some(size),
+                _ => None,
+            }
+        };
+        match self.snapshot.volumes.iter().filter_map(more).fold(0, u64::saturating_add) {
+            0 => 0,
+            more => self.needed().saturating_add(more),
+        }
+    }
+
+    /// The reservation for which the rest of the role's limit is collected: one that waits for space.
+    fn collects(&self, role: &str) -> Option<&'a DiskReservation> {
+        let is_collected =
+            |of: &VolumeRole| of.spec.role == role && quota::collected(of, self.said(OVER_QUOTA)) > 0;
+        let waits = |r: &&DiskReservation| {
+            let conditions = r.status.as_ref().map_or(&[][..], |status| &status.conditions);
+            let waits = conditions.iter().any(|c| [NOT_ENOUGH_ROOM, GUARANTEED].contains(&&*c.reason));
+            waits && r.name_any() != self.name && Role::name_covers(role, &r.spec.role)
+        };
+        let is_any = self.snapshot.roles.iter().any(is_collected);
+        queue(self.snapshot).into_iter().filter(|_| is_any).find(waits)
     }
 
     /// True for a VolumeRole with templates, which make their reservations anew.
@@ -112,6 +157,11 @@ impl<'a> About<'a> {
         let unguaranteed = ready.map(free).fold(0, u64::saturating_add).saturating_sub(kept);
         let own = self.reservation.and_then(|r| r.status.as_ref()).map_or(0, holder::size);
         let most = own.saturating_add(unguaranteed).min(self.largest_free());
+        let held = self.said(GUARANTEED).split_once("kept for reservation ");
+        let first = held.and_then(|(_, first)| first.split([' ', ',']).next());
+        if let Some(first) = self.snapshot.reservations.iter().find(|r| r.metadata.name.as_deref() == first) {
+            return advice::let_first_go(first.name_any());
+        }
         let largest = open.into_iter().max_by_key(|(of, need)| (*need, of.name_any()));
         let Some((of, _)) = largest else { return advice::see_guarantees() };
         match self.reservation.filter(|_| most > own && most >= 1 << 20) {
@@ -153,6 +203,21 @@ impl<'a> About<'a> {
     pub(super) fn parent(&self) -> Option<&'a DiskReservation> {
         let parent = self.reservation?.spec.parent.as_ref()?;
         self.snapshot.reservations.iter().find(|r| r.name_any() == *parent)
+    }
+
+    /// The parent, if it is being deleted.
+    pub(super) fn ending_parent(&self) -> Option<&'a DiskReservation> {
+        self.parent().filter(|parent| parent.metadata.deletion_timestamp.is_some())
+    }
+
+    /// The step for a reservation that gets nothing from its parent any more. One with bytes is well, and stays as it is.
+    pub(super) fn leave_ending(&self, parent: &DiskReservation) -> String {
+        match self.reservation.and_then(|r| r.status.as_ref()?.size.as_ref()) {
+            Some(has) => advice::keep_reserved_size(&self.argument, has, parent.name_any()),
+            None => self
+                .edit_anew()
+                .unwrap_or_else(|| advice::reserve_beside_parent(self.reserve_anew(), parent.name_any())),
+        }
     }
 
     pub(super) fn parent_full(&self) -> String {
@@ -233,36 +298,6 @@ impl<'a> About<'a> {
             (Some(near), _) => advice::reserve_from_parent(self.reserve_anew(), near),
             (None, Some((above, _))) => advice::make_parent(word(asked), above, size),
             (None, None) => advice::reserve_without_ancestor(self.reserve_anew()),
-        }
-    }
-
-    /// The step for the first object in a reservation that is being deleted.
-    pub(super) fn content(&self, reason: &str) -> String {
-        let Some(status) = self.reservation.and_then(|r| r.status.as_ref()) else {
-            return advice::look_again();
-        };
-        let (kept, live): (Vec<_>, Vec<_>) = status.volumes.iter().partition(|entry| entry.kept.is_some());
-        // A person who has ended the first one is led to the next.
-        let stays = |kind, entry: &LedgerEntry| {
-            let found = self.snapshot.find(kind, None, &entry.name);
-            found.is_none_or(|of| !of.deleting && !condition::is_true(of.conditions, RETIRING))
-        };
-        match (reason, live.first(), kept.first(), status.refinements.first()) {
-            (HAS_VOLUMES, Some(first), ..) => match live.iter().find(|entry| stays(&VOLUME, entry)) {
-                Some(volume) => advice::retire_content(&volume.name),
-                None => advice::ask_why(format!("spv/{}", first.name)),
-            },
-            (HAS_VOLUMES, None, Some(volume), _) => {
-                let last = kept.iter().filter_map(|entry| Some(entry.kept.as_ref()?.until.0)).max();
-                advice::await_kept(last.unwrap_or_default(), &volume.uid)
-            }
-            (HAS_REFINEMENTS, .., Some(first)) => {
-                match status.refinements.iter().find(|entry| stays(&RESERVATION, entry)) {
-                    Some(refinement) => advice::delete_content(&refinement.name),
-                    None => advice::ask_why(format!("dr/{}", first.name)),
-                }
-            }
-            _ => advice::look_again(),
         }
     }
 

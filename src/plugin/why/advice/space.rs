@@ -22,6 +22,14 @@ impl<'a> About<'a> {
         if reservations.is_empty() {
             return advice::look_again();
         }
+        let is_ending = |r: &&DiskReservation| r.metadata.deletion_timestamp.is_some();
+        if let Some(ending) = self.reservation.filter(is_ending) {
+            return match self.made_for(volume) {
+                // Kubernetes takes no request back to the present size.
+                Some(_) => advice::retire_beside(self.role, ending.name_any()),
+                None => advice::take_size_back(self.name, self.present_size()),
+            };
+        }
         let placed = volume.status.as_ref().is_some_and(|s| s.reservation.is_some());
         let is_whole = |r: &&DiskReservation| {
             r.status.as_ref().and_then(|status| status.disk_kind).is_some_and(undivided::is_undivided)
@@ -97,7 +105,9 @@ impl<'a> About<'a> {
         let of_pvc = made_for.map(|(pvc, namespace)| advice::resize_pvc(pvc, namespace, &size));
         match within {
             // It asks for as much already, and waits for something else.
-            Some((reservation, larger)) if reservation.spec.size.bytes_or_zero() == larger => {
+            Some((reservation, larger))
+                if larger > has(reservation) && reservation.spec.size.bytes_or_zero() == larger =>
+            {
                 advice::ask_why(format!("dr/{}", reservation.name_any()))
             }
             Some((reservation, larger)) if larger > has(reservation) => {

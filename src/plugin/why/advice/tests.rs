@@ -465,6 +465,25 @@ fn t4_advice_enlarges_no_reservation_beyond_its_disk() {
     }
 }
 
+/// T4, V7: a reservation that has all that it asks for is no cause, where nothing more is free on its disk.
+#[test]
+fn t4_v7_advice_about_growth_asks_about_no_healthy_reservation() {
+    let mut grows = ready_volume("v", "eng", true);
+    grows.spec.size = gi(9);
+    let of = crate::api::UidRef { name: "eng".into(), uid: "uid-eng".into() };
+    grows.status.as_mut().unwrap().reservation = Some(of);
+    let mut full = disk("n1.a", "n1", 6, &[]);
+    full.status.as_mut().unwrap().free = Some(gi(0));
+    let snapshot = Snapshot {
+        disks: vec![full],
+        reservations: vec![reserved("eng", "eng", 6, &[("v", 1), ("x", 4)])],
+        volumes: vec![grows],
+        ..Snapshot::default()
+    };
+    let step = step(&snapshot, &VOLUME, "v", RESERVATION_FULL);
+    assert!(step.starts_with("kubectl reservoir resize spv/v 2Gi   # its disk has no more"), "{step}");
+}
+
 /// T4, R1: what has its place does not leave its disk, so another disk is no help.
 #[test]
 fn t4_advice_about_what_has_its_place_is_about_its_disk() {
@@ -821,6 +840,59 @@ fn t4_r6_advice_about_content_goes_on_to_the_next() {
     }
     assert_eq!(of(&snapshot, HAS_VOLUMES), advice::ask_why("spv/a"));
     assert_eq!(of(&snapshot, HAS_REFINEMENTS), advice::ask_why("dr/c"));
+}
+
+/// T4, X6, X9: the entry of a volume without an object is that of its data, also if another volume has the name.
+#[test]
+fn t4_x6_advice_about_content_ends_no_other_volume_of_the_name() {
+    let mut outer = reserved("r", "eng", 9, &[("v", 1)]);
+    outer.status.as_mut().unwrap().refinements = vec![ledger_entry("c", "eng/ml", 1)];
+    let mut other = ready_volume("v", "eng", true);
+    other.metadata.uid = Some("uid-other".into());
+    let mut others = reserved("c", "eng/ml", 1, &[]);
+    others.metadata.uid = Some("uid-others".into());
+    let mut snapshot = Snapshot {
+        disks: vec![disk("n1.a", "n1", 10, &[("r", 9)])],
+        reservations: vec![outer, others],
+        ..Snapshot::default()
+    };
+    let of = |snapshot: &Snapshot| step(snapshot, &RESERVATION, "r", HAS_VOLUMES);
+    for volumes in [vec![], vec![other]] {
+        snapshot.volumes = volumes;
+        let status = snapshot.disks[0].status.as_mut().unwrap();
+        (status.orphans, status.unlisted_orphans) = (vec![], None);
+        set_ready(&mut status.conditions, true);
+        let unlisted = of(&snapshot);
+        assert!(
+            unlisted.starts_with("kubectl reservoir orphans   # volume v has no object, and NodeDisk n1.a")
+        );
+        assert!(unlisted.contains("a volume with spec.recover.uid uid-v"), "{unlisted}");
+        set_ready(&mut snapshot.disks[0].status.as_mut().unwrap().conditions, false);
+        assert_eq!(of(&snapshot), "kubectl reservoir why nd/n1.a", "its list is an old one");
+        set_ready(&mut snapshot.disks[0].status.as_mut().unwrap().conditions, true);
+        snapshot.disks[0].status.as_mut().unwrap().unlisted_orphans =
+            Some(crate::api::UnlistedOrphans { count: 1, size: gi(1) });
+        assert!(
+            of(&snapshot).starts_with("kubectl reservoir recover   # what is listed"),
+            "{}",
+            of(&snapshot)
+        );
+        snapshot.disks[0].status.as_mut().unwrap().orphans =
+            vec![crate::api::Orphan { uid: "uid-v".into(), ..Default::default() }];
+        assert_eq!(of(&snapshot), advice::recover_orphan("uid-v"));
+    }
+    let of_refinement = |snapshot: &Snapshot| step(snapshot, &RESERVATION, "r", HAS_REFINEMENTS);
+    assert_eq!(of_refinement(&snapshot), advice::look_again(), "the controller releases its entry");
+    let of = crate::api::UidRef { name: "c".into(), uid: "uid-c".into() };
+    snapshot.volumes[0].status.as_mut().unwrap().reservation = Some(of);
+    assert_eq!(
+        of_refinement(&snapshot),
+        "kubectl reservoir why spv/v",
+        "S3: its entry stays for that volume"
+    );
+    snapshot.denied = vec![Denied::unseen(&VOLUME)];
+    snapshot.volumes.clear();
+    assert_eq!(step(&snapshot, &RESERVATION, "r", HAS_VOLUMES), advice::retire_content("v"));
 }
 
 /// T4, E2: a copy waits for its original as long as that is not ready.
@@ -1197,4 +1269,73 @@ fn t4_r2_space_that_is_kept_for_another_leads_to_that_one() {
     assert!(said.starts_with("kubectl reservoir why dr/huge "), "{said}");
     let said = step(&snapshot, &RESERVATION, "huge", NOT_ENOUGH_ROOM);
     assert!(said.starts_with("kubectl reservoir resize dr/huge 6Gi"), "{said}");
+}
+
+/// T4, Q5: the size is what the limit leaves beside the bytes that are collected for others. Where the volumes in the reservation
+/// wait for more, the step leads to the reservation that collects.
+#[test]
+fn t4_q5_a_size_within_the_limit_leaves_what_is_collected() {
+    let set = |r: &mut DiskReservation, of, why, said: &str| {
+        let conditions = &mut r.status.get_or_insert_default().conditions;
+        condition::set(conditions, of, condition::Verdict::no(why, said), None, jiff::Timestamp::UNIX_EPOCH);
+    };
+    let mut grows = reserved("grows", "ops", 4, &[("v", 4)]);
+    grows.spec.size = gi(33);
+    let said = "role ops has 83Gi of its limit of 88Gi reserved, 29Gi asked for is 24Gi too much; unreserve something or raise the limit \
+                of VolumeRole ops; of these 24Gi are collected for reservations that wait";
+    set(&mut grows, condition::RESIZED, OVER_QUOTA, said);
+    let mut collects = reservation("collects", "ops/x", 24);
+    set(&mut collects, condition::READY, NOT_ENOUGH_ROOM, "n1.a has 0 free, 24Gi too little");
+    let mut volume = ready_volume("v", "ops", true);
+    volume.status.as_mut().unwrap().size = Some(gi(4));
+    volume.status.as_mut().unwrap().reservation =
+        Some(crate::api::UidRef { name: "grows".into(), uid: "uid-grows".into() });
+    let mut snapshot = Snapshot {
+        disks: vec![disk("n1.a", "n1", 99, &[])],
+        reservations: vec![grows, collects],
+        roles: vec![with_quota(volume_role("ops", "ops"), Some(88), None, &[("grows", 4), ("x", 55)])],
+        volumes: vec![volume],
+        ..Snapshot::default()
+    };
+    let of = |snapshot: &Snapshot| step(snapshot, &RESERVATION, "grows", OVER_QUOTA);
+    assert!(of(&snapshot).starts_with("kubectl reservoir resize dr/grows 9Gi "), "{}", of(&snapshot));
+    let waits = |snapshot: &mut Snapshot, size| {
+        let why = condition::Verdict::no(RESERVATION_FULL, "wished");
+        snapshot.volumes[0].spec.size = gi(size);
+        let conditions = &mut snapshot.volumes[0].status.as_mut().unwrap().conditions;
+        condition::set(conditions, condition::RESIZED, why, None, jiff::Timestamp::UNIX_EPOCH);
+    };
+    waits(&mut snapshot, 9);
+    assert!(of(&snapshot).starts_with("kubectl reservoir resize dr/grows 9Gi "), "{}", of(&snapshot));
+    waits(&mut snapshot, 12);
+    let first = "kubectl reservoir why dr/collects   # the rest of the limit of role ops is collected for it";
+    assert!(of(&snapshot).starts_with(first), "{}", of(&snapshot));
+    snapshot.roles[0].spec.quota.limit = Some(gi(64));
+    set(
+        &mut snapshot.reservations[0],
+        condition::RESIZED,
+        OVER_QUOTA,
+        "role ops has 59Gi of its limit of 64Gi reserved",
+    );
+    assert!(of(&snapshot).starts_with("kubectl reservoir tree --role ops "), "{}", of(&snapshot));
+}
+
+/// T4, Q5: unguaranteed space that is kept for another reservation is no size to ask for.
+#[test]
+fn t4_q5_unguaranteed_space_that_is_kept_leads_to_its_holder() {
+    let mut on = disk("n1.a", "n1", 7, &[]);
+    on.status.as_mut().unwrap().free = Some(gi(7));
+    let mut waits = reservation("q", "eng", 3);
+    let said = "3Gi asked for: what is free and guaranteed to nobody is kept for reservation big of role eng until 1970; it is served \
+                when space is free";
+    let conditions = &mut waits.status.get_or_insert_default().conditions;
+    let why = condition::Verdict::no(GUARANTEED, said);
+    condition::set(conditions, condition::READY, why, None, jiff::Timestamp::UNIX_EPOCH);
+    let snapshot = Snapshot {
+        disks: vec![on],
+        roles: vec![with_quota(volume_role("ops", "ops"), None, Some(2), &[])],
+        reservations: vec![waits, reservation("big", "eng", 6)],
+        ..Snapshot::default()
+    };
+    assert_eq!(step(&snapshot, &RESERVATION, "q", GUARANTEED), advice::let_first_go("big"));
 }

@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::api::LABEL_PVC_UID;
-use crate::api::condition::{DISK_HEALTHY, READY, Verdict, reason, set};
+use crate::api::condition::{DISK_HEALTHY, READY, RESIZED, Verdict, reason, set};
 use crate::plan::testing::*;
 use crate::plugin::kind::{CLAIM, DISK, PVC, RESERVATION, VOLUME};
 use crate::plugin::snapshot::{Denied, Snapshot};
@@ -186,4 +186,65 @@ fn t4_c6_a_claim_that_ends_waits_for_the_node_of_its_volume() {
     let uid = snapshot.claims[0].metadata.uid.clone().unwrap();
     snapshot.volumes[0].status.as_mut().unwrap().claims = vec![bound_by("team", "data", &uid)];
     assert!(of(&snapshot).contains("next: kubectl get nodes   # bring node n1 back"), "{}", of(&snapshot));
+}
+
+/// T4, R4: a reservation that is being deleted gives nothing more, and who waits for that ends nothing that is well.
+#[test]
+fn t4_r4_growth_out_of_what_is_being_deleted_is_taken_back() {
+    let not = |conditions: &mut Vec<Condition>, type_, reason, message: &str| {
+        set(conditions, type_, Verdict::no(reason, message), None, jiff::Timestamp::UNIX_EPOCH);
+    };
+    let mut parent = reserved("outer", "eng", 9, &[("v", 1)]);
+    parent.metadata.deletion_timestamp = some_time();
+    let status = parent.status.as_mut().unwrap();
+    status.refinements = vec![ledger_entry("inner", "eng/ml", 4)];
+    not(&mut status.conditions, READY, reason::HAS_VOLUMES, "volume v lives in it");
+    let mut inner = reserved("inner", "eng/ml", 4, &[]);
+    (inner.spec.size, inner.spec.parent) = (gi(6), Some("outer".into()));
+    let conditions = &mut inner.status.as_mut().unwrap().conditions;
+    set_ready(conditions, true);
+    let waits = "DiskReservation outer, which it is to be carved out of, is being deleted";
+    not(conditions, RESIZED, reason::PARENT_NOT_RESERVED, waits);
+    let mut late = reservation("late", "eng/ml", 2);
+    late.spec.parent = Some("outer".into());
+    let conditions = &mut late.status.get_or_insert_default().conditions;
+    not(conditions, READY, reason::PARENT_NOT_RESERVED, waits);
+    let mut volume = ready_volume("v", "eng", true);
+    volume.spec.size = gi(20);
+    let status = volume.status.as_mut().unwrap();
+    status.reservation = Some(crate::api::UidRef { name: "outer".into(), uid: "uid-outer".into() });
+    not(&mut status.conditions, RESIZED, reason::RESERVATION_FULL, "20Gi wished");
+    let mut on = disk("n1.a", "n1", 20, &[("outer", 9)]);
+    set_ready(&mut on.status.as_mut().unwrap().conditions, true);
+    let mut snapshot = Snapshot {
+        disks: vec![on],
+        reservations: vec![parent, inner, late],
+        volumes: vec![volume],
+        ..Snapshot::default()
+    };
+    let next = |snapshot: &Snapshot, kind, name| {
+        let said = ask(snapshot, kind, None, name).unwrap();
+        said.lines().filter_map(|line| line.strip_prefix("next: ")).collect::<Vec<_>>().join("\n")
+    };
+    let step = next(&snapshot, &RESERVATION, "inner");
+    assert!(step.starts_with("kubectl reservoir resize dr/inner 4Gi   # takes the wish back"), "{step}");
+    let step = next(&snapshot, &RESERVATION, "late");
+    let anew = "kubectl delete dr/late && kubectl reservoir reserve late --role eng/ml --size 2Gi   # without a parent";
+    assert!(step.starts_with(anew), "{step}");
+    let step = next(&snapshot, &VOLUME, "v");
+    assert!(step.starts_with("kubectl reservoir resize spv/v 1Gi   # takes the wish back"), "{step}");
+    assert!(next(&snapshot, &RESERVATION, "outer").starts_with("kubectl reservoir retire v "));
+    // Kubernetes does not take the request of a PersistentVolumeClaim back.
+    snapshot.volumes[0].metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    let mut of = pvc("data", "Bound", "ours");
+    of.metadata.uid = Some("u".into());
+    snapshot.pvcs = vec![of];
+    let step = next(&snapshot, &VOLUME, "v");
+    assert!(
+        step.starts_with("kubectl reservoir tree --role eng   # DiskReservation outer is being"),
+        "{step}"
+    );
+    snapshot.reservations[1].metadata.deletion_timestamp = some_time();
+    let step = next(&snapshot, &RESERVATION, "inner");
+    assert!(!step.contains("resize"), "it grows no more: {step}");
 }
