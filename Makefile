@@ -47,7 +47,7 @@ unit: ## Unit tests, the node's disks, CSI, and the api tier (real kube-apiserve
 	tools/timed "source and chart" $(TEST) --test source --test chart
 	tools/timed "doc tests" cargo test --workspace --doc
 	tools/timed "CSI and disks" $(TEST) --test 'csi_*' --test host_node
-	tools/timed "simulation" $(TEST) --test simulation
+	tools/timed "simulation" $(TEST) --workspace --test simulation
 	tools/timed "api tier" $(TEST) --workspace --test api_tier -- --test-threads=$(API_SERVERS)
 	for version in $(VERSIONS_IN_SHORT); do tools/timed "Kubernetes $$version" \
 	  env RESERVOIR_KUBERNETES=$$version $(TEST) --test api_tier -- --test-threads=$(API_SERVERS) $(VERSIONED_IN_SHORT) || exit; done
@@ -77,7 +77,7 @@ test-conformance: ## Kubernetes' own storage tests on a kind cluster of their ow
 # Optimized: most of its time is the product's own code.
 simulate: ## A cluster in a box: random orders and faults, SEEDS=n of them; SEED=n tells the story of one
 	env SEED="$(SEED)" SEEDS="$(SEEDS)" STEPS="$(STEPS)" \
-	  cargo test --quiet --profile simulation --test simulation -- --nocapture no_rule_is_broken
+	  cargo test --quiet --profile simulation --package reservoir-simulation -- --nocapture no_rule_is_broken
 
 simulation-coverage: ## The lines of src/plan and src/controller that the simulation runs, SEEDS=n of them; needs rustup's llvm-tools
 	@env FIRST="$(FIRST)" SEEDS="$(or $(SEEDS),24)" STEPS="$(or $(STEPS),600)" tools/coverage

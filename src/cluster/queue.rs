@@ -89,7 +89,8 @@ pub async fn run_workers<K: Resource<DynamicType = ()>, R>(
     let kind = K::kind(&());
     let work = |name: Name| {
         let span = tracing::info_span!("reconcile", %kind, object = &*name);
-        let reconciled = reconcile(name);
+        // One allocation: a reconcile's state is large, and would be moved as a whole at each layer around it.
+        let reconciled = Box::pin(reconcile(name));
         let (kind, metrics) = (&kind, &metrics);
         let counted = async move {
             let started = Instant::now();

@@ -5,7 +5,7 @@
 //! other.
 
 use std::fmt::Debug;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Cursor, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -241,7 +241,10 @@ pub async fn get_same<K: Kind>(api: &Api<K>, seen: &K) -> Result<Option<K>, Erro
     Ok(get(api, &seen.name_any()).await?.filter(|now| now.uid() == seen.uid()))
 }
 
-/// Lists objects live. The answer is decoded while it arrives: the text of a list of large objects would not fit into
+/// A longer answer is decoded while it arrives.
+const SHORT: u64 = 1 << 20;
+
+/// Lists objects live. A long answer is decoded while it arrives: the text of a list of large objects would not fit into
 /// the memory limit (A9).
 pub async fn list<K: Kind>(api: &Api<K>, params: &ListParams) -> Result<Vec<K>, Error> {
     #[derive(Deserialize)]
@@ -252,9 +255,18 @@ pub async fn list<K: Kind>(api: &Api<K>, params: &ListParams) -> Result<Vec<K>, 
     let answer = async {
         let request =
             Request::new(api.resource_url()).list(&live(params)).map_err(kube::Error::BuildRequest)?;
-        let body = Blocking(Box::pin(api.clone().into_client().request_stream(request).await?));
-        let decoded = spawn_blocking(|| serde_json::from_reader(BufReader::new(body))).await;
-        decoded.map_err(|panic| kube::Error::Service(panic.into()))?.map_err(kube::Error::SerdeError)
+        let mut body = Box::pin(api.clone().into_client().request_stream(request).await?);
+        let mut text = Vec::new();
+        (&mut body).take(SHORT).read_to_end(&mut text).await.map_err(kube::Error::ReadEvents)?;
+        let decoded = if (text.len() as u64) < SHORT {
+            serde_json::from_slice(&text)
+        } else {
+            let body = BufReader::new(Cursor::new(text).chain(Blocking(body)));
+            spawn_blocking(|| serde_json::from_reader(body))
+                .await
+                .map_err(|panic| kube::Error::Service(panic.into()))?
+        };
+        decoded.map_err(kube::Error::SerdeError)
     };
     let list: List<K> = answer.await.map_err(|e| Error::new::<K>("list", "objects", e))?;
     Ok(list.items.unwrap_or_default())
@@ -443,5 +455,23 @@ mod tests {
         let said = "failed to apply DiskReservation n1.a.eng: spec.size: a reservation has at least 1Mi";
         assert_eq!(error.report(), said);
         assert_eq!(error.refusal().as_deref(), Some("spec.size: a reservation has at least 1Mi"));
+    }
+
+    /// A9: a short answer is decoded at once, and a long one while it arrives.
+    #[tokio::test]
+    async fn a9_short_and_long_lists_are_read_whole() {
+        for count in [0, 1, 20_000] {
+            let item = json!({"metadata": {"name": "one-of-many-of-the-same-name"}, "spec": {"role": "eng"}});
+            let list = json!({"metadata": {}, "items": vec![item; count]}).to_string();
+            assert_eq!(list.len() as u64 >= SHORT, count == 20_000);
+            let service = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+                let answer = http::Response::new(kube::client::Body::from(list.clone().into_bytes()));
+                async move { Ok::<_, std::io::Error>(answer) }
+            });
+            let roles: Api<VolumeRole> = Api::all(Client::new(service, "default"));
+            let read = super::list(&roles, &ListParams::default()).await.unwrap();
+            assert_eq!(read.len(), count);
+            assert!(read.iter().all(|role| role.spec.role == "eng"));
+        }
     }
 }

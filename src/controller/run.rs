@@ -343,10 +343,10 @@ impl Running {
             move |name: &Name| objects.get(name).map_or_else(|| name.clone(), |object| tenant(&object));
         self.named::<K, _, _>(names, tenant, move |name, ctx| {
             let object = cache.get(&name).filter(|object| !ctx.is_old(&**object));
-            let reconciled = object.clone().map(|object| reconcile(object, ctx.clone()));
+            let reconcile = reconcile.clone();
             async move {
-                let (Some(object), Some(reconciled)) = (object, reconciled) else { return Ok(None) };
-                let done = reconciled.await;
+                let Some(object) = object else { return Ok(None) };
+                let done = reconcile(object.clone(), ctx.clone()).await;
                 match done.as_ref().map_err(Error::refusal) {
                     Ok(_) => ctx.events.settle(&*object, reason::REFUSED),
                     Err(None) => {}

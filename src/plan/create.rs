@@ -155,7 +155,6 @@ pub fn choose<'a>(
     // The free space of the others is of no use.
     let holders = suited.clone();
     let distance = |r: &DiskReservation| wanted.role.len() - r.spec.role.len();
-    let is_whole = |r: &DiskReservation| undivided::of_reservation(r, 0) > 0;
     let is_away = |r: &DiskReservation| {
         let on = r.status.as_ref().and_then(|s| s.node_disk.as_ref());
         !disks.iter().any(|disk| disk.metadata.name.as_ref() == on && candidate::is_ready(disk))
@@ -181,7 +180,8 @@ pub fn choose<'a>(
     {
         return Err(too_many(full, volume, r));
     }
-    let order = |r: &&DiskReservation| (is_away(r), distance(r), is_whole(r), free(r), r.name_any());
+    let order =
+        |r: &&DiskReservation| (is_away(r), distance(r), undivided::has_whole_disk(r), free(r), r.name_any());
     suited.into_iter().min_by_key(order).ok_or_else(|| {
         let mut left: Vec<String> = holders
             .iter()
@@ -196,7 +196,7 @@ pub fn choose<'a>(
         };
         let asked = format!("{} asked for, {}", volume.spec.size, names(&left, left.len()));
         // No reservation of a whole disk can be larger (D2).
-        let why = match holders.iter().all(|r| is_whole(r)) {
+        let why = match holders.iter().all(|r| undivided::has_whole_disk(r)) {
             true => format!(
                 "{asked}: a whole disk has one volume and no other size; reserve another disk, or destroy the volume that has it"
             ),

@@ -24,6 +24,11 @@ fn all_or(kind: Option<DiskKind>, asked: u64, all: u64) -> u64 {
     if kind.is_some_and(is_undivided) { asked.max(all) } else { asked }
 }
 
+/// True if the reservation has a whole disk: no other size changes what it takes.
+pub fn has_whole_disk(reservation: &DiskReservation) -> bool {
+    reservation.status.as_ref().and_then(|status| status.disk_kind).is_some_and(is_undivided)
+}
+
 /// Bytes that a reservation takes of a disk for a request of `asked` bytes.
 pub fn of_disk(disk: &NodeDisk, asked: u64) -> u64 {
     all_or(Some(disk.spec.kind), asked, allocatable::of_disk(disk))

@@ -99,11 +99,15 @@ impl Cluster {
             .await;
         }
         let policies = policies(admission_writes());
-        // A policy is in force a moment after its creation. The policy that the probe meets comes last, so that all
-        // are in force. The probe is a volume with a forged use.
-        let (last, rest): (Vec<&str>, Vec<&str>) =
-            policies.split("\n---\n").partition(|policy| policy.contains("name: reservoir-volume-in-use"));
-        assert_eq!(last.len(), 2, "a policy and its binding");
+        // A policy is in force a moment after its creation. The policies that the probe meets come last, so that all
+        // are in force: one that validates and, where there are such, one that writes. The probe is a volume with a
+        // forged use.
+        let met = |policy: &&str| match policy.contains("kind: MutatingAdmissionPolicy") {
+            true => policy.contains("name: reservoir-principal"),
+            false => policy.contains("name: reservoir-volume-in-use"),
+        };
+        let (last, rest): (Vec<&str>, Vec<&str>) = policies.split("\n---\n").partition(met);
+        assert_eq!(last.len(), if admission_writes() { 4 } else { 2 }, "policies and their bindings");
         self.apply_text(&[rest, last].concat().join("\n---\n")).await;
         let probe = "apiVersion: reservoir.dev/v1alpha1\nkind: SharedPersistentVolume\nmetadata: {name: probe}\n\
                      spec: {role: probe, size: 1Gi}\n";

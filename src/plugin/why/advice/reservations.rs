@@ -7,7 +7,7 @@ use super::{About, whole_mebibytes, word};
 use crate::api::condition::reason::{GUARANTEED, NOT_ENOUGH_ROOM, OVER_QUOTA, RESERVATION_FULL};
 use crate::api::{DeletionPolicy, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size, VolumeRole};
 use crate::plan::candidate::is_ready;
-use crate::plan::{advice, holder, kept, quota, resize, template};
+use crate::plan::{advice, holder, kept, quota, resize, template, undivided};
 use crate::plugin::kind::nearest;
 
 impl<'a> About<'a> {
@@ -77,14 +77,14 @@ impl<'a> About<'a> {
     }
 
     /// The step for a reservation beyond the limit of its role. The reservations of a template have one size, so each gets an
-    /// equal part, and a deleted one is made anew (R7).
+    /// equal part, and a deleted one is made anew (R7). One with a whole disk has that, whatever it asks for (D2).
     pub(super) fn over_quota(&self) -> String {
         let of = self.reservation.and_then(|r| r.spec.template.as_ref());
         let alike = |r: &&DiskReservation| match of {
             Some(of) => r.spec.template.as_ref() == Some(of),
             None => r.name_any() == self.name,
         };
-        let alike = self.snapshot.reservations.iter().filter(alike);
+        let alike = self.snapshot.reservations.iter().filter(alike).filter(|r| !undivided::has_whole_disk(r));
         let own =
             alike.clone().filter_map(|r| r.status.as_ref()).map(holder::size).fold(0, u64::saturating_add);
         let (left, role) = self.within_quota(own);

@@ -31,10 +31,7 @@ impl<'a> About<'a> {
             };
         }
         let placed = volume.status.as_ref().is_some_and(|s| s.reservation.is_some());
-        let is_whole = |r: &&DiskReservation| {
-            r.status.as_ref().and_then(|status| status.disk_kind).is_some_and(undivided::is_undivided)
-        };
-        if reservations.iter().all(is_whole) && self.made_for(volume).is_none() {
+        if reservations.iter().all(|r| undivided::has_whole_disk(r)) && self.made_for(volume).is_none() {
             return match placed {
                 true => advice::take_size_back(self.name, self.present_size()),
                 false => self.reserve_another_disk(volume, reservations[0]),

@@ -1141,6 +1141,10 @@ fn q2_a_template_beyond_the_limit_gets_equal_parts() {
     };
     let waits = step(&snapshot, &RESERVATION, "b", OVER_QUOTA);
     assert!(waits.contains("\"value\":\"2Gi\""), "{waits}");
+    // D2: the 4Gi of a whole disk stay, so the two others share 2Gi.
+    snapshot.reservations[0].status.as_mut().unwrap().disk_kind = Some(DiskKind::Mount);
+    let waits = step(&snapshot, &RESERVATION, "b", OVER_QUOTA);
+    assert!(waits.contains("\"value\":\"1Gi\""), "{waits}");
     let over = step(&snapshot, &kind::ROLE, "eng", OVER_LIMIT);
     assert!(over.starts_with("kubectl edit vrole eng   # raise spec.quota.limit"), "{over}");
     snapshot.roles[0].spec.quota.limit = Some(Size::from_bytes(1 << 20));
