@@ -311,7 +311,7 @@ pub mod reason {
         /// are gone (C7).
         /// Next: end these pods; to end the use for good, delete the claim.
         pub const TERMINATING: &str = "Terminating";
-        /// Claim, subscription: the API server refuses an object that Reservoir makes for it, by a ResourceQuota, a
+        /// Claim, subscription, role: the API server refuses an object that Reservoir makes for it, by a ResourceQuota, a
         /// LimitRange or an admission policy of others; the message has its words (F3).
         /// Next: have that object allowed; Reservoir tries again by itself, with growing pauses.
         pub const REFUSED: &str = "Refused";

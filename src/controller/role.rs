@@ -20,8 +20,8 @@ use super::ledger_entries::settle;
 ///
 /// 1. Gather: VolumeRoles and reservations, for a guarantee disks, and for templates disks and Nodes, from the caches. For a
 ///    new ledger or a new limit the reservations are read live, so that the ledger includes a reservation made a moment ago.
-/// 2. Decide: [`next_for_role`], and [`template::missing`].
-/// 3. Apply: the status; or settle entries, and decide again. Then make the missing reservations.
+/// 2. Decide: [`template::missing`], and [`next_for_role`].
+/// 3. Apply: make the missing reservations. Then the status; or settle entries, and decide again.
 pub(super) async fn reconcile(role: Arc<VolumeRole>, ctx: &Context) -> Result<(), Error> {
     let roles = ctx.stores.roles.all();
     let reservations = match keeps_ledger(&role, &refs(&roles)) && !is_current(&role) {
@@ -35,15 +35,18 @@ pub(super) async fn reconcile(role: Arc<VolumeRole>, ctx: &Context) -> Result<()
     let nodes = if has_templates { ctx.stores.nodes.all() } else { vec![] };
     let with_disks = has_templates || role.spec.quota.guarantee.is_some();
     let disks = if with_disks { ctx.stores.disks.all() } else { vec![] };
-    let mut seen = RoleSeen { role, roles, reservations, disks, nodes, settled: false, now: (ctx.now)() };
+    let (refused, settled, now) = (None, false, (ctx.now)());
+    let mut seen = RoleSeen { role, roles, reservations, disks, nodes, refused, settled, now };
+    let made = make_missing(&seen, ctx).await;
+    seen.refused = made.as_ref().err().and_then(Error::refusal);
     loop {
         match next_for_role(&seen) {
             Step::Report(status) => {
                 ctx.commit(&Api::all(ctx.client.clone()), &*seen.role, &status).await?;
-                return make_missing(&seen, ctx).await;
+                return made;
             }
             Step::Settle(entries) => {
-                let Some(now) = settle(&seen.role.name_any(), &entries, ctx).await? else { return Ok(()) };
+                let Some(now) = settle(&seen.role.name_any(), &entries, ctx).await? else { return made };
                 (seen.role, seen.settled) = (Arc::new(now), true);
             }
         }

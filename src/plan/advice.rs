@@ -338,6 +338,9 @@ advice! {
     leave_ending_namespace(namespace) =
         "kubectl get namespace {namespace} -o yaml   # it is being deleted, with all that is in it, and takes nothing new: its conditions say what \
          it waits for; for something new use another namespace";
+    see_kind_out() =
+        "kubectl get crds   # a kind of reservoir.dev is being deleted: it takes nothing new, and goes with its last object, which waits for \
+         what is in it. Then apply the chart's crds again; what is missing is made anew";
     resize_volume(volume, size) = "the size is that of the volume: kubectl reservoir resize spv/{volume} {size}";
     have_volume_resized(volume, size) =
         "the size is that of the volume: have an administrator run: kubectl reservoir resize spv/{volume} {size}";

@@ -137,7 +137,8 @@ pub fn bounds<H: Holder<DiskReservation>>(
         None if is_deleted => 0..=0,
         // The entry is released in a separate step, once the reservation is empty. Until then nobody else has the bytes.
         Some(_) if goes(reservation) => 0..=u64::MAX,
-        Some(has) if is_deleted => has..=u64::MAX,
+        // It grows no more: a status that was written without its deletion in sight meets a conflict.
+        Some(has) if is_deleted => has..=has,
         has if present.is_some_and(|entry| !is_current(entry, reservation)) => {
             has.unwrap_or(0)..=has.unwrap_or(0)
         }
@@ -180,7 +181,7 @@ mod tests {
         r.metadata.deletion_timestamp = some_time();
         assert_eq!(range(&r), (0, u64::MAX >> 30), "it is released in a step of its own");
         r.status.as_mut().unwrap().volumes = vec![ledger_entry("v", "eng", 1)];
-        assert_eq!(range(&r), (4, u64::MAX >> 30), "S1: a volume is in it");
+        assert_eq!(range(&r), (4, 4), "S1: a volume is in it, and what it gave back before is free");
         r.status.as_mut().unwrap().node_disk = Some("n2.b".into());
         assert_eq!(range(&r), (0, 0), "elsewhere");
     }

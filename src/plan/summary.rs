@@ -63,6 +63,8 @@ pub struct RoleSeen {
     pub disks: Vec<Arc<NodeDisk>>,
     /// All Nodes, if the role has templates.
     pub nodes: Vec<Arc<Node>>,
+    /// Why the API server refuses to make reservations that its templates lack (R7).
+    pub refused: Option<String>,
     /// True if entries were settled already.
     pub settled: bool,
     /// The time.
@@ -88,7 +90,9 @@ pub fn next_for_role(seen: &RoleSeen) -> Step<VolumeRoleStatus> {
             let counted = template::status(role, &disks, &nodes, &reservations);
             // Another VolumeRole counts for the role: the templates of this one make nothing.
             let counts = rival(role, &roles).is_none();
-            let verdict = template::verdict(role, &disks, &nodes, &reservations, &counted).filter(|_| counts);
+            let refused = seen.refused.as_deref();
+            let verdict = template::verdict(role, &disks, &nodes, &reservations, &counted, refused);
+            let verdict = verdict.filter(|_| counts);
             status.reservation_templates = counted;
             match verdict {
                 Some(verdict) => {

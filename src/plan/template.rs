@@ -158,13 +158,14 @@ pub fn status(
 }
 
 /// The condition of a role's templates (R7): each selects a disk, and each of its reservations is served. `counted` is their
-/// [`status`]. `None` for a role without templates.
+/// [`status`], and `refused` why the API server refuses to make missing ones. `None` for a role without templates.
 pub fn verdict(
     role: &VolumeRole,
     disks: &[&NodeDisk],
     nodes: &NodeLabels,
     reservations: &[&DiskReservation],
     counted: &[TemplateStatus],
+    refused: Option<&str>,
 ) -> Option<Verdict> {
     let templates = &role.spec.reservation_templates;
     let mut reasons = Vec::new();
@@ -178,11 +179,14 @@ pub fn verdict(
                 let names = on.map(|disk| name(&role.name_any(), &template.name, &disk.name_any()));
                 let of = TemplateRef { volume_role: role.name_any(), name: template.name.clone() };
                 let first = names.filter_map(|name| first_waiting(&name, &of, reservations)).next();
-                let first = first.unwrap_or_else(|| "they are being made".to_owned());
-                Some((
-                    reason::TEMPLATE_WAITS,
-                    format!("{waiting} of {all} reservations are not Ready, {first}"),
-                ))
+                let (reason, why) = match (first, refused) {
+                    (Some(first), _) => (reason::TEMPLATE_WAITS, first),
+                    (None, Some(why)) => {
+                        (reason::REFUSED, format!("and the API server refuses to make them: {why}"))
+                    }
+                    (None, None) => (reason::TEMPLATE_WAITS, "they are being made".to_owned()),
+                };
+                Some((reason, format!("{waiting} of {all} reservations are not Ready, {why}")))
             }
         };
         if let Some((reason, message)) = trouble {
@@ -387,7 +391,7 @@ mod tests {
         let said = |role: &VolumeRole, disks: &[&NodeDisk], labels, reservations: &[&DiskReservation]| {
             let nodes: NodeLabels = [("n1", labels)].into();
             let counted = status(role, disks, &nodes, reservations);
-            let verdict = verdict(role, disks, &nodes, reservations, &counted).unwrap();
+            let verdict = verdict(role, disks, &nodes, reservations, &counted, None).unwrap();
             format!("{}: {}", verdict.reason, verdict.message)
         };
         assert_eq!(
@@ -407,6 +411,16 @@ mod tests {
         assert!(
             said(&role, &[&on], &gpu, &[])
                 .ends_with("1 of 1 reservations are not Ready, they are being made")
+        );
+        let nodes: NodeLabels = [("n1", &gpu)].into();
+        let counted = status(&role, &[&on], &nodes, &[]);
+        let refused = verdict(&role, &[&on], &nodes, &[], &counted, Some("no more of this kind")).unwrap();
+        assert_eq!(
+            (refused.reason, refused.message.as_str()),
+            (
+                reason::REFUSED,
+                "template scratch: 1 of 1 reservations are not Ready, and the API server refuses to make them: no more of this kind"
+            )
         );
         let mut made = reserved("eng-role.scratch.n1.a", "eng", 5, &[]);
         made.spec.template = Some(TemplateRef { volume_role: "eng-role".into(), name: "scratch".into() });
@@ -442,12 +456,12 @@ mod tests {
         let nodes: NodeLabels = [("n1", &gpu), ("n2", &cpu)].into();
         let (disks, all) = ([&on, &other], [&made, &left]);
         let verdict_of =
-            |role| verdict(role, &disks, &nodes, &all, &status(role, &disks, &nodes, &all)).unwrap();
+            |role| verdict(role, &disks, &nodes, &all, &status(role, &disks, &nodes, &all), None).unwrap();
         assert_eq!(
             verdict_of(&role).message,
             format!("each template has its reservations; DiskReservation left {UNSELECTED}")
         );
-        assert!(verdict(&volume_role("r", "r"), &[], &NodeLabels::new(), &[], &[]).is_none());
+        assert!(verdict(&volume_role("r", "r"), &[], &NodeLabels::new(), &[], &[], None).is_none());
     }
 
     #[test]

@@ -205,6 +205,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ),
     ("resume_job", "a person; the api tier has no controller of Jobs (e2e)"),
     ("leave_ending_namespace", "a look at a namespace, which goes by itself"),
+    ("see_kind_out", "a look at a kind, which goes by itself"),
     ("reserve_for_copy", "the command of reserve_for_role; copies.rs reserves on such a node"),
     ("free_name_of_copy", "copies.rs retires such a volume"),
     ("end_users_of_copy", "people end what uses the copy (copies.rs)"),

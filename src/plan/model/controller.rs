@@ -152,6 +152,7 @@ impl Controller {
             role,
             roles: self.cache.roles.values().cloned().collect(),
             reservations: self.cache.reservations.values().cloned().collect(),
+            refused: None,
             settled: false,
             now: Timestamp::UNIX_EPOCH,
         };

@@ -9,6 +9,7 @@ mod reservations;
 mod space;
 mod volumes;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
 use super::ending_pvc;
@@ -31,6 +32,7 @@ pub(super) struct About<'a> {
     argument: String,
     namespace: &'a str,
     role: &'a str,
+    conditions: &'a [Condition],
     claim: Option<&'a VolumeClaim>,
     volume: Option<&'a SharedPersistentVolume>,
     reservation: Option<&'a DiskReservation>,
@@ -67,8 +69,9 @@ impl<'a> About<'a> {
         let asked = reservation.filter(|_| target.kind == &RESERVATION);
         let disk = disk.or(asked.and_then(|r| r.spec.node_disk.clone()));
         let argument = item.as_ref().map(|item| item.argument()).unwrap_or_default();
+        let conditions = item.as_ref().map(|item| item.conditions).unwrap_or_default();
         let role = item.and_then(|item| item.role).unwrap_or_default();
-        Self { snapshot, name, argument, namespace, role, claim, volume, reservation, disk }
+        Self { snapshot, name, argument, namespace, role, conditions, claim, volume, reservation, disk }
     }
 
     /// The next step for a reason; `None` for an unknown reason.
@@ -182,10 +185,11 @@ impl<'a> About<'a> {
             }
             SHARE_TAKEN if self.claim.is_some() => advice::use_fewer_claims(namespace),
             SHARE_TAKEN => advice::use_less_of_role(role),
-            REFUSED => self
-                .ready_message()
-                .and_then(|said| refusal(said, namespace))
-                .unwrap_or_else(|| advice::have_allowed(argument)),
+            REFUSED => {
+                let refused = self.conditions.iter().find(|condition| condition.reason == REFUSED);
+                let step = refused.and_then(|refused| refusal(&refused.message, namespace));
+                step.unwrap_or_else(|| advice::have_allowed(argument))
+            }
             NO_ORPHAN => self.no_orphan(),
             WRONG_DISK => self.wrong_disk(),
             BACKING_LOST => self.lost_data(),

@@ -51,13 +51,6 @@ impl<'a> About<'a> {
         bind::closed(self.claim?, &self.snapshot.volumes, reason)
     }
 
-    /// The message of the claim or subscription.
-    pub(super) fn ready_message(&self) -> Option<&'a str> {
-        let kind = if self.claim.is_some() { &CLAIM } else { &SUBSCRIPTION };
-        let item = self.snapshot.find(kind, Some(self.namespace), self.name)?;
-        item.ready().map(|ready| ready.message.as_str())
-    }
-
     /// A pod that uses the claim, and is ending: Kubernetes keeps the PersistentVolumeClaim for it.
     pub(super) fn ending_pod(&self) -> Option<String> {
         // Also one whose containers have ended: its mounts may be there yet.
@@ -231,14 +224,17 @@ impl<'a> About<'a> {
     }
 }
 
-/// The step for the API server's words about a ResourceQuota, a LimitRange or a namespace that is being deleted, which have no
-/// reason of their own.
+/// The step for the API server's words about a ResourceQuota, a LimitRange, or a namespace or kind that is being deleted,
+/// which have no reason of their own.
 pub fn refusal(said: &str, namespace: &str) -> Option<String> {
-    let is_quota = ["exceeded quota", "failed quota", " usage per "].iter().any(|words| said.contains(words));
-    match said.contains("because it is being terminated") {
-        true => Some(advice::leave_ending_namespace(namespace)),
-        false => is_quota.then(|| advice::change_quota(namespace)),
+    let is_one_of = |words: &[&str]| words.iter().any(|words| said.contains(words));
+    if is_one_of(&["because it is being terminated"]) {
+        return Some(advice::leave_ending_namespace(namespace));
     }
+    if is_one_of(&["custom resource definition is terminating"]) {
+        return Some(advice::see_kind_out());
+    }
+    is_one_of(&["exceeded quota", "failed quota", " usage per "]).then(|| advice::change_quota(namespace))
 }
 
 /// The StatefulSet, and the ordinal of its pod.

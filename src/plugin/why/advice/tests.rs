@@ -337,6 +337,23 @@ fn t4_r7_advice_about_a_taken_name_of_a_template() {
     assert!(told.starts_with("kubectl reservoir why dr/eng.t.n1.a   # it has the name"), "{told}");
 }
 
+/// T4, R7, seed 30040: a kind that is being deleted takes no reservation of a template.
+#[test]
+fn t4_a_role_whose_reservations_are_refused_is_led_to_what_refuses_them() {
+    let mut role = volume_role("eng", "eng");
+    for (said, wanted) in [
+        ("create not allowed while custom resource definition is terminating", "kubectl get crds   # "),
+        ("admission webhook \"v\" denied the request: no", "kubectl describe vrole/eng   # have"),
+    ] {
+        let why = condition::Verdict::no(REFUSED, format!("template t: {said}"));
+        let conditions = &mut role.status.get_or_insert_default().conditions;
+        condition::set(conditions, condition::TEMPLATED, why, None, jiff::Timestamp::UNIX_EPOCH);
+        let snapshot = Snapshot { roles: vec![role.clone()], ..Snapshot::default() };
+        let told = step(&snapshot, &kind::ROLE, "eng", REFUSED);
+        assert!(told.starts_with(wanted), "{told}");
+    }
+}
+
 /// T4, R1: a reservation that is another role's cannot be made.
 #[test]
 fn t4_r1_advice_about_a_foreign_reservation_reserves_under_a_free_name() {
