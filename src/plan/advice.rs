@@ -390,20 +390,19 @@ advice! {
         "kubectl patch daemonset {daemonset} -n {namespace} -p \
          '{{\"spec\":{{\"template\":{{\"spec\":{{\"nodeSelector\":{{\"kubernetes.io/hostname\":\"{node}\"}}}}}}}}}}'   # its pods run on the \
          node of the volume alone then; for every node make a volume on each, as in examples/25-every-node.yaml";
-    leave_other_node(pod, namespace, node) =
-        "kubectl delete pod {pod} -n {namespace}   # make it again without the other node: all pods of a volume run \
-         on its node, {node}";
+    make_pod_again(pod, namespace) = "kubectl delete pod {pod} -n {namespace}   # make it again";
+    make_job_again(job, namespace) = "kubectl delete job {job} -n {namespace}   # make it again";
+    change_pod_template(workload, namespace) = "kubectl edit {workload} -n {namespace}   # have its pods made";
+    leave_other_node(again, node) = "{again} without the other node: all pods of a volume run on its node, {node}";
     gather_volumes(namespace, node) =
         "kubectl reservoir tree -n {namespace}   # use a pod for each node, or make a volume anew in a reservation on node {node}";
-    leave_own_pv(pod, namespace) =
-        "kubectl delete pod {pod} -n {namespace}   # then its PersistentVolumeClaim and its PersistentVolume, which somebody else than \
-         Reservoir made; and claim the volume: kubectl reservoir claim --help";
-    leave_inline_volume(pod, namespace) =
-        "kubectl delete pod {pod} -n {namespace}   # make it again with a claim, or with volumes[].ephemeral of a StorageClass \
-         of Reservoir";
-    rename_ephemeral_volume(pod, namespace, pvc) =
-        "kubectl delete pod {pod} -n {namespace}   # make it again with another name for itself or its volume: PersistentVolumeClaim {pvc} \
-         is not its own; or first delete this PersistentVolumeClaim, if nobody needs its data";
+    leave_own_pv(again) =
+        "{again} with a claim to the volume: kubectl reservoir claim --help; and delete the PersistentVolumeClaim and the PersistentVolume, \
+         which somebody else than Reservoir made";
+    leave_inline_volume(again) = "{again} with a claim, or with volumes[].ephemeral of a StorageClass of Reservoir";
+    rename_ephemeral_volume(again, pvc) =
+        "{again} with another name for the pod or its volume: PersistentVolumeClaim {pvc} is not the pod's own; or first delete this \
+         PersistentVolumeClaim, if nobody needs its data";
     uncordon(node, volume) =
         "kubectl uncordon {node}   # no new pod is placed on a cordoned node, and volume {volume} is on it";
     look_at_installation() =
@@ -421,9 +420,8 @@ advice! {
     have_pod_fitted(pod, namespace, volume, node) =
         "have an administrator run: kubectl reservoir why pod/{pod} -n {namespace}   # volume {volume} is on node {node}, so the pod has to \
          fit there, or on a node with a copy, if there is one: selectors, requests, tolerations";
-    tolerate_taint(pod, namespace, node, taint) =
-        "kubectl delete pod {pod} -n {namespace}   # make it again with a toleration for {taint}, or have that taint of node {node} removed: \
-         all pods of a volume run on its node";
+    tolerate_taint(again, node, taint) =
+        "{again} with a toleration for {taint}, or have that taint of node {node} removed: all pods of a volume run on its node";
     leave_apart(pod, namespace, other, node) =
         "kubectl describe pod {pod} -n {namespace}   # leave the podAntiAffinity out that keeps it away from {other}, or give it a volume of its \
          own: all pods of a volume run on its node, {node}";
@@ -450,9 +448,9 @@ advice! {
     have_pod_scheduled(pod, namespace) =
         "kubectl describe pod {pod} -n {namespace}   # its volume is made on the node that it is placed on, and no node was chosen: \
          nodeSelector, requests, tolerations, schedulerName";
-    pin_by_selector(pod, namespace, node) =
-        "kubectl delete pod {pod} -n {namespace}   # make it again with nodeSelector kubernetes.io/hostname: {node} in place of nodeName: no \
-         scheduler sees a pod with nodeName, so none chooses the node of its volume";
+    pin_by_selector(again, node) =
+        "{again} with nodeSelector kubernetes.io/hostname: {node} in place of nodeName: no scheduler sees a pod with nodeName, so none chooses \
+         the node of its volume";
     find_scheduler(pod, namespace, scheduler) =
         "kubectl describe pod {pod} -n {namespace}   # no scheduler has looked at it: its spec.schedulerName is {scheduler}";
     reserve_for_pod(name, role, size, node) =
@@ -558,6 +556,9 @@ advice! {
     unclaim_retiring(claim, namespace, volume) =
         "there is nothing to do; to end the claim after its pods: kubectl reservoir unclaim {claim} -n {namespace}   # volume \
          {volume} is destroyed after its last use: copy first what is needed, or keep it: kubectl reservoir unretire {volume}";
+    unclaim_leaving_copy(claim, namespace, copy, original) =
+        "there is nothing to do; to end the claim after its pods: kubectl reservoir unclaim {claim} -n {namespace}   # copy {copy} goes after its \
+         last use; a claim to volume {original}, of which it is a copy, outlasts it";
     unclaim_ending(claim, namespace, volume) =
         "copy what is needed, then end the claim: kubectl reservoir unclaim {claim} -n {namespace}   # volume {volume} was deleted, \
          and serves the claims that it has until they are gone";

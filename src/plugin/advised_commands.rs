@@ -26,7 +26,8 @@ const VERBS: &[(&str, &str)] = &[
 
 /// Kinds of Kubernetes in sentences.
 const KINDS_OF_KUBERNETES: &str = "node nodes pod pods pv pvc event events storageclass storageclasses deployment deployments daemonset \
-                                   resourcequotas limitranges networkpolicies namespace clusterrole clusterrolebinding rolebinding";
+                                   statefulset job resourcequotas limitranges networkpolicies namespace clusterrole clusterrolebinding \
+                                   rolebinding crds";
 
 /// The commands in a sentence.
 fn commands(text: &str) -> impl Iterator<Item = &str> {
@@ -111,6 +112,7 @@ fn filled(name: &str, template: &str) -> String {
         "claim" if name == "claim_under_other_name" => "kubectl reservoir claim c --role eng --volume data",
         "delete" => "kubectl delete vclaim/c -n team",
         "workload" => "deployment/reservoir-controller",
+        "again" => "kubectl delete pod web -n team   # make it again",
         "kind" => "pod",
         "how" => "as the message says",
         "made" => "it",

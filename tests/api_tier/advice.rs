@@ -81,6 +81,13 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("retire_lost", "a person on the node; the command of keep_volume, taken back"),
     ("save_lost_data", "a person copies; the api tier has no process in a pod (e2e)"),
     ("have_pod_fitted", "an administrator, who reads another step; as have_administrator_ask"),
+    ("make_pod_again", "the command of delete_finished_pod"),
+    ("make_job_again", "a person makes the Job anew; the api tier has no controller of Jobs"),
+    (
+        "change_pod_template",
+        "a person edits what makes the pod; the api tier has no controller of Deployments",
+    ),
+    ("unclaim_leaving_copy", "the command of unclaim"),
     ("leave_apart", "a person makes the pod anew, as tolerate_taint"),
     ("tolerate_taint", "a person makes the pod anew; the command of delete_finished_pod"),
     ("take_startup_taint", "an administrator; nodes.rs has the controller take it"),

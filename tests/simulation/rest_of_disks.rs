@@ -159,6 +159,7 @@ fn l7_what_fits_is_served(
     let ready = condition::get(&status.conditions, condition::READY)?;
     let roles: Vec<VolumeRole> = server.all("volumeroles");
     let is_guaranteed = roles.iter().any(|role| role.spec.quota.guarantee.is_some());
+    let is_limited = roles.iter().any(|role| role.spec.quota.limit.is_some());
     if ready.reason != condition::reason::NOT_ENOUGH_ROOM || is_guaranteed {
         return None;
     }
@@ -171,7 +172,8 @@ fn l7_what_fits_is_served(
         let may = spec.node_name.as_ref().is_none_or(|node| *node == disk.spec.node_name)
             && spec.node_disk.as_ref().is_none_or(|name| *name == disk.name_any())
             && spec.node_selector.is_none()
-            && !(is_undivided(disk.spec.kind) && given > 0);
+            // D2: a whole disk is taken, which limits of roles may not leave room for.
+            && !(is_undivided(disk.spec.kind) && (given > 0 || is_limited));
         may && condition::is_true(&has.conditions, condition::READY)
             && has.allocatable.map_or(0, |all| all.bytes_or_zero()) >= given + lost + wanted
     };

@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 
+use crate::plan::advice;
 use crate::plugin::snapshot::Snapshot;
 
 /// The StatefulSet that made the pod.
@@ -28,6 +29,23 @@ fn owner<'a>(object: &'a impl ResourceExt, kind: &str) -> Option<&'a str> {
 /// The owner that makes the pod anew.
 pub(super) fn controller(pod: &Pod) -> Option<&OwnerReference> {
     pod.owner_references().iter().find(|owner| owner.controller == Some(true))
+}
+
+/// The beginning of a step that has a pod with another spec made. What made the pod would make it as before.
+pub(super) fn again(pod: &Pod) -> String {
+    let namespace = pod.namespace().unwrap_or_default();
+    let Some(owner) = controller(pod) else { return advice::make_pod_again(pod.name_any(), namespace) };
+    let hash = pod.labels().get("pod-template-hash").map(|hash| format!("-{hash}"));
+    let deployment = hash.and_then(|hash| owner.name.strip_suffix(&hash).map(str::to_owned));
+    match (owner.kind.as_str(), deployment) {
+        ("Job", _) => advice::make_job_again(&owner.name, namespace),
+        ("ReplicaSet", Some(deployment)) => {
+            advice::change_pod_template(format!("deployment/{deployment}"), namespace)
+        }
+        (kind, _) => {
+            advice::change_pod_template(format!("{}/{}", kind.to_lowercase(), owner.name), namespace)
+        }
+    }
 }
 
 /// The ephemeral volumes of a pod, each with the name of its PersistentVolumeClaim.

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use super::copy_labels;
 use super::events::last_event;
 use super::excluded::{self, excludes};
-use super::owners::{daemon_set_of, taken_name};
+use super::owners::{again, daemon_set_of, taken_name};
 use super::report::Report;
 use super::space::{has_free, space_step};
 use super::target::Target;
@@ -238,7 +238,7 @@ pub(super) fn schedule_step(snapshot: &Snapshot, pod: &Pod) -> String {
 /// The step for a pod with an ephemeral volume whose PersistentVolumeClaim would have the name of another one.
 pub(super) fn taken_step(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
     let (_, pvc) = taken_name(snapshot, pod)?;
-    Some(advice::rename_ephemeral_volume(pod.name_any(), pod.namespace().unwrap_or_default(), pvc))
+    Some(advice::rename_ephemeral_volume(again(pod), pvc))
 }
 
 /// The step for a pod whose spec names its node, so that no scheduler chooses the node of its volume.
@@ -257,7 +257,7 @@ pub(super) fn by_node_name(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
     };
     let mut waiting = unplaced(snapshot, pod).into_iter().filter(|pvc| is_delayed(pvc) && !is_chosen(pvc));
     waiting.next()?;
-    Some(advice::pin_by_selector(pod.name_any(), pod.namespace().unwrap_or_default(), node))
+    Some(advice::pin_by_selector(again(pod), node))
 }
 
 /// The step for a pod that no scheduler has looked at, if its spec names one that may not be there.
@@ -350,8 +350,8 @@ fn asked_by_affinity(pod: &Pod) -> Option<String> {
 /// The next step for a pod that cannot run on the node of its volume.
 pub(super) fn other_node_step(snapshot: &Snapshot, target: &Target) -> String {
     let namespace = target.namespace.as_deref().unwrap_or("default");
-    let pod = target.find_pod(snapshot);
-    let Some(place) = pod.and_then(|pod| other_node(snapshot, pod)) else { return advice::look_again() };
+    let found = target.find_pod(snapshot).and_then(|pod| Some((pod, other_node(snapshot, pod)?)));
+    let Some((pod, place)) = found else { return advice::look_again() };
     let Placed { volume, node, has_copies, is_unsure, .. } = place.own;
     match (place.other, place.asked, place.taint) {
         (Some(_), _, _) => advice::gather_volumes(namespace, node),
@@ -360,9 +360,9 @@ pub(super) fn other_node_step(snapshot: &Snapshot, target: &Target) -> String {
         (None, Some(_), _) if is_unsure => {
             advice::have_copies_looked_for(&target.name, namespace, volume, node)
         }
-        (None, Some(_), _) => match pod.and_then(daemon_set_of) {
+        (None, Some(_), _) => match daemon_set_of(pod) {
             Some(of) => advice::pin_daemon_set(of, namespace, node),
-            None => advice::leave_other_node(&target.name, namespace, node),
+            None => advice::leave_other_node(again(pod), node),
         },
         (None, None, _) if place.is_cordoned => {
             let step = advice::uncordon(node, volume);
@@ -373,13 +373,13 @@ pub(super) fn other_node_step(snapshot: &Snapshot, target: &Target) -> String {
         }
         // Kubernetes and cloud providers take their own off.
         (None, None, Some(taint)) if !taint.key.contains("kubernetes.io/") => {
-            advice::tolerate_taint(&target.name, namespace, node, taints::text(taint))
+            advice::tolerate_taint(again(pod), node, taints::text(taint))
         }
         (None, None, _) if let Some(other) = place.kept_from => {
             advice::leave_apart(&target.name, namespace, other.name_any(), node)
         }
         (None, None, _) => {
-            let space = pod.and_then(|pod| space_beside(snapshot, pod)).map(|(_, step)| step);
+            let space = space_beside(snapshot, pod).map(|(_, step)| step);
             space.unwrap_or_else(|| match snapshot.sees(&DISK) {
                 true => advice::fit_node(node, volume),
                 false => advice::have_pod_fitted(&target.name, namespace, volume, node),

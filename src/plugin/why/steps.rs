@@ -5,6 +5,7 @@ use kube::ResourceExt;
 use super::advice::About;
 use super::chain::{DELETING, NOT_AS_CONFIGURED};
 use super::holders::{full_volumes, is_unconfigured, left_by_template};
+use super::owners::again;
 use super::report::TERMINATING;
 use super::target::Target;
 use super::{containers, ending_pvc, placing, pods, pvcs, workloads};
@@ -50,10 +51,11 @@ fn step_of(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
             },
         };
     }
-    if target.kind == &POD && reason == pods::INLINE_VOLUME {
-        return advice::leave_inline_volume(name, namespace);
+    let reader = target.find_pod(snapshot).filter(|_| target.kind == &POD);
+    if let Some(pod) = reader.filter(|_| reason == pods::INLINE_VOLUME) {
+        return advice::leave_inline_volume(again(pod));
     }
-    let taken = target.find_pod(snapshot).filter(|_| target.kind == &POD && reason == NAME_TAKEN);
+    let taken = reader.filter(|_| reason == NAME_TAKEN);
     if let Some(step) = taken.and_then(|pod| placing::taken_step(snapshot, pod)) {
         return step;
     }
@@ -67,7 +69,6 @@ fn step_of(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
             None => advice::look_at_failed(name, namespace),
         };
     }
-    let reader = target.find_pod(snapshot).filter(|_| target.kind == &POD);
     if let Some(claim) = reader.and_then(|pod| pods::read_only_claim(snapshot, pod)) {
         return advice::leave_to_writer(name, namespace, claim);
     }
@@ -78,8 +79,8 @@ fn step_of(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
     if let Some(step) = reader.and_then(|pod| placing::by_node_name(snapshot, pod)) {
         return step;
     }
-    if target.kind == &POD && pods::has_own_pv(snapshot, target) {
-        return advice::leave_own_pv(name, namespace);
+    if let Some(pod) = reader.filter(|_| pods::has_own_pv(snapshot, target)) {
+        return advice::leave_own_pv(again(pod));
     }
     // The agent is there, and has answered.
     if target.kind == &POD && pods::is_refused(snapshot, target) {
@@ -210,9 +211,10 @@ pub(super) fn deletion_step(snapshot: &Snapshot, target: &Target) -> Option<Stri
                 Some(volume) if volume.metadata.deletion_timestamp.is_some() => {
                     advice::unclaim_ending(name, namespace, volume.name_any())
                 }
-                Some(volume) if volume.spec.retire => {
-                    advice::unclaim_retiring(name, namespace, volume.name_any())
-                }
+                Some(volume) if volume.spec.retire => match &volume.spec.copy_of {
+                    Some(of) => advice::unclaim_leaving_copy(name, namespace, volume.name_any(), &of.name),
+                    None => advice::unclaim_retiring(name, namespace, volume.name_any()),
+                },
                 None if !snapshot.sees(&VOLUME) => advice::unclaim_unseen(name, namespace),
                 _ => advice::unclaim(name, namespace),
             }

@@ -104,6 +104,17 @@ fn t4_x2_why_of_a_claim_tells_the_end_of_its_volume() {
         told.contains("its volume v is destroyed after its last use\nnext: copy what is needed"),
         "{told}"
     );
+    // E5: unretire refuses a copy.
+    let mut copy = ready_volume("v", "eng", true);
+    copy.spec.retire = true;
+    copy.spec.copy_of =
+        Some(crate::api::CopyOf { name: "o".into(), uid: "uid-o".into(), ..Default::default() });
+    let of_copy = Snapshot { volumes: vec![copy], claims: vec![bound("data", "v")], ..Snapshot::default() };
+    let told = said(&of_copy);
+    assert!(
+        told.contains("copy v goes after its last use; a claim to volume o") && !told.contains("unretire"),
+        "{told}"
+    );
     // Once the bytes are given up, the claim leads nowhere.
     snapshot.volumes[0].status.as_mut().unwrap().destroy.as_mut().unwrap().tombstone = some_time();
     assert!(said(&snapshot).contains("not of use now"), "{}", said(&snapshot));

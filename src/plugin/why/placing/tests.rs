@@ -279,3 +279,45 @@ fn t4_f1_why_pod_names_the_pod_that_it_keeps_away_from() {
     snapshot.pods[1].spec.as_mut().unwrap().node_name = Some("n2".into());
     assert!(!of(&snapshot).contains("podAntiAffinity"), "{}", of(&snapshot));
 }
+
+/// T4, M2: who asks for another node does not start there after the end of the pod that has the volume, and what makes a pod
+/// makes it as before.
+#[test]
+fn t4_m2_why_pod_leaves_the_holder_alone_where_another_node_is_asked_for() {
+    let said = "0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.";
+    let mut asks = unplaced(said);
+    asks.spec.as_mut().unwrap().node_selector = from(json!({"kubernetes.io/hostname": "n2"}));
+    let mut first = pod_of("data", "Running");
+    (first.metadata.name, first.metadata.uid) = (Some("first".into()), Some("u1".into()));
+    first.spec.as_mut().unwrap().node_name = Some("n1".into());
+    let mut snapshot = on_n1(asks);
+    snapshot.volumes = vec![ready_volume("v", "eng", false)];
+    snapshot.volumes[0].status.as_mut().unwrap().claims = vec![bound_by("team", "data", "uid-data")];
+    snapshot.pods.push(first);
+    let asked = snapshot.pods[0].spec.as_mut().unwrap().node_selector.take();
+    assert!(of(&snapshot).contains("VolumeHeld"), "{}", of(&snapshot));
+    snapshot.pods[0].spec.as_mut().unwrap().node_selector = asked;
+    let told = of(&snapshot);
+    assert!(told.contains("OtherNode") && !told.contains("VolumeHeld"), "{told}");
+    assert!(
+        told.contains("next: kubectl delete pod web -n team   # make it again without the other node"),
+        "{told}"
+    );
+    for (kind, name, next) in [
+        (
+            "ReplicaSet",
+            "web-5d4f",
+            "kubectl edit deployment/web -n team   # have its pods made without the other node",
+        ),
+        ("StatefulSet", "web", "kubectl edit statefulset/web -n team   # have its pods made without"),
+        ("Job", "web", "kubectl delete job web -n team   # make it again without"),
+    ] {
+        let metadata = &mut snapshot.pods[0].metadata;
+        metadata.labels = from(json!({"pod-template-hash": "5d4f"}));
+        let owner =
+            json!({"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "o", "controller": true});
+        metadata.owner_references = from(json!([owner]));
+        let told = of(&snapshot);
+        assert!(told.contains(&format!("next: {next}")), "{told}");
+    }
+}

@@ -1040,7 +1040,7 @@ fn t4_why_pod_knows_a_persistent_volume_of_others() {
     };
     let said = ask(&snapshot, &POD, Some("team"), "web").unwrap();
     assert!(
-        said.contains("next: kubectl delete pod web -n team   # then its PersistentVolumeClaim and its"),
+        said.contains("next: kubectl delete pod web -n team   # make it again with a claim to the volume"),
         "{said}"
     );
 }
