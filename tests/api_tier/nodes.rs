@@ -81,7 +81,8 @@ async fn r7_each_node_of_a_selector_has_its_reservation() {
     change_role(&cluster, "eng", template("96Mi", "gpu")).await;
     for name in ["eng.scratch.n1.default", "eng.scratch.n2.default"] {
         until(&format!("{name} has 96Mi"), || async {
-            (text(&all.get(name).await.unwrap().status.unwrap().size) == "96Mi").then_some(())
+            // The one that was made anew may have no status yet.
+            (text(&all.get(name).await.unwrap().status?.size) == "96Mi").then_some(())
         })
         .await;
     }
