@@ -241,7 +241,7 @@ pub async fn get_same<K: Kind>(api: &Api<K>, seen: &K) -> Result<Option<K>, Erro
     Ok(get(api, &seen.name_any()).await?.filter(|now| now.uid() == seen.uid()))
 }
 
-/// A longer answer is decoded while it arrives.
+/// Bytes that no short answer has. A short one is decoded at once, without another thread.
 const SHORT: u64 = 1 << 20;
 
 /// Lists objects live. A long answer is decoded while it arrives: the text of a list of large objects would not fit into

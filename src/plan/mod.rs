@@ -51,7 +51,7 @@ pub mod resize;
 pub mod seal;
 pub mod share;
 pub mod silence;
-mod space;
+pub mod space;
 pub mod startup_taint;
 pub mod static_reservations;
 pub mod storage_capacity;

@@ -23,12 +23,20 @@ pub(super) struct Hold<'a> {
     pub until: Option<Timestamp>,
 }
 
+/// The words of a hold before the name of its reservation.
+const KEPT_FOR: &str = "kept for reservation ";
+
+/// The name of the reservation for which space is held back, in the words of a refusal.
+pub fn kept_for(said: &str) -> Option<&str> {
+    said.split_once(KEPT_FOR)?.1.split([' ', ',']).next()
+}
+
 impl fmt::Display for Hold<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, role) = (self.holder.name_any(), &self.holder.spec.role);
         match self.until {
-            Some(until) => write!(f, "kept for reservation {name} of role {role} until {until}"),
-            None => write!(f, "kept for reservation {name}, within the guarantee of role {role}"),
+            Some(until) => write!(f, "{KEPT_FOR}{name} of role {role} until {until}"),
+            None => write!(f, "{KEPT_FOR}{name}, within the guarantee of role {role}"),
         }
     }
 }

@@ -24,6 +24,11 @@ use crate::plugin::snapshot::Snapshot;
 pub(super) use anew::{AS_SAID, UNNAMED, anew, by_template, of_class, template};
 pub(super) use claims::refusal;
 
+/// The message of the condition with that reason; empty without one.
+fn message<'a>(conditions: &'a [Condition], reason: &str) -> &'a str {
+    conditions.iter().find(|condition| condition.reason == reason).map_or("", |condition| &condition.message)
+}
+
 /// The object with the condition, and its names for commands.
 pub(super) struct About<'a> {
     snapshot: &'a Snapshot,
@@ -185,11 +190,8 @@ impl<'a> About<'a> {
             }
             SHARE_TAKEN if self.claim.is_some() => advice::use_fewer_claims(namespace),
             SHARE_TAKEN => advice::use_less_of_role(role),
-            REFUSED => {
-                let refused = self.conditions.iter().find(|condition| condition.reason == REFUSED);
-                let step = refused.and_then(|refused| refusal(&refused.message, namespace));
-                step.unwrap_or_else(|| advice::have_allowed(argument))
-            }
+            REFUSED => refusal(message(self.conditions, REFUSED), namespace)
+                .unwrap_or_else(|| advice::have_allowed(argument)),
             NO_ORPHAN => self.no_orphan(),
             WRONG_DISK => self.wrong_disk(),
             BACKING_LOST => self.lost_data(),

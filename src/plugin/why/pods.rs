@@ -70,11 +70,10 @@ pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Ve
     });
     let elsewhere = placing::report(snapshot, target, pod, &message).filter(|_| trouble);
     // A pod that asks for a node without the volume would not run there after the end of the pod that has it.
-    let (apart, elsewhere) = match elsewhere {
-        Some(report) if report.reason == placing::OTHER_NODE => (Some(report), None),
-        other => (None, other),
+    let cause = match &elsewhere {
+        Some(report) if report.reason == placing::OTHER_NODE => elsewhere,
+        _ => held.or(inline).or(taken).or(elsewhere),
     };
-    let cause = apart.or(held).or(inline).or(taken).or(elsewhere);
     // The cause has the scheduler's words already.
     let message =
         if cause.as_ref().is_some_and(|cause| cause.message.ends_with(&message)) { "" } else { &message };

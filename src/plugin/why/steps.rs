@@ -33,6 +33,7 @@ fn step_of(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
     if target.kind == &PVC {
         return pvcs::pvc_step(snapshot, target, reason);
     }
+    let pod = target.find_pod(snapshot).filter(|_| target.kind == &POD);
     if target.kind == &POD && reason == VOLUME_HELD {
         return pods::holder_step(snapshot, target);
     }
@@ -40,22 +41,21 @@ fn step_of(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
         return advice::have_node_brought_back(name, namespace);
     }
     if target.kind == &POD && reason == TERMINATING {
-        let node = target.find_pod(snapshot).and_then(|pod| pod.spec.as_ref()?.node_name.as_ref());
+        let node = pod.and_then(|pod| pod.spec.as_ref()?.node_name.as_ref());
         return match node.filter(|_| pods::mount_held(snapshot, target).is_some()) {
             Some(node) if snapshot.sees(&VOLUME) => advice::end_holder(node),
             Some(_) => advice::have_administrator_ask(target.argument()),
-            None => match target.find_pod(snapshot).and_then(|pod| pods::unmounting(snapshot, pod)) {
+            None => match pod.and_then(|pod| pods::unmounting(snapshot, pod)) {
                 Some(node) if snapshot.sees(&DISK) => advice::await_unmount(node),
                 Some(node) => advice::have_run(advice::await_unmount(node)),
                 None => advice::await_end(name, namespace),
             },
         };
     }
-    let reader = target.find_pod(snapshot).filter(|_| target.kind == &POD);
-    if let Some(pod) = reader.filter(|_| reason == pods::INLINE_VOLUME) {
+    if let Some(pod) = pod.filter(|_| reason == pods::INLINE_VOLUME) {
         return advice::leave_inline_volume(again(pod));
     }
-    let taken = reader.filter(|_| reason == NAME_TAKEN);
+    let taken = pod.filter(|_| reason == NAME_TAKEN);
     if let Some(step) = taken.and_then(|pod| placing::taken_step(snapshot, pod)) {
         return step;
     }
@@ -63,23 +63,22 @@ fn step_of(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
         return placing::other_node_step(snapshot, target);
     }
     if target.kind == &POD && reason == pods::FAILED {
-        let log = target.find_pod(snapshot).and_then(containers::failed_log);
-        return match log {
+        return match pod.and_then(containers::failed_log) {
             Some(container) => advice::read_end_of_log(name, namespace, container),
             None => advice::look_at_failed(name, namespace),
         };
     }
-    if let Some(claim) = reader.and_then(|pod| pods::read_only_claim(snapshot, pod)) {
+    if let Some(claim) = pod.and_then(|pod| pods::read_only_claim(snapshot, pod)) {
         return advice::leave_to_writer(name, namespace, claim);
     }
-    let crashed = target.find_pod(snapshot).filter(|_| reason == containers::CRASHES);
+    let crashed = pod.filter(|_| reason == containers::CRASHES);
     if let Some((container, run)) = crashed.and_then(containers::crashed) {
         return advice::read_own_crash_log(name, namespace, container, run);
     }
-    if let Some(step) = reader.and_then(|pod| placing::by_node_name(snapshot, pod)) {
+    if let Some(step) = pod.and_then(|pod| placing::by_node_name(snapshot, pod)) {
         return step;
     }
-    if let Some(pod) = reader.filter(|_| pods::has_own_pv(snapshot, target)) {
+    if let Some(pod) = pod.filter(|_| pods::has_own_pv(snapshot, target)) {
         return advice::leave_own_pv(again(pod));
     }
     // The agent is there, and has answered.
@@ -92,16 +91,14 @@ fn step_of(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
     let waits = |(namespace, name)| {
         pvcs::unscheduled_pod(snapshot, &Target::new(&PVC, Some(namespace), name)).is_some()
     };
-    let claims = target.find_pod(snapshot).filter(|_| target.kind == &POD).map(cluster::claims_of);
-    if let Some(pod) = target.find_pod(snapshot).filter(|_| claims.unwrap_or_default().into_iter().any(waits))
-    {
+    if let Some(pod) = pod.filter(|pod| cluster::claims_of(pod).into_iter().any(waits)) {
         return placing::schedule_step(snapshot, pod);
     }
-    if let Some(step) = reader.and_then(placing::scheduler_step) {
+    if let Some(step) = pod.and_then(placing::scheduler_step) {
         return step;
     }
     if target.kind == &POD {
-        let has_none = reader.is_some_and(|pod| cluster::claims_of(pod).is_empty());
+        let has_none = pod.is_some_and(|pod| cluster::claims_of(pod).is_empty());
         return match (snapshot.sees(&CLAIM) && snapshot.sees(&PVC), snapshot.sees(&VOLUME)) {
             _ if has_none => advice::look_elsewhere(name, namespace),
             (true, true) => advice::look_elsewhere(name, namespace),

@@ -227,14 +227,15 @@ impl<'a> About<'a> {
 /// The step for the API server's words about a ResourceQuota, a LimitRange, or a namespace or kind that is being deleted,
 /// which have no reason of their own.
 pub fn refusal(said: &str, namespace: &str) -> Option<String> {
-    let is_one_of = |words: &[&str]| words.iter().any(|words| said.contains(words));
-    if is_one_of(&["because it is being terminated"]) {
-        return Some(advice::leave_ending_namespace(namespace));
+    let is_quota =
+        || ["exceeded quota", "failed quota", " usage per "].iter().any(|words| said.contains(words));
+    match said {
+        _ if said.contains("because it is being terminated") => {
+            Some(advice::leave_ending_namespace(namespace))
+        }
+        _ if said.contains("custom resource definition is terminating") => Some(advice::see_kind_out()),
+        _ => is_quota().then(|| advice::change_quota(namespace)),
     }
-    if is_one_of(&["custom resource definition is terminating"]) {
-        return Some(advice::see_kind_out());
-    }
-    is_one_of(&["exceeded quota", "failed quota", " usage per "]).then(|| advice::change_quota(namespace))
 }
 
 /// The StatefulSet, and the ordinal of its pod.

@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 
-use super::About;
-use crate::api::condition::reason::{NO_RESERVATION, NODE_CORDONED, RESERVATION_FULL};
-use crate::api::condition::{self, READY};
+use super::{About, message};
+use crate::api::condition::reason::{COPY_FAILED, NO_RESERVATION, NODE_CORDONED, RESERVATION_FULL};
 use crate::api::{DiskReservation, NodeDisk, Role, SharedPersistentVolume};
 use crate::plan::candidate::is_ready;
 use crate::plan::copies::{Around, Obstacle, plan, taken_names, transfer};
@@ -39,9 +38,7 @@ impl About<'_> {
 
     /// The step for a copy that its node cannot fill. Connections that something between the nodes drops are in no log.
     pub(super) fn copy_failed(&self) -> String {
-        let conditions =
-            self.volume.and_then(|volume| volume.status.as_ref()).map(|status| &*status.conditions);
-        let said = condition::get(conditions.unwrap_or_default(), READY).map_or("", |ready| &ready.message);
+        let said = message(self.conditions, COPY_FAILED);
         let unreached =
             said.split_once(" cannot be reached at ").and_then(|(_, rest)| rest.split(' ').next());
         match unreached.and_then(|address| address.parse::<SocketAddr>().ok()) {

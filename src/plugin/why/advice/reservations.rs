@@ -3,11 +3,11 @@
 use kube::ResourceExt;
 
 use super::super::holders::queue;
-use super::{About, whole_mebibytes, word};
+use super::{About, message, whole_mebibytes, word};
 use crate::api::condition::reason::{GUARANTEED, NOT_ENOUGH_ROOM, OVER_QUOTA, RESERVATION_FULL};
 use crate::api::{DeletionPolicy, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size, VolumeRole};
 use crate::plan::candidate::is_ready;
-use crate::plan::{advice, holder, kept, quota, resize, template, undivided};
+use crate::plan::{advice, holder, kept, quota, resize, space, template, undivided};
 use crate::plugin::kind::nearest;
 
 impl<'a> About<'a> {
@@ -58,12 +58,12 @@ impl<'a> About<'a> {
 
     /// The message of the reservation's condition with that reason.
     fn said(&self, reason: &str) -> &str {
-        let conditions = self.reservation.and_then(|r| r.status.as_ref()).map_or(&[][..], |s| &s.conditions);
-        conditions.iter().find(|c| c.reason == reason).map_or("", |c| &c.message)
+        let status = self.reservation.and_then(|r| r.status.as_ref());
+        message(status.map_or(&[], |status| &status.conditions), reason)
     }
 
-    /// The most bytes that the limits allow in place of `own` bytes of the role, beside those that are collected for others (Q5),
-    /// and the role whose limit has the least left.
+    /// The largest size that the limits allow in place of `own` bytes of the role. Bytes that are collected for others are not
+    /// free (Q5). And the role whose limit has the least left.
     fn within_quota(&self, own: u64) -> (u64, &str) {
         let roles: Vec<_> = self.snapshot.roles.iter().collect();
         let charged =
@@ -157,8 +157,7 @@ impl<'a> About<'a> {
         let unguaranteed = ready.map(free).fold(0, u64::saturating_add).saturating_sub(kept);
         let own = self.reservation.and_then(|r| r.status.as_ref()).map_or(0, holder::size);
         let most = own.saturating_add(unguaranteed).min(self.largest_free());
-        let held = self.said(GUARANTEED).split_once("kept for reservation ");
-        let first = held.and_then(|(_, first)| first.split([' ', ',']).next());
+        let first = space::kept_for(self.said(GUARANTEED));
         if let Some(first) = self.snapshot.reservations.iter().find(|r| r.metadata.name.as_deref() == first) {
             return advice::let_first_go(first.name_any());
         }
