@@ -31,7 +31,7 @@ pub const SEALED: &str = "Sealed";
 /// the first reading.
 pub const INTACT: &str = "Intact";
 
-/// Each selected node has a copy of a sealed volume (E2). Absent without `spec.copies`.
+/// Each selected node has a copy of a sealed volume (E2). Absent without `spec.copies`, and once the volume ends.
 pub const COPIED: &str = "Copied";
 
 /// Defines constants, and the list [`reason::ALL`] of them with their doc comments.

@@ -269,6 +269,11 @@ advice! {
     keep_copied_volume(volume, uid) =
         "kubectl reservoir unretire {volume}   # keeps the volume; else end the claims and pods of the copies that are in use: kubectl get spv \
          -l reservoir.dev/copy-of={uid} -o wide";
+    keep_with_original(original) =
+        "kubectl reservoir unretire {original}   # keeps volume {original} and its copies; else end the claims and pods that use the copy, \
+         and it goes by itself";
+    end_users_of_last_copy(original) =
+        "copy what is needed, then end the claims and pods that use the copy, and it goes by itself: volume {original} was deleted";
     end_users_of_copy(original) =
         "end the claims and pods that use the copy, and it goes by itself; to keep it, have spec.copies of volume {original} select its node";
     end_holder(node) =
@@ -556,11 +561,14 @@ advice! {
     unclaim_retiring(claim, namespace, volume) =
         "there is nothing to do; to end the claim after its pods: kubectl reservoir unclaim {claim} -n {namespace}   # volume \
          {volume} is destroyed after its last use: copy first what is needed, or keep it: kubectl reservoir unretire {volume}";
+    unclaim_with_original(claim, namespace, copy, original) =
+        "there is nothing to do; to end the claim after its pods: kubectl reservoir unclaim {claim} -n {namespace}   # copy {copy} goes after its \
+         last use: copy first what is needed, or keep it and volume {original}, of which it is a copy: kubectl reservoir unretire {original}";
     unclaim_leaving_copy(claim, namespace, copy, original) =
         "there is nothing to do; to end the claim after its pods: kubectl reservoir unclaim {claim} -n {namespace}   # copy {copy} goes after its \
          last use; a claim to volume {original}, of which it is a copy, outlasts it";
     unclaim_ending(claim, namespace, volume) =
-        "copy what is needed, then end the claim: kubectl reservoir unclaim {claim} -n {namespace}   # volume {volume} was deleted, \
+        "copy what is needed, then end the claim: kubectl reservoir unclaim {claim} -n {namespace}   # volume {volume} ends, \
          and serves the claims that it has until they are gone";
 
     // Refusals and results of other commands.

@@ -131,7 +131,18 @@ pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
     let mut nodes: Vec<&Node> = around.nodes.iter().map(AsRef::as_ref).collect();
     nodes.retain(|node| is_selected(copies, original, node));
     nodes.sort_by_key(|node| node.name_any());
-    let mut status = CopiesStatus { wanted: nodes.len() as u32, used, ..Default::default() };
+    // Of two copies of a node the first one counts.
+    let copies_on: BTreeMap<&str, &SharedPersistentVolume> =
+        around.copies.iter().rev().filter_map(|copy| Some((node_of(copy)?, &**copy))).collect();
+    let copy_on = |node: &Node| copies_on.get(node.metadata.name.as_deref()?).copied();
+    let is_usable = |copy: &SharedPersistentVolume| is_complete(copy) && copy.is_ready();
+    let has_copy = |node: &&&Node| copy_on(node).is_some_and(is_usable);
+    let ready = nodes.iter().filter(has_copy).count() as u32;
+    let mut status = CopiesStatus { wanted: nodes.len() as u32, ready, used, ..Default::default() };
+    // Nothing new for a volume that ends.
+    if original.is_ending() {
+        return Plan { status: Some(status), ..Default::default() };
+    }
     let reported =
         |status, verdict| Plan { status: Some(status), verdict: Some(verdict), ..Default::default() };
     let Some(digest) = original.status.as_ref().and_then(|status| status.digest.as_ref()) else {
@@ -148,13 +159,6 @@ pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
         );
         return reported(status, Verdict::no(reason::NO_NODE_SELECTED, why));
     }
-    // Of two copies of a node the first one counts.
-    let copies_on: BTreeMap<&str, &SharedPersistentVolume> =
-        around.copies.iter().rev().filter_map(|copy| Some((node_of(copy)?, &**copy))).collect();
-    let copy_on = |node: &Node| copies_on.get(node.metadata.name.as_deref()?).copied();
-    let is_usable = |copy: &SharedPersistentVolume| is_complete(copy) && copy.is_ready();
-    let has_copy = |node: &&&Node| copy_on(node).is_some_and(is_usable);
-    status.ready = nodes.iter().filter(has_copy).count() as u32;
     let can_fill =
         can_send(original, &around.disks) || around.copies.iter().any(|copy| can_send(copy, &around.disks));
     if status.ready < status.wanted && !can_fill && !sends(original, &around.disks) {
@@ -203,13 +207,7 @@ pub fn plan(original: &SharedPersistentVolume, around: &Around) -> Plan {
             Verdict::no(reason::COPIES_MISSING, why)
         }
     };
-    // Nothing new for a volume that ends.
-    Plan {
-        status: Some(status),
-        verdict: Some(verdict),
-        missing: if original.is_ending() { vec![] } else { missing },
-        obstacles,
-    }
+    Plan { status: Some(status), verdict: Some(verdict), missing, obstacles }
 }
 
 /// The copy of a volume for a node, in the reservation there that suits best.
@@ -304,22 +302,68 @@ fn name(original: &str, uid: &str, node: &str) -> String {
     format!("{}-{hash}", kept.trim_end_matches(['.', '-']))
 }
 
+/// What keeps a copy from its end (E2).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Keeper {
+    /// The labels of its node, which `spec.copies` of the original selects.
+    Selection,
+    /// The original, which retires without a claim.
+    Original,
+    /// Nothing: another copy takes its place.
+    NewCopy,
+    /// Nothing: the original was deleted.
+    Nothing,
+}
+
+/// What would keep a copy. `original`: the volume that it is a copy of.
+pub fn keeper(copy: &SharedPersistentVolume, original: Option<&SharedPersistentVolume>) -> Keeper {
+    let conditions = copy.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let is = |type_: &str, of: &[&str]| {
+        condition::get(conditions, type_).is_some_and(|c| c.status != "True" && of.contains(&&*c.reason))
+    };
+    let ended = [reason::COPY_DIFFERS, reason::VOLUME_GONE, reason::NODE_GONE, reason::BACKING_LOST];
+    match original {
+        None => Keeper::Nothing,
+        Some(original) if original.metadata.deletion_timestamp.is_some() => Keeper::Nothing,
+        // Bound claims of a retired volume go on, on all its nodes (X5).
+        Some(original)
+            if original.spec.retire
+                && original.status.as_ref().is_none_or(|status| status.claims.is_empty()) =>
+        {
+            Keeper::Original
+        }
+        Some(_) if is(INTACT, &[reason::COPY_DIFFERS]) || is(READY, &ended) => Keeper::NewCopy,
+        Some(_) => Keeper::Selection,
+    }
+}
+
+/// What would keep a copy, for people.
+pub fn what_keeps(of: &CopyOf, keeper: Keeper) -> String {
+    let CopyOf { name, node, .. } = of;
+    match keeper {
+        Keeper::Selection => format!("it stays if spec.copies of volume {name} selects node {node}"),
+        Keeper::Original => {
+            format!(
+                "it stays if volume {name}, of which it is a copy, does: set spec.retire of that to false"
+            )
+        }
+        Keeper::NewCopy => format!("another copy of volume {name} takes its place"),
+        Keeper::Nothing => format!("volume {name}, of which it is a copy, was deleted"),
+    }
+}
+
 /// True if a copy is to stay, false if it is to end; `None`: it stays as it is, whatever was decided before.
 pub fn is_wanted(copy: &SharedPersistentVolume, family: &Family) -> Option<bool> {
-    let status = copy.status.clone().unwrap_or_default();
-    let ready = condition::get(&status.conditions, READY);
-    let is = |of: &[&str]| ready.is_some_and(|ready| ready.status != "True" && of.contains(&&*ready.reason));
     let Some(original) = &family.original else {
         // A complete copy may be all that is left of the data.
         return if is_complete(copy) { None } else { Some(false) };
     };
-    // Bound claims of a retired volume go on, on all its nodes (X5).
-    let is_claimed = original.status.as_ref().is_some_and(|status| !status.claims.is_empty());
-    let ends = original.metadata.deletion_timestamp.is_some() || original.spec.retire && !is_claimed;
-    let Some(copies) = original.spec.copies.as_ref().filter(|_| !ends) else { return Some(false) };
-    // A copy is made anew once this one is gone.
-    let differs =
-        condition::get(&status.conditions, INTACT).is_some_and(|c| c.reason == reason::COPY_DIFFERS);
+    let selection = original.spec.copies.as_ref();
+    let Some(copies) = selection.filter(|_| keeper(copy, Some(original)) == Keeper::Selection) else {
+        return Some(false);
+    };
+    let status = copy.status.clone().unwrap_or_default();
+    let ready = condition::get(&status.conditions, READY);
     let has_no_place = [
         reason::NO_RESERVATION,
         reason::RESERVATION_FULL,
@@ -327,16 +371,15 @@ pub fn is_wanted(copy: &SharedPersistentVolume, family: &Family) -> Option<bool>
         reason::SHARE_TAKEN,
         reason::WRONG_DISK,
     ];
+    let is_without_place =
+        ready.is_some_and(|ready| ready.status != "True" && has_no_place.contains(&&*ready.reason));
     // X8: kept data gives way.
     let has_room =
         |of: &Arc<DiskReservation>| create::room_of_kept(copy, &[of], &refs(&family.disks)).is_some();
     // One without a place that retires already has another reason by now, and goes (X10).
-    let stuck = status.reservation.is_none()
-        && (copy.spec.retire || is(&has_no_place) && !family.reservation.as_ref().is_some_and(has_room));
-    if differs
-        || stuck
-        || is(&[reason::COPY_DIFFERS, reason::VOLUME_GONE, reason::NODE_GONE, reason::BACKING_LOST])
-    {
+    let is_stuck = status.reservation.is_none()
+        && (copy.spec.retire || is_without_place && !family.reservation.as_ref().is_some_and(has_room));
+    if is_stuck {
         return Some(false);
     }
     // Nothing is given up because a Node is missing (D4).

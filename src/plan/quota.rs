@@ -189,6 +189,8 @@ pub struct Impossible {
     pub why: String,
     /// The bytes that the role can be guaranteed.
     pub possible: u64,
+    /// Another VolumeRole, whose guarantee is to be lowered: it is more than all disks have, or this role has its own in full.
+    pub instead: Option<String>,
 }
 
 /// Compares the guarantee of a VolumeRole with the limits of its ancestors, and with all disks, whose bytes all guarantees
@@ -207,10 +209,11 @@ pub fn impossible(role: &VolumeRole, roles: &[&VolumeRole], disks: &[&NodeDisk])
             size(own),
             size(limit)
         );
-        return Some(Impossible { why, possible: limit });
+        return Some(Impossible { why, possible: limit, instead: None });
     }
     let there = disks.iter().filter(|disk| !disk.spec.gone && disk.metadata.deletion_timestamp.is_none());
     let capacity = there.map(|disk| allocatable::of_disk(disk)).fold(0, u64::saturating_add);
+    let has_its_own = own <= ledger::total(entries(role));
     let all: Vec<(&VolumeRole, u64)> = counting.into_values().map(|role| (role, 0)).collect();
     // No role is called like this, so no guarantee is left out.
     let promised = open_guarantees("", &all);
@@ -235,7 +238,11 @@ pub fn impossible(role: &VolumeRole, roles: &[&VolumeRole], disks: &[&NodeDisk])
         }
         (false, false) => return None,
     };
-    Some(Impossible { why, possible: own.saturating_sub(sum.max(own).saturating_sub(capacity)) })
+    let others = promised.iter().map(|(of, need)| (*need, of.name_any()));
+    let largest = others.filter(|(_, other)| *other != role.name_any()).max();
+    let instead = largest.filter(|(need, _)| *need > capacity || has_its_own && own <= capacity);
+    let possible = own.saturating_sub(sum.max(own).saturating_sub(capacity));
+    Some(Impossible { why, possible, instead: instead.map(|(_, other)| other) })
 }
 
 #[cfg(test)]
@@ -352,5 +359,15 @@ mod tests {
         assert_eq!(told(&ml, &[&above, &ml]), Some((beneath.to_owned(), 2)));
         let none = role("none", Some(2), None);
         assert_eq!(told(&none, &[&none, &lord]), None, "it guarantees nothing");
+        let instead = |of: &VolumeRole, all: &[&VolumeRole]| impossible(of, all, &disks).unwrap().instead;
+        assert_eq!(instead(&ops, &[&ops, &lord]).as_deref(), Some("lord"), "it is too large by itself");
+        assert_eq!(instead(&lord, &[&ops, &lord]), None);
+        assert_eq!(instead(&more, &[&ops, &eng, &more]), None, "the last one is the one too much");
+        let served = with_quota(volume_role("eng", "eng"), None, Some(4), &[("eng-1", 4)]);
+        assert_eq!(
+            instead(&served, &[&ops, &served, &more]).as_deref(),
+            Some("ops"),
+            "it has its own in full"
+        );
     }
 }

@@ -199,7 +199,7 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
         Ok(sized) => sized,
         Err(step) => return step,
     };
-    let (retiring, delete) = retire(volume, &status);
+    let (retiring, delete) = retire(volume, &status, seen.family.as_ref());
     let has_left = disk_of(&status, seen).is_some_and(node_lifetime::has_left);
     let has_ended = has_left && node_lifetime::has_ended(volume);
     let delete = delete || has_ended && status.claims.is_empty() && status.user_count == 0;
@@ -394,7 +394,11 @@ fn resize(
 
 /// RETIRE: a destruction that waits for the users, and can be withdrawn until then (X5). Returns the condition
 /// `Retiring`, and true if the volume can be deleted now. `status` has the present users.
-fn retire(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus) -> (Option<Verdict>, bool) {
+fn retire(
+    volume: &SharedPersistentVolume,
+    status: &SharedPersistentVolumeStatus,
+    family: Option<&copies::Family>,
+) -> (Option<Verdict>, bool) {
     let copies_used = status.copies.map_or(0, |copies| copies.used);
     let waits_for = match (status.claims.len(), status.user_count as usize) {
         _ if !volume.spec.retire => {
@@ -414,7 +418,10 @@ fn retire(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus
         (claims, _) => format!("after the end of claim {}", names(&status.claims, claims)),
     };
     let keep = match &volume.spec.copy_of {
-        Some(of) => format!("it stays if spec.copies of volume {} selects node {}", of.name, of.node),
+        Some(of) => {
+            let original = family.and_then(|family| family.original.as_deref());
+            copies::what_keeps(of, copies::keeper(volume, original))
+        }
         None => "set spec.retire to false to keep it".to_owned(),
     };
     let why = format!("no new claim binds to it, and it is destroyed {waits_for}; {keep}");

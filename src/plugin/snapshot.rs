@@ -15,7 +15,7 @@ use super::kind;
 use super::output::note;
 use crate::api::condition::{self, reason::NAME_TAKEN};
 use crate::api::{
-    DRIVER, DiskReservation, NodeDisk, Role, RoleSubscription, SharedPersistentVolume, VolumeClaim,
+    CopyOf, DRIVER, DiskReservation, NodeDisk, Role, RoleSubscription, SharedPersistentVolume, VolumeClaim,
     VolumeOffer, VolumeRole,
 };
 use crate::cluster::{self, Kind};
@@ -284,6 +284,11 @@ impl Snapshot {
             Some(bound) => self.volumes.iter().find(|v| v.metadata.uid.as_ref() == Some(&bound.uid)),
             None => self.pvc(Some(namespace), claim).and_then(|pvc| self.made_for(pvc)),
         }
+    }
+
+    /// The volume of which another one is a copy.
+    pub fn original(&self, of: &CopyOf) -> Option<&SharedPersistentVolume> {
+        self.volumes.iter().find(|volume| volume.metadata.uid.as_ref() == Some(&of.uid))
     }
 
     /// The PersistentVolumeClaim of that name.

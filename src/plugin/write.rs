@@ -218,7 +218,7 @@ fn is_no_copy(before: &DynamicObject, field: &str) -> anyhow::Result<()> {
             let name = before.name_any();
             bail!(
                 "volume {name} is a copy of volume {original}, and nothing was changed: {}",
-                advice::leave_copy(original)
+                advice::ask_why(kind::VOLUME.argument(&name, None))
             )
         }
         None => Ok(()),

@@ -160,7 +160,9 @@ fn e2_what_keeps_copies_from_being_made_is_told() {
     assert!(message.contains("n2: 1Gi asked for, r-n2 has 0 left"), "{message}");
     let mut ends = original();
     ends.spec.retire = true;
-    assert_eq!(super::plan(&ends, &around(vec![])).missing, []);
+    let ending = super::plan(&ends, &around(vec![complete(made(&ends, "n2"))]));
+    assert_eq!((ending.missing, ending.verdict), (vec![], None), "nothing is copied any more");
+    assert_eq!(ending.status.unwrap().ready, 1);
     assert_eq!(super::plan(&ready_volume("v", "eng", true), &around(vec![])), Plan::default());
 }
 
@@ -266,15 +268,17 @@ fn e2_a_copy_stays_as_long_as_it_is_wanted() {
         change(&mut of);
         self::family(&of, &[])
     };
-    for ends in [
-        change(&|of| of.spec.copies = None),
-        change(&|of| of.spec.retire = true),
-        change(&|of| of.metadata.deletion_timestamp = Some(Time(NOW))),
+    let keeper = |copy: &SharedPersistentVolume, of: &Family| keeper(copy, of.original.as_deref());
+    for (ends, by) in [
+        (change(&|of| of.spec.copies = None), Keeper::Selection),
+        (change(&|of| of.spec.retire = true), Keeper::Original),
+        (change(&|of| of.metadata.deletion_timestamp = Some(Time(NOW))), Keeper::Nothing),
     ] {
-        assert_eq!(is_wanted(&copy, &ends), Some(false));
+        assert_eq!((is_wanted(&copy, &ends), keeper(&copy, &ends)), (Some(false), by));
     }
     let orphaned = Family { original: None, ..self::family(&of, &[]) };
     assert_eq!(is_wanted(&copy, &orphaned), None, "it may be all that is left");
+    assert_eq!(keeper(&copy, &orphaned), Keeper::Nothing);
     assert_eq!(is_wanted(&made(&of, "n2"), &orphaned), Some(false));
 
     let with = |type_, reason| {
@@ -285,6 +289,7 @@ fn e2_a_copy_stays_as_long_as_it_is_wanted() {
     };
     for differs in [with(INTACT, reason::COPY_DIFFERS), with(READY, reason::VOLUME_GONE)] {
         assert_eq!(is_wanted(&differs, &family), Some(false), "it is made anew");
+        assert_eq!(keeper(&differs, &family), Keeper::NewCopy);
     }
     assert_eq!(is_wanted(&with(READY, reason::NODE_UNREACHABLE), &family), Some(true));
     let mut stuck = with(READY, reason::RESERVATION_FULL);

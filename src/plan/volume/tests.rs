@@ -354,7 +354,7 @@ fn v7_the_ledger_is_read_live_before_it_changes() {
 #[test]
 fn x5_retirement_waits_for_users_and_can_be_withdrawn() {
     let mut v = ready_volume("v", "eng", true);
-    let ask = |v: &SharedPersistentVolume| retire(v, &v.status.clone().unwrap());
+    let ask = |v: &SharedPersistentVolume| retire(v, &v.status.clone().unwrap(), None);
     let said = |(verdict, delete): (Option<Verdict>, bool)| {
         assert!(!delete);
         verdict.unwrap()

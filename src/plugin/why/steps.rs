@@ -12,6 +12,7 @@ use super::{containers, ending_pvc, placing, pods, pvcs, workloads};
 use crate::api::condition::reason::{NAME_TAKEN, NEARLY_FULL, VOLUME_HELD};
 use crate::api::{Capability, DiskReservation, RoleSubscription, VolumeOffer};
 use crate::cluster;
+use crate::plan::copies::{Keeper, keeper};
 use crate::plan::{advice, node_disk, own_pvc::pvc_of};
 use crate::plugin::kind::{CLAIM, DISK, OFFER, POD, PVC, SUBSCRIPTION, VOLUME};
 use crate::plugin::snapshot::Snapshot;
@@ -209,7 +210,15 @@ pub(super) fn deletion_step(snapshot: &Snapshot, target: &Target) -> Option<Stri
                     advice::unclaim_ending(name, namespace, volume.name_any())
                 }
                 Some(volume) if volume.spec.retire => match &volume.spec.copy_of {
-                    Some(of) => advice::unclaim_leaving_copy(name, namespace, volume.name_any(), &of.name),
+                    Some(of) => match keeper(volume, snapshot.original(of)) {
+                        Keeper::Selection | Keeper::NewCopy => {
+                            advice::unclaim_leaving_copy(name, namespace, volume.name_any(), &of.name)
+                        }
+                        Keeper::Original => {
+                            advice::unclaim_with_original(name, namespace, volume.name_any(), &of.name)
+                        }
+                        Keeper::Nothing => advice::unclaim_ending(name, namespace, volume.name_any()),
+                    },
                     None => advice::unclaim_retiring(name, namespace, volume.name_any()),
                 },
                 None if !snapshot.sees(&VOLUME) => advice::unclaim_unseen(name, namespace),

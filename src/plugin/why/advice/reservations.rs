@@ -7,7 +7,8 @@ use super::{About, message, whole_mebibytes, word};
 use crate::api::condition::reason::{GUARANTEED, NOT_ENOUGH_ROOM, OVER_QUOTA, RESERVATION_FULL};
 use crate::api::{DeletionPolicy, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size, VolumeRole};
 use crate::plan::candidate::is_ready;
-use crate::plan::{advice, holder, kept, quota, resize, space, template, undivided};
+use crate::plan::quota::{self, Impossible};
+use crate::plan::{advice, holder, kept, resize, space, template, undivided};
 use crate::plugin::kind::nearest;
 
 impl<'a> About<'a> {
@@ -179,6 +180,7 @@ impl<'a> About<'a> {
         let disks: Vec<_> = self.snapshot.disks.iter().collect();
         let own = roles.iter().find(|role| role.name_any() == self.name);
         match own.and_then(|own| quota::impossible(own, &roles, &disks)) {
+            Some(Impossible { instead: Some(other), .. }) => advice::ask_why(format!("vrole/{other}")),
             Some(found) if found.possible >= 1 << 20 => {
                 advice::fit_guarantee(self.name, whole_mebibytes(found.possible))
             }

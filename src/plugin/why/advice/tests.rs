@@ -1188,10 +1188,58 @@ fn t4_a_retired_volume_is_kept_or_its_own_users_end() {
         with(&|v| v.status.as_mut().unwrap().copies = Some(CopiesStatus { used: 1, ..Default::default() })),
         "kubectl get spv -l reservoir.dev/copy-of=uid-v -o wide",
     );
-    says(
-        with(&|v| v.spec.copy_of = Some(CopyOf { name: "of".into(), ..Default::default() })),
-        "to keep it, have spec.copies of volume of select its node",
+}
+
+/// T4, E2: what keeps a copy from its end is told where it is in use, and where it is claimed.
+#[test]
+fn t4_e2_a_copy_that_ends_leads_to_what_keeps_it() {
+    let mut copy = ready_volume("copy", "eng", true);
+    copy.spec.copy_of = Some(CopyOf { name: "of".into(), uid: "uid-of".into(), ..Default::default() });
+    copy.spec.retire = true;
+    let mut claim = claim("team", "c", "copy");
+    claim.status = Some(crate::api::VolumeClaimStatus {
+        volume: Some(crate::api::UidRef { name: "copy".into(), uid: "uid-copy".into() }),
+        ..Default::default()
+    });
+    let volumes = vec![copy, ready_volume("of", "eng", true)];
+    let mut snapshot = Snapshot { volumes, claims: vec![claim], ..Snapshot::default() };
+    let said = |snapshot: &Snapshot, of_copy: &str, of_claim: &str| {
+        let told = step(snapshot, &VOLUME, "copy", RETIRING);
+        assert!(told.contains(of_copy), "{told}");
+        let claim = Target::new(&CLAIM, Some("team".into()), "c".into());
+        let told = crate::plugin::why::steps::deletion_step(snapshot, &claim).unwrap();
+        crate::plugin::advised_commands::check(&told);
+        assert!(told.contains(of_claim), "{told}");
+    };
+    said(&snapshot, "to keep it, have spec.copies of volume of select its node", "outlasts it");
+    condition::set(
+        &mut snapshot.volumes[0].status.as_mut().unwrap().conditions,
+        condition::INTACT,
+        condition::Verdict::no(COPY_DIFFERS, "m"),
+        None,
+        jiff::Timestamp::UNIX_EPOCH,
     );
+    said(&snapshot, "it is made anew from volume of by itself", "outlasts it");
+    snapshot.volumes[1].spec.retire = true;
+    said(&snapshot, "kubectl reservoir unretire of   # keeps volume of and its copies", "unretire of");
+    snapshot.volumes.truncate(1);
+    said(&snapshot, "copy what is needed, then end the claims and pods", "copy what is needed");
+}
+
+/// T4, Q2: a guarantee that fits is not lowered for one that never can.
+#[test]
+fn t4_q2_a_guarantee_that_is_too_large_leads_to_the_role_that_has_it() {
+    let role = |name: &str, guarantee| with_quota(volume_role(name, name), None, Some(guarantee), &[]);
+    let mut snapshot = Snapshot {
+        roles: vec![role("small", 1), role("huge", 30)],
+        disks: vec![disk("n1.a", "n1", 20, &[])],
+        ..Snapshot::default()
+    };
+    let of = |snapshot: &Snapshot, name| step(snapshot, &kind::ROLE, name, GUARANTEE_TOO_LARGE);
+    assert_eq!(of(&snapshot, "small"), "kubectl reservoir why vrole/huge");
+    assert!(of(&snapshot, "huge").starts_with("kubectl patch vrole huge"));
+    snapshot.roles[1] = role("huge", 20);
+    assert!(of(&snapshot, "small").contains(r#""guarantee":null"#), "{}", of(&snapshot, "small"));
 }
 
 /// T4, E4: a copy whose files differ is no data that somebody has to bring back.

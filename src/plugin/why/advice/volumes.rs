@@ -11,6 +11,7 @@ use crate::api::{
     condition,
 };
 use crate::plan::candidate::is_ready;
+use crate::plan::copies::{Keeper, keeper};
 use crate::plan::enlarge::new_name;
 use crate::plan::own_pvc::pvc_of;
 use crate::plan::{advice, fullness, resize};
@@ -32,7 +33,12 @@ impl<'a> About<'a> {
             );
         }
         if let Some(of) = &volume.spec.copy_of {
-            return advice::end_users_of_copy(&of.name);
+            return match keeper(volume, self.snapshot.original(of)) {
+                Keeper::Selection => advice::end_users_of_copy(&of.name),
+                Keeper::Original => advice::keep_with_original(&of.name),
+                Keeper::NewCopy => advice::await_new_copy(&of.name),
+                Keeper::Nothing => advice::end_users_of_last_copy(&of.name),
+            };
         }
         let status = volume.status.clone().unwrap_or_default();
         let is_ending = |claim: &VolumeClaim| claim.metadata.deletion_timestamp.is_some();

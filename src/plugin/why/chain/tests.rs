@@ -109,7 +109,8 @@ fn t4_x2_why_of_a_claim_tells_the_end_of_its_volume() {
     copy.spec.retire = true;
     copy.spec.copy_of =
         Some(crate::api::CopyOf { name: "o".into(), uid: "uid-o".into(), ..Default::default() });
-    let of_copy = Snapshot { volumes: vec![copy], claims: vec![bound("data", "v")], ..Snapshot::default() };
+    let volumes = vec![copy, ready_volume("o", "eng", true)];
+    let of_copy = Snapshot { volumes, claims: vec![bound("data", "v")], ..Snapshot::default() };
     let told = said(&of_copy);
     assert!(
         told.contains("copy v goes after its last use; a claim to volume o") && !told.contains("unretire"),
