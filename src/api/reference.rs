@@ -57,7 +57,7 @@ const TYPES: [(&str, &str, &str); 10] = [
     (
         COPIED,
         "SharedPersistentVolume",
-        "each selected node has a copy of the sealed volume. Absent without `spec.copies` (E2)",
+        "each selected node has a copy of the sealed volume. Absent without `spec.copies`, and once the volume ends (E2)",
     ),
     (
         TEMPLATED,
