@@ -212,6 +212,13 @@ advice! {
     create_without_data(anew) =
         "{anew}   # a new, empty volume, without spec.recover: no disk reports the data; or, if its disk is away, wait for that: kubectl \
          reservoir orphans";
+    leave_data_to_owner(object, owner, role) =
+        "kubectl delete {object}   # it has no data: that is volume {owner}'s, which is claimed for role {role}: kubectl reservoir claim --help";
+    undelete_instead(object, volume, uid, until) =
+        "kubectl delete {object} && kubectl reservoir undelete {uid}   # volume {volume} comes back with its data, which is kept until {until}; \
+         {object} has none";
+    await_disk_of_data(disk, object) =
+        "kubectl reservoir why nd/{disk}   # the disk is not ready, and may have the data; to give the volume up: kubectl delete {object}";
     list_orphans(object) =
         "kubectl reservoir orphans   # lists the data without an object, and its disk; to give the volume up: kubectl \
          delete {object}";
@@ -317,6 +324,12 @@ advice! {
     create_fitting(name, role, size, labels, namespace) =
         "kubectl reservoir create {name} --role {role} --size {size}{labels}   # makes a volume that fits; or change \
          the selector: kubectl get volumeoffers -n {namespace}";
+    undelete_for_claim(data, volume, until, create) =
+        "kubectl reservoir undelete {data}   # volume {volume} comes back with its data, which is kept until {until}; what follows makes an \
+         empty volume: {create}";
+    recover_for_claim(uid, volume, create) =
+        "kubectl reservoir recover {uid}   # a disk has the data of volume {volume} without an object: apply what this prints; what follows \
+         makes an empty volume: {create}";
     subscribe_to_near_role(role, namespace, near) =
         "kubectl reservoir unsubscribe {role} -n {namespace} && kubectl reservoir subscribe {near} -n \
          {namespace}   # if role {near} is meant";

@@ -222,7 +222,8 @@ fn fits_role_and_mode(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> R
     seal::claimable(volume, &claim.spec)
 }
 
-fn fits(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
+/// True if the claim's selector and mode fit the volume.
+pub fn fits(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
     is_selected(claim, volume) && seal::claimable(volume, &claim.spec).is_ok()
 }
 

@@ -26,6 +26,7 @@ pub mod holder;
 pub mod kept;
 pub mod kept_on_disk;
 pub mod ledger;
+pub mod left_data;
 pub mod list_share;
 pub mod namesake;
 pub mod node_disk;

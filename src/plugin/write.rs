@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 use kube::api::{
-    Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
+    Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions,
     ValidationDirective,
 };
 use kube::core::GroupVersionKind;
@@ -16,9 +16,9 @@ use super::output::{note, print};
 use super::snapshot::Snapshot;
 use super::wait::{Until, bytes_of, wait_until};
 use super::why::Target;
-use crate::api::GROUP;
+use crate::api::{GROUP, SharedPersistentVolume};
 use crate::cluster;
-use crate::plan::advice;
+use crate::plan::{advice, namesake};
 
 /// Field manager of the plug-in's writes.
 pub(super) const MANAGER: &str = "kubectl-reservoir";
@@ -83,6 +83,18 @@ pub(super) async fn create_object(
     }
     print_result(kind, &created, "created", write)?;
     wait_until(&api, kind, &created, write, &Until::Condition("Ready")).await
+}
+
+/// Notes the data of an earlier volume of the name, which the new one does not have (X6, X8). Who may not see it is told nothing.
+pub(super) async fn note_old_data(client: &Client, manifest: &Value) -> anyhow::Result<()> {
+    let volume: SharedPersistentVolume = serde_json::from_value(manifest.clone())?;
+    let reservations = cluster::list(&Api::all(client.clone()), &ListParams::default()).await;
+    let disks = cluster::list(&Api::all(client.clone()), &ListParams::default()).await;
+    let (reservations, disks) = (reservations.unwrap_or_default(), disks.unwrap_or_default());
+    let kept = namesake::kept_beside(&volume, &reservations.iter().collect::<Vec<_>>());
+    let old = kept.or_else(|| namesake::orphaned(&volume, &disks.iter().collect::<Vec<_>>()));
+    old.into_iter().for_each(note);
+    Ok(())
 }
 
 /// The first field that the API server dropped: kinds of an earlier release have not every field.

@@ -5,6 +5,7 @@ mod claims;
 mod content;
 mod copies;
 mod disks;
+mod left_data;
 mod reservations;
 mod space;
 mod volumes;
@@ -176,6 +177,9 @@ impl<'a> About<'a> {
             NOT_A_SUB_ROLE => advice::reserve_without_parent(self.reserve_anew()),
             HAS_VOLUMES | HAS_REFINEMENTS => self.content(reason),
             NO_RESERVATION => self.no_reservation(),
+            RESERVATION_FULL | TOO_MANY_VOLUMES | SHARE_TAKEN if let Some(step) = self.undelete_instead() => {
+                step
+            }
             RESERVATION_FULL => self.reservation_full(),
             TOO_MANY_RESERVATIONS => advice::use_fewer_reservations(),
             TOO_MANY_VOLUMES => advice::use_fewer_volumes(role),

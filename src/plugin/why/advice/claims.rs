@@ -10,7 +10,7 @@ use crate::api::{AccessMode, Role, RoleSubscription, SharedPersistentVolume, Siz
 use crate::cluster;
 use crate::plan::own_pvc::pvc_of;
 use crate::plan::{advice, bind, foreign_finalizer, pv_binding};
-use crate::plugin::kind::{CLAIM, Kind, SUBSCRIPTION, VOLUME, nearest};
+use crate::plugin::kind::{CLAIM, SUBSCRIPTION, VOLUME, nearest};
 
 impl<'a> About<'a> {
     /// Kubernetes keeps a PersistentVolumeClaim for finished pods, too.
@@ -67,11 +67,6 @@ impl<'a> About<'a> {
         self.ending_pod().filter(|_| all)
     }
 
-    /// The step, which needs the right to make a kind. Who may not see its objects asks somebody who may.
-    fn by(&self, kind: &Kind, step: String) -> String {
-        if self.snapshot.sees(kind) { step } else { advice::have_run(step) }
-    }
-
     /// The finalizer of others that keeps a claim which is being deleted.
     pub(super) fn foreign_finalizer(&self) -> Option<&'a str> {
         let claim = self.claim.filter(|claim| claim.metadata.deletion_timestamp.is_some())?;
@@ -121,7 +116,9 @@ impl<'a> About<'a> {
         let labels: String =
             labels.map(|(key, value)| format!(" --label {}", word(&format!("{key}={value}")))).collect();
         let size = selector.min_size.as_ref().map_or("1Gi", Size::as_str);
-        self.by(&VOLUME, advice::create_fitting(name, self.role, size, labels, self.namespace))
+        let fits =
+            |volume: &SharedPersistentVolume| self.claim.is_some_and(|claim| bind::fits(claim, volume));
+        self.old_data_first(fits, advice::create_fitting(name, self.role, size, labels, self.namespace))
     }
 
     pub(super) fn no_subscription(&self) -> String {
@@ -161,7 +158,11 @@ impl<'a> About<'a> {
         // A user who sees no volumes sees offers.
         let offered = offered.filter(|_| !self.snapshot.sees(&VOLUME));
         let names: Vec<String> = fitting.chain(offered).collect();
-        match nearest(asked, names.iter().map(String::as_str)) {
+        let is_it = |volume: &SharedPersistentVolume| {
+            volume.name_any() == asked && Role::name_covers(&volume.spec.role, self.role)
+        };
+        let near = nearest(asked, names.iter().map(String::as_str));
+        match near.filter(|_| self.left_data(is_it).is_none()) {
             Some(near) => {
                 advice::claim_near_volume(self.claim_anew(self.role, Some(near), self.mode()), near)
             }
@@ -170,7 +171,9 @@ impl<'a> About<'a> {
                     advice::claim_for_role_of_volume(self.claim_anew(&volume.spec.role, None, self.mode()))
                 }
                 Some(_) => advice::see_offers(self.namespace),
-                None => self.by(&VOLUME, advice::create_volume(word(asked), self.role, self.namespace)),
+                None => {
+                    self.old_data_first(is_it, advice::create_volume(word(asked), self.role, self.namespace))
+                }
             },
         }
     }

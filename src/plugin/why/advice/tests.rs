@@ -977,8 +977,8 @@ fn t4_a_tenant_is_sent_to_nothing_that_only_others_may() {
         ..Snapshot::default()
     };
     for (name, reason, wanted) in [
-        ("c", NO_SUCH_VOLUME, "have an administrator run: kubectl reservoir create v --role eng"),
-        ("s", NO_MATCH, "have an administrator run: kubectl reservoir create s --role eng"),
+        ("c", NO_SUCH_VOLUME, "have an administrator run: kubectl reservoir why vclaim/c -n team"),
+        ("s", NO_MATCH, "have an administrator run: kubectl reservoir why vclaim/s -n team"),
         ("c", TOO_MANY_CLAIMS, "have an administrator run: kubectl reservoir why spv/v"),
         ("c", VOLUME_NOT_READY, "have an administrator run: kubectl reservoir why spv/v"),
         ("s", VOLUME_NOT_READY, "have an administrator run: kubectl reservoir why spv/chosen"),
@@ -986,6 +986,60 @@ fn t4_a_tenant_is_sent_to_nothing_that_only_others_may() {
         let told = step(&snapshot, &CLAIM, name, reason);
         assert!(told.starts_with(wanted), "{name} {reason}: {told}");
     }
+}
+
+/// T4, X8, X6: a claim is led to the data that it could have, before an empty volume takes its place.
+#[test]
+fn t4_x8_a_claim_is_led_to_old_data_before_an_empty_volume() {
+    let mut selects = claim("team", "s", "v");
+    let selector = json!({"matchLabels": {"app": "a"}});
+    (selects.spec.volume, selects.spec.selector) = (None, Some(serde_json::from_value(selector).unwrap()));
+    let mut far = claim("team", "far", "a");
+    far.spec.role = "ops".into();
+    let mut snapshot = Snapshot {
+        claims: vec![claim("team", "c", "a"), selects, far],
+        reservations: vec![with_kept(&[("a", 0, 60), ("a", 5, 65)])],
+        subscriptions: vec![subscription("team", &["eng"], true)],
+        volumes: vec![ready_volume("ab", "eng", true)],
+        ..Snapshot::default()
+    };
+    let claims = [("c", NO_SUCH_VOLUME, "a"), ("s", NO_MATCH, "s")];
+    for (name, reason, makes) in claims {
+        let told = step(&snapshot, &CLAIM, name, reason);
+        let wanted = "kubectl reservoir undelete uid-a-5   # volume a comes back with its data, which is kept until 1970";
+        let ends = format!("makes an empty volume: kubectl reservoir create {makes} --role eng --size 1Gi");
+        assert!(told.starts_with(wanted) && told.contains(&ends), "{told}");
+    }
+    let told = step(&snapshot, &CLAIM, "far", NO_SUCH_VOLUME);
+    assert!(told.starts_with("kubectl reservoir create a --role ops"), "the data is another role's: {told}");
+
+    let mut new = volume("a", "eng", 1);
+    snapshot.volumes.push(new.clone());
+    for reason in [RESERVATION_FULL, TOO_MANY_VOLUMES, SHARE_TAKEN] {
+        let told = step(&snapshot, &VOLUME, "a", reason);
+        assert!(told.starts_with("kubectl delete spv/a && kubectl reservoir undelete uid-a-5   #"), "{told}");
+    }
+    new.spec.recover = Some(crate::api::Recover { uid: "uid-a-5".into() });
+    new.metadata.name = Some("back".into());
+    (snapshot.volumes[1], snapshot.claims[0]) = (new, claim("team", "c", "x"));
+    let told = step(&snapshot, &CLAIM, "s", NO_MATCH);
+    assert!(told.starts_with("kubectl reservoir undelete uid-a-0 "), "the newer data is coming back: {told}");
+
+    let mut on = disk("n1.a", "n1", 10, &[]);
+    let orphan = json!({"uid": "u", "size": "2Gi", "name": "x", "labels": {"app": "a"},
+        "spec": {"role": "eng", "size": "2Gi", "shared": {}}});
+    on.status.as_mut().unwrap().orphans = vec![serde_json::from_value(orphan).unwrap()];
+    (snapshot.disks, snapshot.reservations, snapshot.volumes) = (vec![on], vec![], vec![]);
+    for (name, reason, _) in claims {
+        let told = step(&snapshot, &CLAIM, name, reason);
+        assert!(
+            told.starts_with("kubectl reservoir recover u   # a disk has the data of volume x"),
+            "{told}"
+        );
+    }
+    snapshot.disks[0].spec.gone = true;
+    let told = step(&snapshot, &CLAIM, "c", NO_SUCH_VOLUME);
+    assert!(told.starts_with("kubectl reservoir create x --role eng"), "D4: {told}");
 }
 
 /// T4, O1: a volume that fits is on offer only to who is subscribed to its role.
@@ -1059,7 +1113,19 @@ fn t4_x6_a_volume_that_cannot_recover_is_made_otherwise() {
             && told.ends_with("kubectl reservoir recover u"),
         "{told}"
     );
-    assert_eq!(step(&snapshot, &VOLUME, "v", NO_ORPHAN), advice::list_orphans("spv/v"));
+    assert_eq!(step(&snapshot, &VOLUME, "v", NO_ORPHAN), advice::recover_as_it_is("spv/v", "u"));
+    let mut owner = ready_volume("owner", "ops", true);
+    owner.metadata.uid = Some("u".into());
+    snapshot.volumes.push(owner);
+    let told = step(&snapshot, &VOLUME, "v", NO_ORPHAN);
+    assert_eq!(told, advice::leave_data_to_owner("spv/v", "owner", "ops"));
+    snapshot.volumes.pop();
+    snapshot.reservations = vec![with_kept(&[("a", 0, 60)])];
+    snapshot.volumes[0].spec.recover = Some(crate::api::Recover { uid: "uid-a-0".into() });
+    let told = step(&snapshot, &VOLUME, "v", NO_ORPHAN);
+    assert!(told.starts_with("kubectl delete spv/v && kubectl reservoir undelete uid-a-0   #"), "{told}");
+    snapshot.reservations.clear();
+    snapshot.volumes[0].spec.recover = Some(crate::api::Recover { uid: "u".into() });
     snapshot.disks[0].status.as_mut().unwrap().orphans = vec![orphan("1Gi")];
     assert!(!step(&snapshot, &VOLUME, "v", BACKING_FAILED).contains("recover"), "the node has the cause");
     snapshot.disks[0].status.as_mut().unwrap().orphans.clear();

@@ -157,23 +157,6 @@ impl<'a> About<'a> {
         (!is_alike).then_some(recover.uid.as_str())
     }
 
-    /// The step for a volume whose data no disk reports. One that recovers data is another volume without that.
-    pub(super) fn no_orphan(&self) -> String {
-        let own = self.volume.filter(|volume| pvc_of(*volume).is_none());
-        let Some((volume, recover)) = own.and_then(|volume| Some((volume, volume.spec.recover.as_ref()?)))
-        else {
-            return advice::list_orphans(self.to_delete());
-        };
-        let orphans = self.snapshot.disks.iter().flat_map(|disk| &disk.status).flat_map(|s| &s.orphans);
-        match orphans.into_iter().any(|orphan| orphan.uid == recover.uid) {
-            true => advice::list_orphans(self.to_delete()),
-            false => {
-                let reservation = volume.spec.reservation.as_deref();
-                advice::create_without_data(self.create(self.role, reservation, false))
-            }
-        }
-    }
-
     /// The step for a volume without its bytes. A pod that has it mounted may be the last that can read them.
     pub(super) fn lost_data(&self) -> String {
         let claimed =
@@ -316,7 +299,7 @@ impl<'a> About<'a> {
     }
 
     /// The same, with what it is to recover, or without.
-    fn create(&self, role: &str, reservation: Option<&str>, recovers: bool) -> String {
+    pub(super) fn create(&self, role: &str, reservation: Option<&str>, recovers: bool) -> String {
         let Some(spec) = self.volume.map(|volume| &volume.spec) else { return self.delete() };
         let (argument, name, size) = (&self.argument, self.name, &spec.size);
         // The options have not all fields, and most of these cannot be changed afterwards.

@@ -1,0 +1,94 @@
+//! Steps towards data that has no volume, before an empty volume takes its place (X6, X8).
+
+use kube::ResourceExt;
+
+use super::About;
+use crate::api::SharedPersistentVolume;
+use crate::plan::candidate::is_ready;
+use crate::plan::left_data::{self, LeftData};
+use crate::plan::own_pvc::pvc_of;
+use crate::plan::volume::has_data_of;
+use crate::plan::{advice, kept};
+use crate::plugin::kind::{DISK, RESERVATION, VOLUME};
+
+impl About<'_> {
+    /// The newest data that a claim could have, if no volume is about to have that data.
+    pub(super) fn left_data(&self, is_wanted: impl Fn(&SharedPersistentVolume) -> bool) -> Option<LeftData> {
+        let volumes = &self.snapshot.volumes;
+        let mut all = left_data::all(&self.snapshot.disks, &self.snapshot.reservations, volumes);
+        let recovers = |volume: &SharedPersistentVolume, uid: &str| {
+            volume.spec.recover.as_ref().is_some_and(|recover| recover.uid == uid)
+        };
+        all.retain(|data| is_wanted(&data.volume) && !volumes.iter().any(|v| recovers(v, &data.uid)));
+        all.into_iter().max_by_key(|data| data.until.as_ref().map(|until| until.0))
+    }
+
+    /// The step that makes a volume for a claim. Data that the claim could have comes first. Who does not see such data asks
+    /// somebody who does.
+    pub(super) fn old_data_first(
+        &self,
+        is_wanted: impl Fn(&SharedPersistentVolume) -> bool,
+        create: String,
+    ) -> String {
+        if ![&VOLUME, &RESERVATION, &DISK].into_iter().all(|kind| self.snapshot.sees(kind)) {
+            return advice::have_administrator_ask(&self.argument);
+        }
+        let Some(LeftData { volume, uid, until }) = self.left_data(is_wanted) else { return create };
+        let name = volume.name_any();
+        let create = create.split("   #").next().unwrap_or_default();
+        let is_taken = self.snapshot.volumes.iter().any(|volume| volume.name_any() == name);
+        match until {
+            None => advice::recover_for_claim(uid, name, create),
+            Some(until) => {
+                let data = if is_taken { format!("{uid} --name {name}-undeleted") } else { uid };
+                advice::undelete_for_claim(data, name, until.0, create)
+            }
+        }
+    }
+
+    /// The step for a volume without a place, while the data of an earlier volume of its name is kept.
+    pub(super) fn undelete_instead(&self) -> Option<String> {
+        let volume = self.volume.filter(|volume| self.claim.is_none() && pvc_of(*volume).is_none())?;
+        let placed = volume.status.as_ref().is_some_and(|status| status.reservation.is_some());
+        let of_namesakes = kept::of_namesakes(volume, &self.snapshot.reservations);
+        let (_, entry, kept) =
+            of_namesakes.into_iter().rfind(|(_, entry, _)| !placed && entry.name == self.name)?;
+        Some(advice::undelete_instead(&self.argument, &entry.name, &entry.uid, kept.until.0))
+    }
+
+    /// The step for a volume whose data is not where it looks for it, or is another volume's.
+    pub(super) fn no_orphan(&self) -> String {
+        let own = self.volume.filter(|volume| pvc_of(*volume).is_none());
+        let Some((volume, recover)) = own.and_then(|volume| Some((volume, volume.spec.recover.as_ref()?)))
+        else {
+            return advice::list_orphans(self.to_delete());
+        };
+        let snapshot = self.snapshot;
+        let has = |other: &&SharedPersistentVolume| {
+            other.name_any() != self.name && has_data_of(other, &recover.uid)
+        };
+        if let Some(owner) = snapshot.volumes.iter().find(has) {
+            let name = owner.name_any();
+            return match owner.metadata.deletion_timestamp {
+                Some(_) => advice::ask_why(format!("spv/{name}")),
+                None => advice::leave_data_to_owner(&self.argument, name, &owner.spec.role),
+            };
+        }
+        let all = left_data::all(&snapshot.disks, &snapshot.reservations, &[]);
+        let placed = volume.status.as_ref().is_some_and(|status| status.reservation.is_some());
+        match all.into_iter().find(|data| data.uid == recover.uid) {
+            Some(_) if placed => advice::list_orphans(&self.argument),
+            Some(LeftData { volume, uid, until: Some(until) }) => {
+                advice::undelete_instead(&self.argument, volume.name_any(), uid, until.0)
+            }
+            Some(data) => advice::recover_as_it_is(&self.argument, data.uid),
+            None => match snapshot.disks.iter().find(|disk| !disk.spec.gone && !is_ready(disk)) {
+                Some(disk) => advice::await_disk_of_data(disk.name_any(), &self.argument),
+                None => {
+                    let reservation = volume.spec.reservation.as_deref();
+                    advice::create_without_data(self.create(self.role, reservation, false))
+                }
+            },
+        }
+    }
+}
