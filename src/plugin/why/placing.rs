@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodCondition, Taint};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
 use super::copy_labels;
@@ -12,6 +14,7 @@ use super::owners::{again, daemon_set_of, taken_name};
 use super::report::Report;
 use super::space::{has_free, space_step};
 use super::target::Target;
+use crate::api::condition::{self, READY};
 use crate::api::{DiskReservation, NodeDisk, Role, SharedPersistentVolume};
 use crate::cluster;
 use crate::plan::candidate::is_cordoned;
@@ -28,6 +31,9 @@ pub(super) const OTHER_NODE: &str = "OtherNode";
 
 /// The reason of a pod that the scheduler cannot place on the node of its volume.
 pub(super) const VOLUME_NODE: &str = "VolumeNode";
+
+/// The time after which the scheduler has tried a pod again for which space was reserved.
+const SCHEDULED_WITHIN: SignedDuration = SignedDuration::from_secs(10);
 
 /// The report of a pod that cannot run on the node of its volume. `message` is that of the scheduler.
 pub(super) fn report(snapshot: &Snapshot, target: &Target, pod: &Pod, message: &str) -> Option<Report> {
@@ -309,15 +315,17 @@ fn space_elsewhere(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
     }
     let (role, size) = (&wanted.spec.role, &wanted.spec.size);
     let bytes = size.bytes_or_zero();
-    let is_served = |node: &str| {
-        let serves = |r: &&DiskReservation| {
-            let status = r.status.as_ref();
-            Role::name_covers(&r.spec.role, role)
-                && status.and_then(|s| s.node_name.as_deref()) == Some(node)
-                && status.map_or(0, holder::free) >= bytes
-        };
-        snapshot.reservations.iter().any(|r| serves(&r))
+    let serves = |r: &&DiskReservation| {
+        let free = r.status.as_ref().map_or(0, holder::free);
+        Role::name_covers(&r.spec.role, role) && free >= bytes
     };
+    let serving: Vec<&DiskReservation> = snapshot.reservations.iter().filter(serves).collect();
+    let on = |r: &DiskReservation| r.status.as_ref().and_then(|status| status.node_name.clone());
+    let is_open = |r: &DiskReservation| on(r).is_some_and(|node| !excludes(snapshot, pod, &node));
+    if serving.iter().any(|r| is_just_ready(r) && is_open(r)) {
+        return Some(advice::look_again());
+    }
+    let is_served = |node: &str| serving.iter().any(|r| on(r).as_deref() == Some(node));
     let has = |disk: &&NodeDisk| {
         let node = &disk.spec.node_name;
         has_free(disk, bytes) && !is_served(node) && !excludes(snapshot, pod, node)
@@ -325,6 +333,14 @@ fn space_elsewhere(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
     let node = &snapshot.disks.iter().find(has)?.spec.node_name;
     let name = new_name(role, &snapshot.reservations);
     Some(advice::reserve_for_pod(name, role, size, node))
+}
+
+/// True for a reservation that the scheduler may not know of yet.
+fn is_just_ready(reservation: &DiskReservation) -> bool {
+    let conditions = reservation.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let ready = condition::get(conditions, READY).filter(|ready| ready.status == "True");
+    let since = |ready: &Condition| Timestamp::now().duration_since(ready.last_transition_time.0);
+    ready.is_some_and(|ready| (SignedDuration::ZERO..SCHEDULED_WITHIN).contains(&since(ready)))
 }
 
 /// The scheduler's condition of a pod that it has placed nowhere.

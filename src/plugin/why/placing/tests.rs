@@ -1,8 +1,10 @@
 //! Tests of the answers about the nodes on which a pod can run.
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
 
+use crate::api::condition::{self, READY, Verdict};
 use crate::plan::testing::*;
 use crate::plugin::kind::{DISK, POD, PVC, RESERVATION, VOLUME};
 use crate::plugin::snapshot::{Denied, Snapshot};
@@ -229,6 +231,13 @@ fn t4_p2_space_is_made_only_where_the_pod_may_run() {
     snapshot.events = vec![event("PersistentVolumeClaim", "data", "Warning", "ProvisioningFailed", lacks)];
     let told = of(&snapshot);
     assert!(told.contains("1Gi for role ops are free on node n1 alone") && told.contains(next), "{told}");
+    // The scheduler has not looked again.
+    let mut new = reserved("ops-2", "ops", 4, &[]);
+    let status = new.status.as_mut().unwrap();
+    status.node_name = Some("n3".into());
+    condition::set(&mut status.conditions, READY, Verdict::yes("Ready", "m"), None, Timestamp::now());
+    snapshot.reservations.push(new);
+    assert!(of(&snapshot).contains("next: wait a few seconds;"), "{}", of(&snapshot));
     // Nothing is free, and the reservation of n1 could be larger.
     snapshot.reservations = vec![reserved("ops", "ops", 4, &[("x", 4)])];
     assert!(of(&snapshot).contains(next), "{}", of(&snapshot));
