@@ -12,7 +12,7 @@ use super::holder::Holder;
 use super::ledger::{Ledger, Refused};
 use super::list_share::{Entry, Full, full_for};
 use super::own_pvc::pvc_of;
-use super::{adopt, backing, candidate, holder, kept, ledger, names, orphans, tenant, undivided};
+use super::{adopt, backing, candidate, holder, kept, ledger, names, orphans, tenant, turn, undivided};
 
 /// The volume's entry in the ledger of its reservation.
 pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
@@ -351,8 +351,11 @@ fn no_reservation(volume: &SharedPersistentVolume, reservations: &[&DiskReservat
         }
         Some(r) => match r.status.as_ref().filter(|s| s.node_disk.is_some()) {
             None => {
-                let conditions = r.status.as_ref().map_or(&[][..], |status| &status.conditions);
-                let why = condition::get(conditions, READY).map_or("it has no condition yet", |c| &c.message);
+                let ready = r.status.as_ref().and_then(|status| condition::get(&status.conditions, READY));
+                let why = ready.map_or("it has no condition yet", |ready| match turn::changes(r, ready) {
+                    true => "it waits for space, and its condition Ready says why",
+                    false => &ready.message,
+                });
                 format!("DiskReservation {name} has no disk yet: {why}")
             }
             Some(status) => {

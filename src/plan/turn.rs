@@ -5,8 +5,10 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use crate::api::CollectingTurn;
+use crate::api::condition::reason;
+use crate::api::{CollectingTurn, DiskReservation};
 
 use super::queue::Request;
 
@@ -30,6 +32,12 @@ pub fn first_end<'a>(turns: impl Iterator<Item = &'a CollectingTurn>, now: Times
     let begins = turns.map(|turn| turn.since.0).filter(|since| lasts(*since, now));
     let left = begins.map(|since| end(since).duration_since(now));
     left.chain([TURN]).min().and_then(|left| left.try_into().ok()).unwrap_or_default()
+}
+
+/// True if the turns of reservations change why this one waits. What repeats its words would be written at each turn (T2).
+pub fn changes(reservation: &DiskReservation, ready: &Condition) -> bool {
+    let had_turn = reservation.status.as_ref().is_some_and(|status| status.turn.is_some());
+    had_turn || [reason::OVER_QUOTA, reason::GUARANTEED].contains(&&*ready.reason)
 }
 
 impl Request<'_> {

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::api::{
-    CopyOf, DiskKind, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, SharedPersistentVolumeSpec, VolumeMode,
+    CollectingTurn, CopyOf, DiskKind, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, SharedPersistentVolumeSpec,
+    VolumeMode,
 };
 use crate::plan::testing::*;
 
@@ -207,6 +208,25 @@ fn a_named_reservation_and_no_other() {
     }
     v.spec.reservation = Some("a".into());
     assert_eq!(pick(&v, &rs), Ok("a".into()));
+    // T2: turns change the words of a reservation that waits (seed 30211).
+    let said = |why: &'static str, turn| {
+        let mut waits = reservation("a", "eng", 10);
+        let status = waits.status.get_or_insert_default();
+        status.turn = turn;
+        condition::set(
+            &mut status.conditions,
+            READY,
+            Verdict::no(why, "m"),
+            None,
+            jiff::Timestamp::UNIX_EPOCH,
+        );
+        pick(&v, &[waits]).unwrap_err().1
+    };
+    let turn = || Some(CollectingTurn { since: some_time().unwrap(), node_disk: None });
+    assert_eq!(said(reason::NOT_ENOUGH_ROOM, None), "DiskReservation a has no disk yet: m");
+    let waits = "DiskReservation a has no disk yet: it waits for space, and its condition Ready says why";
+    assert_eq!(said(reason::NOT_ENOUGH_ROOM, turn()), waits);
+    assert_eq!(said(reason::OVER_QUOTA, None), waits);
     // Nobody makes the volume of a StorageClass anew.
     v.spec.reservation = Some("c".into());
     v.metadata.labels = Some([(crate::api::LABEL_PVC_UID.to_owned(), "u".to_owned())].into());

@@ -42,7 +42,7 @@ impl Server {
                 Ok(())
             }
             ("UPDATE", "nodedisks") => {
-                self.takes_over(who, object)?;
+                self.takes_over(who, object, before.unwrap_or(&Value::Null))?;
                 gives_up(who, object, before.unwrap_or(&Value::Null))
             }
             ("UPDATE", "sharedpersistentvolumes") => {
@@ -76,8 +76,9 @@ impl Server {
     }
 
     /// A7: the policy `reservoir-agent-takes-over`.
-    fn takes_over(&self, who: &str, disk: &Value) -> Result<(), String> {
-        let asks = who.starts_with("agent") && disk["spec"]["takeOver"].is_object();
+    fn takes_over(&self, who: &str, disk: &Value, before: &Value) -> Result<(), String> {
+        let asked = &disk["spec"]["takeOver"];
+        let asks = who.starts_with("agent") && asked.is_object() && *asked != before["spec"]["takeOver"];
         let node = disk["spec"]["nodeName"].as_str().unwrap_or_default();
         let is_there = self.store.get(&("nodes", String::new(), node.to_owned())).is_some();
         match asks && is_there {
