@@ -12,11 +12,12 @@ WORKDIR /build
 ENV CARGO_PROFILE_RELEASE_DEBUG=none
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto/ proto/
+COPY tests/simulation/Cargo.toml tests/simulation/
 COPY tools/cluster/Cargo.toml tools/cluster/
-# Stand-ins for the sources. The other member of the workspace is not built, yet cargo wants to see it.
-RUN mkdir -p src tools/cluster/src tests benches/node \
+# Stand-ins for the sources. The other members of the workspace are not built, yet cargo wants to see them.
+RUN mkdir -p src tools/cluster/src benches/node \
     && echo 'fn main() {}' > src/main.rs \
-    && touch src/lib.rs tools/cluster/src/lib.rs tests/host_faults.rs benches/api.rs benches/node/main.rs \
+    && touch src/lib.rs tools/cluster/src/lib.rs tests/simulation/simulation.rs tests/host_faults.rs benches/api.rs benches/node/main.rs \
     && cargo build --profile=${PROFILE} --locked --package reservoir --bin reservoir
 
 FROM dependencies AS build

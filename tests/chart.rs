@@ -342,6 +342,25 @@ fn a4_an_agent_gets_of_its_node_what_the_page_lists() {
     }
 }
 
+/// Cargo builds no member of a workspace in which another one has no manifest.
+#[test]
+fn the_image_is_built_from_the_manifest_of_each_member_of_the_workspace() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap();
+    let manifest = read("Cargo.toml");
+    let members = manifest.split_once("\nmembers = [").unwrap().1.split_once(']').unwrap().0;
+    let members: Vec<&str> = members.split('"').skip(1).step_by(2).filter(|member| *member != ".").collect();
+    assert!(members.len() > 1, "{members:?}");
+    for member in members {
+        let copied = format!("COPY {member}/Cargo.toml {member}/\n");
+        assert!(read("Dockerfile").contains(&copied), "{member}");
+        assert!(
+            read(".dockerignore").lines().any(|line| line == format!("!{member}/Cargo.toml")),
+            "{member}"
+        );
+    }
+}
+
 /// A4: the image is made of nothing but the programs that docs/security.md names, and what they load.
 #[test]
 fn a4_the_image_has_the_programs_of_the_page() {
