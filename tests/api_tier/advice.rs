@@ -138,6 +138,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ),
     ("let_writers_go_on", "the command of take_seal_back"),
     ("replace_content", "a person fills another volume (sealed.rs)"),
+    ("replace_content_from_copy", "a person fills another volume; the tour claims copies"),
     ("copies_missing", "copies.rs reserves on such a node"),
     ("seal_for_copies", "copies.rs seals"),
     ("select_nodes", "a person edits; copies.rs labels a node"),

@@ -132,7 +132,7 @@ impl<'a> About<'a> {
             COPIES_OFF => advice::turn_copies_on(),
             COPY_DIFFERS => match self.volume.and_then(|volume| volume.spec.copy_of.as_ref()) {
                 Some(of) => advice::await_new_copy(&of.name),
-                None => advice::replace_content(name),
+                None => self.replace_content(),
             },
             // The node may have no object.
             NODE_UNREACHABLE if !self.snapshot.sees(&DISK) => {

@@ -11,6 +11,7 @@ use crate::api::{DiskReservation, NodeDisk, Role, SharedPersistentVolume};
 use crate::plan::candidate::is_ready;
 use crate::plan::copies::{Around, Obstacle, plan, taken_names, transfer};
 use crate::plan::enlarge::{Way, new_name, way};
+use crate::plan::node_labels::is_complete;
 use crate::plan::{advice, holder};
 
 impl About<'_> {
@@ -33,6 +34,19 @@ impl About<'_> {
                 self.space_for_copy(volume, &node).unwrap_or_else(as_said)
             }
             Obstacle::NoDisk | Obstacle::NodeFull | Obstacle::NoPlace(_) => as_said(),
+        }
+    }
+
+    /// The step for a sealed volume whose files differ. A complete copy still has them, and goes with the volume.
+    pub(super) fn replace_content(&self) -> String {
+        let uid = self.volume.and_then(ResourceExt::uid);
+        let has_files = |copy: &&SharedPersistentVolume| {
+            let of = copy.spec.copy_of.as_ref().map(|of| &of.uid);
+            of == uid.as_ref() && is_complete(copy) && copy.is_ready() && !copy.is_ending()
+        };
+        match self.snapshot.volumes.iter().filter(|_| uid.is_some()).find(has_files) {
+            Some(copy) => advice::replace_content_from_copy(self.name, copy.name_any(), self.role),
+            None => advice::replace_content(self.name),
         }
     }
 

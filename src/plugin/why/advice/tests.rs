@@ -1315,6 +1315,20 @@ fn t4_e4_a_copy_that_differs_is_made_anew() {
     volume.spec.copy_of = Some(CopyOf { name: "of".into(), ..Default::default() });
     let said = step(&Snapshot { volumes: vec![volume], ..Snapshot::default() }, &VOLUME, "v", COPY_DIFFERS);
     assert!(said.ends_with("it is made anew from volume of by itself"), "{said}");
+
+    let mut copy = ready_volume("copy", "eng", true);
+    let of =
+        CopyOf { name: "of".into(), uid: "uid-of".into(), digest: "blake3:00".into(), ..Default::default() };
+    copy.spec.copy_of = Some(of);
+    copy.status.as_mut().unwrap().digest = Some("blake3:00".into());
+    let mut snapshot =
+        Snapshot { volumes: vec![ready_volume("of", "eng", true), copy], ..Snapshot::default() };
+    let said = |snapshot: &Snapshot| step(snapshot, &VOLUME, "of", COPY_DIFFERS);
+    let from_copy =
+        "kubectl reservoir claim copy --role eng --volume copy --read-only   # that copy still has the files";
+    assert!(said(&snapshot).starts_with(from_copy), "{}", said(&snapshot));
+    snapshot.volumes[1].status.as_mut().unwrap().digest = None;
+    assert!(said(&snapshot).starts_with("kubectl describe spv of"), "{}", said(&snapshot));
 }
 
 /// T4, E2: each obstacle of a copy leads to what ends it, on its node.
