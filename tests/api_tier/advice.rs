@@ -103,7 +103,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("recover_orphan", "kept.rs recovers data"),
     ("recover_as_it_is", "the commands of delete and recover (kept.rs)"),
     ("list_orphans", "a look at data without an object, which kept.rs has"),
-    ("undelete_for_claim", "the command of bring_back (undelete.rs)"),
     ("undelete_instead", "the commands of delete and bring_back (undelete.rs)"),
     ("leave_data_to_owner", "the command of delete"),
     ("recover_for_claim", "a person applies what it prints; kept.rs recovers data"),
@@ -420,6 +419,14 @@ const MISTAKES: &[(&str, &str, &str, Outcome)] = &[
     ("kubectl reservoir claim w --role eng --volume wide -n team --wait", "spv/wide", "", Shows),
     ("true", "vclaim/w -n team", "", Shows),
     ("kubectl reservoir create fresh --role empty --size 16Mi", "spv/fresh", "NoReservation", Ready),
+    (
+        "kubectl reservoir reserve archive --role archive --size 40Mi --wait; \
+         kubectl reservoir create old --role archive --size 16Mi --exclusive --keep-for 1h --wait; kubectl delete spv old; \
+         kubectl reservoir subscribe archive -n team; kubectl reservoir claim old --role archive --volume old -n team",
+        "vclaim/old -n team",
+        "NoSuchVolume",
+        Ready,
+    ),
     // Both steps were followed: with the pod, claim and volume end.
     (
         "kubectl delete pod wide -n team; while kubectl get spv wide; do sleep 1; done; \
