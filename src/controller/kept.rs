@@ -13,6 +13,8 @@ use super::Error;
 use super::context::Context;
 use super::ledger_entries::release_entry;
 
+/// Reason of the event about kept data whose erasure the API server refuses.
+const STAYS: &str = "KeptDataStays";
 /// The pause before another look at an object that waits for bytes of kept data.
 pub(super) const WHILE_ROOM_IS_MADE: Duration = Duration::from_secs(15);
 
@@ -61,11 +63,13 @@ pub(super) async fn make_room(name: &str, wanted: Wanted, ctx: &Context) -> Resu
                     "the API server refuses that {}: {refusal}; have it allowed, and Reservoir tries again by itself",
                     due.event
                 );
-                ctx.events.publish(&reservation, None, false, "Erase", "KeptDataStays", &event).await;
+                let warning = ("Erase", STAYS, event.as_str());
+                ctx.events.warn_if_it_lasts(&reservation, STAYS, warning, Duration::ZERO);
                 continue;
             }
             made => made?,
         };
+        ctx.events.settle(&reservation, STAYS);
         tracing::info!(reservation = name, volume = volume.name_any(), "erase kept data: {}", due.event);
         ctx.events.publish(&reservation, None, true, "Erase", "KeptDataErased", &due.event).await;
     }

@@ -101,8 +101,8 @@ advice! {
     correct_template(vrole) =
         "kubectl edit vrole {vrole}   # correct the template that the message names, or give the nodes its labels";
     restore_template(role, vrole, template) =
-        "kubectl reservoir tree --role {role}   # the reservation ends with its last volume; to keep and change it, make \
-         VolumeRole {vrole} with template {template} again";
+        "kubectl reservoir tree --role {role}   # the reservation ends with its last volume; to keep and change it, have \
+         template {template} of VolumeRole {vrole} select its node again";
     free_reserved_name(dr) =
         "kubectl reservoir why dr/{dr}   # it has the name that the configuration gives to another one; once nothing is in it: kubectl delete \
          dr/{dr}";
@@ -208,7 +208,7 @@ advice! {
     enlarge_full(volume, size) =
         "kubectl reservoir resize spv/{volume} {size}   # or remove files in a pod that uses the volume";
     remove_files(role) =
-        "kubectl reservoir tree --role {role}   # remove files in a pod that uses the volume, which cannot be larger";
+        "kubectl reservoir tree --role {role}   # remove files in a pod that uses the volume, which cannot be larger now";
     create_without_data(anew) =
         "{anew}   # a new, empty volume, without spec.recover: no disk reports the data; or, if its disk is away, wait for that: kubectl \
          reservoir orphans";

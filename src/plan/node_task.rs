@@ -328,6 +328,9 @@ pub fn report(
         (_, Outcome::Resized(size)) => {
             node.size = Some(Size::from_bytes(size));
             (node.growing, node.resize_failed) = (None, None);
+            // A restored etcd may say so already, and the seal comes after the size.
+            let is_known = status.node == before && resize::on_node(volume, false).is_none();
+            pause = is_known.then_some(Duration::ZERO);
         }
         (_, Outcome::NotResized(why)) => {
             let reported = node.resize_failed.take().filter(|reported| same_words(reported, &why));

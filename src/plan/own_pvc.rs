@@ -55,6 +55,23 @@ pub fn listed(volume: &SharedPersistentVolume) -> Option<&ClaimBinding> {
     claims.iter().find(|binding| is_own(binding, volume))
 }
 
+/// Adds the entry to the list; false if an exclusive volume has another claim (C3). An entry of the same name is that of the
+/// VolumeClaim of an earlier version, which somebody removed by force: it is handed over, as in [`taken_over`].
+pub fn list(
+    own: &ClaimBinding,
+    volume: &SharedPersistentVolume,
+    status: &mut SharedPersistentVolumeStatus,
+) -> bool {
+    match status.claims.first_mut().filter(|_| volume.spec.shared.is_none()) {
+        Some(left) if (&left.namespace, &left.name) == (&own.namespace, &own.name) => {
+            left.pvc_uid.clone_from(&own.pvc_uid);
+        }
+        Some(_) => return false,
+        None => status.claims.push(own.clone()),
+    }
+    true
+}
+
 /// The claim of the entry, as PersistentVolumes are made for. No such object is stored.
 pub fn claim(
     binding: &ClaimBinding,
@@ -313,5 +330,23 @@ mod tests {
         let mut released = v;
         released.metadata.labels = None;
         assert_eq!(taken_over(&old, &released), None, "P4: it leaves a volume that is like any other");
+    }
+
+    /// P1, C3: the VolumeClaim of an earlier version that somebody removed by force before it was handed over.
+    #[test]
+    fn p1_c3_an_entry_that_an_earlier_version_left_is_handed_over() {
+        let own = binding("team", "data", "u");
+        let of = |is_shared: bool, claims: Vec<ClaimBinding>| {
+            let mut volume = made_for(claims);
+            volume.spec.shared = volume.spec.shared.filter(|_| is_shared);
+            let mut status = volume.status.clone().unwrap();
+            (list(&own, &volume, &mut status), status.claims)
+        };
+        let left = bound_by("team", "data", "claim");
+        assert_eq!(of(false, vec![left.clone()]), (true, vec![handed_over("claim")]));
+        assert_eq!(of(false, vec![]), (true, vec![own.clone()]));
+        assert_eq!(of(true, vec![left.clone()]), (true, vec![left, own.clone()]), "a user may have made it");
+        let other = bound_by("team", "other", "o");
+        assert_eq!(of(false, vec![other.clone()]), (false, vec![other]));
     }
 }

@@ -12,8 +12,8 @@ use kube::ResourceExt;
 
 use crate::api::condition::{self, READY, Verdict, reason};
 use crate::api::{
-    DiskReservation, DiskReservationSpec, NodeDisk, ReservationTemplate, Size, TemplateRef, TemplateStatus,
-    VolumeRole, stable_hash,
+    DiskReservation, DiskReservationSpec, DiskReservationStatus, NodeDisk, ReservationTemplate, Size,
+    TemplateRef, TemplateStatus, VolumeRole, stable_hash,
 };
 
 use super::disk_identity::is_placeholder;
@@ -118,8 +118,7 @@ pub fn next(
         None => Step::Rest,
         Some(template) => {
             // Admission refuses less than what volumes and refinements have (R6).
-            let least = used(&status).saturating_sub(kept::bytes(&status));
-            let wanted = size(&template.size).max(least);
+            let wanted = size(&template.size).max(least(&status));
             match size(&reservation.spec.size) == wanted {
                 true => Step::Rest,
                 false => Step::Resize(Size::from_bytes(wanted)),
@@ -207,8 +206,35 @@ pub fn verdict(
 }
 
 /// The words about reservations on disks that their templates do not select any more.
-pub const UNSELECTED: &str =
+const UNSELECTED: &str =
     "is on a disk that its template does not select any more, and ends with its last volume";
+
+/// True if the condition of the templates names the reservation as one on such a disk.
+pub fn says_unselected(message: &str, reservation: &str) -> bool {
+    let before = message.split_once(UNSELECTED).map_or("", |(before, _)| before);
+    let named = before.rsplit_once("DiskReservation ").map_or("", |(_, names)| names);
+    named.split([' ', ',']).any(|name| name == reservation)
+}
+
+/// The largest size with which the reservations of a template take no more than these bytes. Each of them keeps at least what is in
+/// `least`, whatever the template asks for (R6).
+pub fn largest_size(mut bytes: u64, mut least: Vec<u64>) -> u64 {
+    least.sort_unstable();
+    while let Some(last) = least.last() {
+        let each = bytes / least.len() as u64;
+        if *last <= each {
+            return each;
+        }
+        bytes = bytes.saturating_sub(*last);
+        least.pop();
+    }
+    0
+}
+
+/// The bytes that a reservation keeps, whatever its template asks for.
+pub fn least(status: &DiskReservationStatus) -> u64 {
+    used(status).saturating_sub(kept::bytes(status))
+}
 
 /// The reservations of the role's templates on such disks, which are there because of what they hold.
 fn left(
@@ -305,6 +331,25 @@ mod tests {
 
     fn labels(value: &str) -> BTreeMap<String, String> {
         [("pool".to_owned(), value.to_owned())].into()
+    }
+
+    /// R7: what keeps its size leaves the others less.
+    #[test]
+    fn r7_a_size_fits_beside_what_keeps_its_own() {
+        assert_eq!(largest_size(2048, vec![0, 1024, 0]), 512, "seed 30276");
+        assert_eq!(largest_size(2048, vec![512, 0]), 1024);
+        assert_eq!(largest_size(9, vec![10]), 0);
+        assert_eq!(largest_size(7, vec![6, 5]), 0);
+    }
+
+    #[test]
+    fn r7_the_condition_names_what_is_not_selected_any_more() {
+        let said = format!(
+            "template b: 1 of 1 reservations are not Ready, first DiskReservation b.n2; DiskReservation b.n1 and b.n3 {UNSELECTED}"
+        );
+        assert!(says_unselected(&said, "b.n1") && says_unselected(&said, "b.n3"));
+        assert!(!says_unselected(&said, "b.n2"), "seed 30284");
+        assert!(!says_unselected("first DiskReservation b.n1", "b.n1"));
     }
 
     #[test]

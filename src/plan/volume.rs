@@ -20,7 +20,7 @@ use crate::api::{
 use super::birth::reserved_chain;
 use super::claim::Offers;
 use super::holder::held_by_volume;
-use super::own_pvc::{Fate, Own, fate, pvc_of};
+use super::own_pvc::{Fate, Own, fate, list, pvc_of};
 use super::unbind::unbind;
 use super::{
     LISTED_PODS, birth, copies, create, kept, names, namesake, node_lifetime, refs, resize, usage, verify,
@@ -174,11 +174,10 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     let disk_gone = disk_of(&status, seen).is_some_and(|disk| disk.spec.gone);
     unbind(&mut status, disk_gone, &seen.read_elsewhere, |claim| seen.lost_claims.contains(claim));
     let mut users = seen.users.clone();
-    // O6: nobody binds to a volume that is not Ready. Its own PersistentVolumeClaim is listed by the write that says so, but not
-    // beside that of a claim from an earlier version, which is handed over or lost first (C3).
-    let takes_own = verdict.ok && !volume.spec.retire && status.claims.is_empty();
-    if let Some(Own::There(own, waiting)) = seen.own.as_ref().filter(|_| takes_own) {
-        status.claims.push(own.clone());
+    // O6: nobody binds to a volume that is not Ready. Its own PersistentVolumeClaim is listed by the write that says so.
+    if let Some(Own::There(own, waiting)) = seen.own.as_ref().filter(|_| verdict.ok && !volume.spec.retire)
+        && list(own, volume, &mut status)
+    {
         users.extend_from_slice(waiting);
     }
     if verdict.ok && !seen.waiting.is_empty() {

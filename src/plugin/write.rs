@@ -15,7 +15,7 @@ use super::kind::{self, Kind};
 use super::output::{note, print};
 use super::snapshot::Snapshot;
 use super::wait::{Until, bytes_of, wait_until};
-use super::why::Target;
+use super::why::{Target, refusal};
 use crate::api::{GROUP, SharedPersistentVolume};
 use crate::cluster;
 use crate::plan::{advice, namesake};
@@ -72,7 +72,7 @@ pub(super) async fn create_object(
         _ => api
             .create(&post_params(write.dry_run), &object)
             .await
-            .map_err(|error| already_there(&error, kind, &object))?,
+            .map_err(|error| refused(&error, kind, &object))?,
     };
     if let Some(field) = dropped(&object.data["spec"], &created.data["spec"]) {
         let (name, doctor) = (created.name_any(), advice::see_older_kinds());
@@ -110,11 +110,12 @@ fn unknown_field(field: &str) -> anyhow::Error {
 }
 
 /// The refusal of a creation. For an object of that name, which may be ending, `why` has what to do.
-fn already_there(error: &kube::Error, kind: &Kind, object: &DynamicObject) -> anyhow::Error {
+fn refused(error: &kube::Error, kind: &Kind, object: &DynamicObject) -> anyhow::Error {
     let explained = explain_api_error(error);
     let kube::Error::Api(status) = error else { return explained };
     if status.reason != "AlreadyExists" {
-        return explained;
+        let step = refusal(&status.message, object.metadata.namespace.as_deref().unwrap_or("default"));
+        return step.map_or(explained, |step| anyhow::anyhow!("{}: {step}", status.message));
     }
     let name = object.name_any();
     let why = advice::ask_why(kind.argument(&name, object.metadata.namespace.as_deref()));
@@ -303,7 +304,7 @@ mod tests {
             .unwrap();
         let said = |message: &str, reason: &str| {
             let status = kube::core::Status::failure(message, reason).with_code(409);
-            already_there(&kube::Error::Api(status.boxed()), &kind::CLAIM, &object).to_string()
+            refused(&kube::Error::Api(status.boxed()), &kind::CLAIM, &object).to_string()
         };
         let taken = "volumeclaims.reservoir.dev \"data\" already exists";
         assert_eq!(
@@ -315,6 +316,26 @@ mod tests {
             "VolumeClaim data already exists, and nothing was changed: kubectl reservoir why vclaim/data -n team"
         );
         assert_eq!(said("no", "Forbidden"), "no");
+    }
+
+    /// T4, X9: whose creation is refused since a kind, a namespace or a quota lets nothing in, has a next step.
+    #[test]
+    fn t4_x9_a_refused_creation_has_a_step() {
+        let object: DynamicObject = serde_json::from_value(json!({"apiVersion": "reservoir.dev/v1alpha1",
+            "kind": "VolumeClaim", "metadata": {"name": "data", "namespace": "team"}}))
+        .unwrap();
+        for (message, step) in [
+            ("create not allowed while custom resource definition is terminating", advice::see_kind_out()),
+            (
+                "unable to create new content in namespace team because it is being terminated",
+                advice::leave_ending_namespace("team"),
+            ),
+            ("exceeded quota: few", advice::change_quota("team")),
+        ] {
+            let status = kube::core::Status::failure(message, "").with_code(405);
+            let said = refused(&kube::Error::Api(status.boxed()), &kind::CLAIM, &object).to_string();
+            assert_eq!(said, format!("{message}: {step}"));
+        }
     }
 
     /// T4, X5: nothing says that it keeps or changes what is being destroyed already.

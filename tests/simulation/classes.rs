@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::ResourceExt;
 use reservoir::api::{
     DRIVER, DiskReservation, LABEL_PVC_UID, NodeDisk, Role, STORAGE_PROVISIONER, SharedPersistentVolume,
-    Size, TOPOLOGY_NODE, condition,
+    Size, TOPOLOGY_NODE, condition, volume_for_pvc,
 };
 use reservoir::plan::create;
 use reservoir::plan::pvc_provisioner::SELECTED_NODE;
@@ -346,6 +346,11 @@ fn l7_a_claim_gets_a_volume_that_fits(server: &Server, pvc: &PersistentVolumeCla
     let volumes: Vec<SharedPersistentVolume> = server.all("sharedpersistentvolumes");
     let is_its = |of: &SharedPersistentVolume| of.labels().get(LABEL_PVC_UID) == pvc.metadata.uid.as_ref();
     if volumes.iter().any(|of| is_its(of) && server.gone.contains(&of.uid().unwrap_or_default())) {
+        return None;
+    }
+    // Somebody recovered data under the name of its volume: an event says so.
+    let name_of_volume = volume_for_pvc(&pvc.uid().unwrap_or_default());
+    if volumes.iter().any(|of| of.name_any() == name_of_volume && !is_its(of)) {
         return None;
     }
     let disks: Vec<NodeDisk> = server.all("nodedisks");

@@ -143,6 +143,11 @@ pub fn due(server: &Server) -> Vec<Request> {
 
 fn due_for_pvc(server: &Server, pvc: &Value, pods: &[Arc<Object>]) -> Option<Request> {
     let (namespace, name) = (&pvc["metadata"]["namespace"], text(&pvc["metadata"]["name"]));
+    let pv = get(server, "persistentvolumes", "", &text(&pvc["spec"]["volumeName"]));
+    if pv.is_none() && pvc["status"]["phase"] == "Bound" {
+        let lost = json!({"status": {"phase": "Lost"}});
+        return Some(patch("persistentvolumeclaims", pvc, "status", lost));
+    }
     if is_being_deleted(pvc) {
         // It protects the claim of a pod on a node, also of one that has ended.
         let uses = |pod: &Arc<Object>| {
@@ -156,7 +161,7 @@ fn due_for_pvc(server: &Server, pvc: &Value, pods: &[Arc<Object>]) -> Option<Req
         return finalizers_without(pvc, PVC_PROTECTION)
             .map(|body| patch("persistentvolumeclaims", pvc, "", body));
     }
-    let pv = get(server, "persistentvolumes", "", &text(&pvc["spec"]["volumeName"]))?;
+    let pv = pv?;
     let bound = pv["spec"]["claimRef"]["uid"] == pvc["metadata"]["uid"];
     let is_pending = pvc["status"]["phase"] != "Bound";
     (bound && is_pending).then(|| {

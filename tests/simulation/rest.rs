@@ -6,14 +6,15 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Resource, ResourceExt};
 use reservoir::api::{
-    AccessMode, DiskReservation, NodeDisk, SharedPersistentVolume, Size, VolumeClaim, VolumeOffer, condition,
+    AccessMode, DiskReservation, LABEL_VOLUME_UID, NodeDisk, SharedPersistentVolume, Size, VolumeClaim,
+    VolumeOffer, condition,
 };
 use reservoir::plan::node_labels::serves_new_pods;
 use reservoir::plan::pvc_provisioner::SELECTED_NODE;
 use serde_json::Value;
 
 use crate::classes;
-use crate::host::{self, Hosts};
+use crate::host::{self, Host, Hosts};
 use crate::kubernetes;
 use crate::rest_of_copies::{self, is_copy_of, readers};
 use crate::rest_of_disks;
@@ -94,10 +95,8 @@ fn is_turn(revision: &Revision) -> bool {
         }
         object
     };
-    let before = revision
-        .before
-        .as_ref()
-        .filter(|_| ["diskreservations", "sharedpersistentvolumes"].contains(&revision.id.0));
+    let kinds = ["diskreservations", "sharedpersistentvolumes"];
+    let before = revision.before.as_ref().filter(|_| kinds.contains(&revision.id.0));
     before.is_some_and(|before| rest(before) == rest(&revision.now))
 }
 
@@ -201,8 +200,38 @@ fn users_of(server: &Server, volume: &SharedPersistentVolume, hosts: &Hosts) -> 
     // X3: a claim that was lost with the original's disk (D7), or by force, leaves its pods what they read.
     let is_copy = volume.spec.copy_of.is_some();
     let uid = volume.uid().filter(|_| is_copy).unwrap_or_default();
-    let mounts: usize = host::lock(hosts).values().map(|host| host.mounts_of(&uid).len()).sum();
-    claims + pods.iter().filter(uses).count() + readers(server, volume).len() + mounts + of_copies
+    // X6: the data that it is to recover may be mounted since before its object went.
+    let recovered = volume.spec.recover.as_ref().map(|recover| recover.uid.clone()).unwrap_or_default();
+    let mounts_of = |host: &Host| host.mounts_of(&uid).len() + host.mounts_of(&recovered).len();
+    let mounts: usize = host::lock(hosts).values().map(mounts_of).sum();
+    let node = volume.status.as_ref().and_then(|status| status.node_name.as_deref());
+    let of_original = volume.spec.copy_of.as_ref().zip(node);
+    let led = led_to(server, &volume.uid().unwrap_or_default(), None)
+        + of_original.map_or(0, |(of, node)| led_to(server, &of.uid, Some(node)));
+    claims + pods.iter().filter(uses).count() + readers(server, volume).len() + mounts + of_copies + led
+}
+
+/// X2: the number of pods whose PersistentVolumeClaim is bound to a PersistentVolume of the volume of that UID, whatever the volume
+/// lists: somebody may have removed its claim by force, or made the PersistentVolumeClaim anew under the name.
+fn led_to(server: &Server, uid: &str, on: Option<&str>) -> usize {
+    let mut pvs = kubernetes::objects(server, "persistentvolumes");
+    pvs.retain(|pv| pv["metadata"]["labels"][LABEL_VOLUME_UID] == *uid);
+    let is_bound = |(namespace, name): &(String, String)| {
+        let pvc = kubernetes::get(server, "persistentvolumeclaims", namespace, name);
+        let named = pvc.map(|pvc| pvc["spec"]["volumeName"].clone()).unwrap_or_default();
+        pvs.iter().any(|pv| {
+            let of = &pv["spec"]["claimRef"];
+            named == pv["metadata"]["name"] && of["namespace"] == **namespace && of["name"] == **name
+        })
+    };
+    let pods: Vec<Pod> = server.all("pods");
+    let uses = |pod: &&Pod| {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        !reservoir::cluster::is_terminal(pod)
+            && (on.is_none() || node == on)
+            && reservoir::cluster::claims_of(pod).iter().any(is_bound)
+    };
+    pods.iter().filter(uses).count()
 }
 
 fn l1_l5_a_volume_is_as_it_says(

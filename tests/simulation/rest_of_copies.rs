@@ -10,7 +10,7 @@ use reservoir::api::{
     AccessMode, DiskKind, DiskReservation, NodeDisk, ReservationPhase, Role, SharedPersistentVolume,
     VolumeClaim,
 };
-use reservoir::plan::copies::{Around, Family, is_wanted, plan, transfer};
+use reservoir::plan::copies::{Around, Family, Obstacle, is_wanted, plan, taken_names, transfer};
 use reservoir::plan::create;
 use reservoir::plan::node_labels::{AWAY, PREFIX, READY as READY_COPY, is_complete, key, serves_new_pods};
 
@@ -134,7 +134,8 @@ pub fn check(server: &Server, hosts: &Hosts, setup: &Setup) -> Vec<String> {
     for original in volumes.iter().filter(is_original) {
         let copies = volumes.iter().filter(|copy| is_copy_of(copy, original)).cloned().collect();
         let (nodes, disks, reservations) = (nodes.clone(), disks.clone(), reservations.clone());
-        let taken = Default::default();
+        let find = |name: &str| volumes.iter().find(|volume| volume.name_any() == name).cloned();
+        let taken = taken_names(original, &nodes, find);
         let around = Around { copies, nodes, disks, reservations, taken };
         broken.extend(e2_each_selected_node_has_a_copy(original, &around));
         broken.extend(e2_the_numbers_are_right(server, original, &around));
@@ -157,7 +158,7 @@ fn e2_each_selected_node_has_a_copy(original: &SharedPersistentVolume, around: &
     if status.digest.is_none() || [reason::COPIES_OFF, reason::NO_NODE_SELECTED].contains(&&*said.reason) {
         return vec![];
     }
-    let mut broken = Vec::new();
+    let (mut broken, obstacles) = (Vec::new(), plan(original, around).obstacles);
     for node in &around.nodes {
         let on = node.name_any();
         let mut wanted = copies.node_selector.iter().flatten();
@@ -178,7 +179,8 @@ fn e2_each_selected_node_has_a_copy(original: &SharedPersistentVolume, around: &
                 said.reason, said.message
             ));
         }
-        if here.is_empty() && has_space(original, &on, around) {
+        let is_taken = |(of, why): &(String, Obstacle)| *of == on && matches!(why, Obstacle::NameTaken(_));
+        if here.is_empty() && has_space(original, &on, around) && !obstacles.iter().any(is_taken) {
             broken.push(format!("E2: node {on} has space, and no copy of volume {name}: {}", said.message));
         }
     }

@@ -421,6 +421,25 @@ fn e1_a_seal_names_writers_before_a_growth_ends() {
     assert_eq!(next(&v, with(seal::OnDisk::Closed(false))), grow, "no writer is left");
 }
 
+/// E1, X9: a restored etcd may have the size that the node gives a volume again, and not the request to seal it.
+#[test]
+fn e1_x9_the_seal_is_looked_at_after_a_size_that_was_known() {
+    let mut v = ready_volume("v", "eng", true);
+    let status = v.status.as_mut().unwrap();
+    (status.size, status.node.as_mut().unwrap().size) = (Some(gi(1)), Some(gi(1)));
+    let (size, has) = (Task::Size(OnNode::Resize(1 << 30)), |bytes| Outcome::Resized(bytes));
+    let found = OnDisk::Record(Recorded {
+        size: Some(3 << 30),
+        resizing: true,
+        seal: seal::OnDisk::Closed(true),
+        ..Recorded::default()
+    });
+    assert_eq!(next(&v, found), size);
+    let (status, pause) = report(&v, size, has(1 << 30), Timestamp::UNIX_EPOCH);
+    assert_eq!((Some(&status), pause), (v.status.as_ref(), Some(Duration::ZERO)), "no write causes a look");
+    assert_eq!(report(&v, size, has(2 << 30), Timestamp::UNIX_EPOCH).1, None, "the write does");
+}
+
 /// E2, S13. A copy is made early, and reported together with its content.
 #[test]
 fn e2_a_copy_is_one_report_of_its_node() {

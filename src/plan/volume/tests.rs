@@ -105,7 +105,7 @@ fn p1_a_volume_of_a_pvc_is_bound_when_it_is_ready() {
     assert_eq!((ready(&bound), bound.claims.len(), bound.claim_count, bound.user_count), ("Ready", 1, 1, 1));
     v.spec.retire = true;
     assert!(reported(next(&v, &s)).claims.is_empty(), "X5: no new claim binds");
-    v.spec.retire = false;
+    (v.spec.retire, v.spec.shared) = (false, None);
     v.status.as_mut().unwrap().claims = vec![bound_by("ns", "data", "uid-of-earlier-claim")];
     assert_eq!(
         reported(next(&v, &s)).claim_count,

@@ -179,6 +179,15 @@ impl Checks {
                 );
                 continue;
             };
+            if theirs.metadata.deletion_timestamp.is_some() {
+                self.problem(
+                    format!(
+                        "the kind {} is being deleted, and nothing of it can be made",
+                        ours.spec.names.kind
+                    ),
+                    advice::see_kind_out(),
+                );
+            }
             let (ours, theirs) = (fields(&ours), fields(theirs));
             let missing: Vec<_> = ours.difference(&theirs).collect();
             let more: Vec<_> = theirs.difference(&ours).collect();

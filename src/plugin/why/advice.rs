@@ -23,7 +23,7 @@ use crate::plugin::kind::{CLAIM, DISK, PVC, RESERVATION, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
 pub(super) use anew::{AS_SAID, UNNAMED, anew, by_template, of_class, template};
-pub(super) use claims::refusal;
+pub(in crate::plugin) use claims::refusal;
 
 /// The message of the condition with that reason; empty without one.
 fn message<'a>(conditions: &'a [Condition], reason: &str) -> &'a str {
@@ -95,6 +95,11 @@ impl<'a> About<'a> {
             }
             COPYING if let Some(original) = self.waits_for_original() => {
                 advice::ask_why(format!("spv/{original}"))
+            }
+            COPYING if let Some(copy) = self.ending_copy() => advice::ask_why(format!("spv/{copy}")),
+            // The one of before goes after its pods, and then it is made anew.
+            BINDING if let Some(pvc) = ending_pvc::find(self.snapshot, Some(namespace), name) => {
+                ending_pvc::explain(self.snapshot, pvc).1
             }
             PARENT_NOT_RESERVED if let Some(parent) = self.ending_parent() => self.leave_ending(parent),
             CREATING | PARENT_NOT_RESERVED | RESIZING | SEALING | COPYING | BINDING | RELEASING => {
@@ -252,9 +257,8 @@ impl<'a> About<'a> {
             }
             VOLUME_LOST if self.lost_only_its_binding() => self.claim_anew(role, None, self.mode()),
             VOLUME_LOST => advice::leave_lost_volume(self.delete()),
-            NODE_GONE if self.claim.is_some() => advice::leave_lost_volume(self.delete()),
+            NODE_GONE | VOLUME_GONE if self.claim.is_some() => advice::leave_lost_volume(self.end_claim()),
             NODE_GONE => advice::look_again(),
-            VOLUME_GONE if self.claim.is_some() => advice::leave_lost_volume(self.delete()),
             VOLUME_GONE => match self.first_claim() {
                 Some(first) => advice::unclaim_gone(first.name, first.namespace, name),
                 None => self.delete(),

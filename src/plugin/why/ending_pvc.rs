@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
 use super::ending_pod;
+use super::report::LOST;
 use super::target::Target;
 use crate::cluster;
 use crate::plan::{advice, unclaim};
@@ -26,6 +27,7 @@ pub(in crate::plugin) fn explain(snapshot: &Snapshot, pvc: &PersistentVolumeClai
         .collect();
     let message = format!("it is being deleted, so no new pod may use it{end}");
     if snapshot.pods_of(&namespace, &name).next().is_some() {
+        let is_lost = pvc.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some(LOST));
         let volume = pvc.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
         return match volume.filter(|_| snapshot.is_ours(pvc)) {
             _ if comes_back => (message, advice::await_new_pvc(&name, &namespace)),
@@ -38,9 +40,17 @@ pub(in crate::plugin) fn explain(snapshot: &Snapshot, pvc: &PersistentVolumeClai
                     volume.name_any()
                 ),
                 match volume.metadata.deletion_timestamp {
+                    None if is_lost => advice::keep_used_volume(volume.name_any()),
                     None => advice::keep_retiring_of_ending_pvc(volume.name_any(), pv),
                     Some(_) => advice::end_pods_of_pvc(&name, &namespace),
                 },
+            ),
+            // Without a reclaim policy the data stays (P4).
+            Some(pv) if is_lost => (
+                format!(
+                    "{message}; PersistentVolume {pv} is gone, and its data stays when its pods have ended"
+                ),
+                advice::end_pods_of_pvc(&name, &namespace),
             ),
             Some(pv) => (
                 format!(

@@ -5,24 +5,37 @@ use kube::ResourceExt;
 
 use super::advice::{About, UNNAMED, anew};
 use super::events::{last_event, message_of};
-use super::report::{PROVISIONING_FAILED, Report};
+use super::report::{LOST, PROVISIONING_FAILED, Report};
 use super::target::Target;
+use crate::api::ClaimBinding;
 use crate::plan::advice;
 use crate::plugin::kind::{PVC, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
-/// The phase of a PersistentVolumeClaim whose PersistentVolume is gone, as Kubernetes calls it.
-pub(super) const LOST: &str = "Lost";
+/// Reason of the event about a PersistentVolumeClaim whose PersistentVolume is that of a claim that is gone.
+const LEFT: &str = "PersistentVolumeLeft";
+
+/// True if the PersistentVolumeClaim of Reservoir is bound, and no volume lists it or was made for it: somebody removed the volume by
+/// force, or bound another PersistentVolumeClaim to the PersistentVolume.
+pub(super) fn has_no_volume(snapshot: &Snapshot, pvc: &PersistentVolumeClaim) -> bool {
+    let uid = pvc.metadata.uid.as_ref();
+    let mut listed = snapshot.volumes.iter().flat_map(|volume| &volume.status).flat_map(|s| &s.claims);
+    let is_its = |of: &ClaimBinding| of.pvc_uid.as_ref() == uid || Some(&of.uid) == uid;
+    let is_claims = snapshot.claim(pvc.metadata.namespace.as_deref(), &pvc.name_any()).is_some();
+    uid.is_some() && !is_claims && snapshot.is_ours(pvc) && snapshot.sees(&VOLUME) && !listed.any(is_its)
+}
 
 /// The report of such a PersistentVolumeClaim without a volume, as one of a backup. `None`: nothing is known of its volume.
 pub(super) fn report(snapshot: &Snapshot, target: &Target, pvc: &PersistentVolumeClaim) -> Option<Report> {
     let by_numbers = || {
         let pv = pvc.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).unwrap_or_default();
         let is_known = snapshot.is_ours(pvc) && snapshot.sees(&VOLUME);
-        is_known.then(|| {
-            format!(
+        let phase = pvc.status.as_ref().and_then(|status| status.phase.as_deref());
+        is_known.then(|| match phase {
+            Some(LOST) => format!(
                 "spec.volumeName is {pv}, and there is neither this PersistentVolume nor a volume of it: no other one is ever bound"
-            )
+            ),
+            _ => format!("the volume of PersistentVolume {pv} is gone, so no pod can mount it"),
         })
     };
     let said = told(snapshot, target).map(message_of).or_else(by_numbers)?;
@@ -49,7 +62,11 @@ pub(super) fn step(snapshot: &Snapshot, target: &Target, name: &str, namespace: 
             None => advice::claim_after_lost(name, namespace, role, volume),
         };
     }
-    let is_told = told(snapshot, target).is_some() || snapshot.sees(&VOLUME);
+    let told = told(snapshot, target);
+    if told.is_some_and(|told| told.reason.as_deref() == Some(LEFT)) {
+        return advice::follow_event();
+    }
+    let is_told = told.is_some() || snapshot.sees(&VOLUME);
     match pvc.filter(|_| is_told) {
         Some(pvc) if snapshot.is_ours(pvc) => anew(snapshot, name, namespace, UNNAMED),
         Some(_) => advice::read_foreign_events(name, namespace),
@@ -59,6 +76,6 @@ pub(super) fn step(snapshot: &Snapshot, target: &Target, name: &str, namespace: 
 
 /// Reservoir's event about it.
 fn told<'a>(snapshot: &'a Snapshot, target: &Target) -> Option<&'a Event> {
-    let is_it = |event: &&Event| event.reason.as_deref() == Some(PROVISIONING_FAILED);
+    let is_it = |event: &&Event| [Some(PROVISIONING_FAILED), Some(LEFT)].contains(&event.reason.as_deref());
     last_event(snapshot, &PVC, target, true).filter(is_it)
 }

@@ -5,9 +5,8 @@ use kube::ResourceExt;
 
 use super::advice::{AS_SAID, UNNAMED, anew, by_template, of_class, refusal, template};
 use super::events::{last_event, message_of, time_of};
-use super::lost_pvc::LOST;
 use super::owners::{ephemeral, pod_of};
-use super::report::{PROVISIONING_FAILED, Report, TERMINATING};
+use super::report::{LOST, PROVISIONING_FAILED, Report, TERMINATING};
 use super::space::{Apart, space_step};
 use super::target::Target;
 use super::{ending_pvc, growth, lost_pvc, placing};
@@ -40,8 +39,11 @@ pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report>
         );
         return report(true, NAMES_VOLUME, why);
     }
-    if let Some(report) = lost_pvc::report(snapshot, target, pvc).filter(|_| phase == LOST) {
-        return Some(report);
+    if phase == LOST || phase == "Bound" && lost_pvc::has_no_volume(snapshot, pvc) {
+        let report = lost_pvc::report(snapshot, target, pvc);
+        if report.is_some() {
+            return report;
+        }
     }
     if phase != "Pending" {
         // A PersistentVolumeClaim may be seen where its volume may not.

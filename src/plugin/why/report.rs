@@ -5,6 +5,9 @@ use serde::Serialize;
 /// The reason of a pod or PersistentVolumeClaim that is being deleted, and of the claim of the latter.
 pub(in crate::plugin) use crate::api::condition::reason::TERMINATING;
 
+/// The phase of a PersistentVolumeClaim whose PersistentVolume is gone, as Kubernetes calls it.
+pub(super) const LOST: &str = "Lost";
+
 /// A reported condition of an object, or the phase of a pod.
 #[derive(Debug, Serialize)]
 pub(in crate::plugin) struct Report {

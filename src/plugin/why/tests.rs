@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::testing::*;
 use super::*;
 use crate::api::UidRef;
-use crate::api::condition::{READY, RESIZED, Verdict, reason, set};
+use crate::api::condition::{READY, RESIZED, TEMPLATED, Verdict, reason, set};
 use crate::plan::testing::*;
 use crate::plugin::kind::{DISK, Kind, RESERVATION, ROLE, SUBSCRIPTION};
 use crate::plugin::snapshot::Denied;
@@ -88,6 +88,18 @@ fn t4_the_size_of_a_template_or_static_reservation_is_changed_where_it_is_said()
     let of = |snapshot: &Snapshot| ask(snapshot, &VOLUME, None, "big").unwrap();
     let answer = of(&snapshot);
     assert!(answer.contains(r#"kubectl patch vrole scratch --type=json -p '[{"op":"replace","path":"/spec/reservationTemplates/1/size","value":"4Gi"}]'"#), "{answer}");
+    // Its template decides about it no more (seed 30360).
+    let mut unselected = snapshot.roles[0].clone();
+    let left = "DiskReservation scratch.t.n1.a is on a disk that its template does not select any more, and ends with its last volume";
+    let conditions = &mut unselected.status.get_or_insert_default().conditions;
+    set(conditions, TEMPLATED, Verdict::yes(reason::READY, left), None, jiff::Timestamp::UNIX_EPOCH);
+    let selected = std::mem::replace(&mut snapshot.roles, vec![unselected]);
+    assert!(
+        of(&snapshot).contains("have template t of VolumeRole scratch select its node"),
+        "{}",
+        of(&snapshot)
+    );
+    snapshot.roles = selected;
     let held = ask(&snapshot, &RESERVATION, None, "scratch.t.n1.a").unwrap();
     assert!(held.contains("it is of template t of VolumeRole scratch\n"), "{held}");
     assert!(held.contains("next: a reservation with content cannot be deleted"), "{held}");
@@ -97,7 +109,11 @@ fn t4_the_size_of_a_template_or_static_reservation_is_changed_where_it_is_said()
     assert!(held.contains("next: there is nothing to do; template t of VolumeRole scratch makes"), "{held}");
     snapshot.reservations[0].status.as_mut().unwrap().volumes = content;
     snapshot.roles.clear();
-    assert!(of(&snapshot).contains("make VolumeRole scratch with template t again"), "{}", of(&snapshot));
+    assert!(
+        of(&snapshot).contains("have template t of VolumeRole scratch select its node again"),
+        "{}",
+        of(&snapshot)
+    );
     let held = ask(&snapshot, &RESERVATION, None, "scratch.t.n1.a").unwrap();
     assert!(held.contains("VolumeRole scratch, which is gone: it ends with its last volume"), "{held}");
     let spec = &mut snapshot.reservations[0].spec;

@@ -419,3 +419,18 @@ fn t4_the_doctor_tells_that_no_controller_leads() {
     facts.controllers.as_mut().unwrap()[0].status.as_mut().unwrap().ready_replicas = Some(0);
     assert!(faults(&facts).iter().all(|(_, message)| message != why));
 }
+
+/// T4, X9: the doctor tells of a kind of which nothing can be made.
+#[test]
+fn t4_x9_the_doctor_reports_a_kind_that_is_being_deleted() {
+    let mut facts = healthy();
+    let volumes =
+        facts.crds.iter_mut().flatten().find(|kind| kind.spec.names.kind == "SharedPersistentVolume");
+    volumes.unwrap().metadata.deletion_timestamp = some_time();
+    let found = findings(&facts, "1.0.0").into_iter().find(|found| found.level == Level::Problem).unwrap();
+    assert_eq!(
+        found.message,
+        "the kind SharedPersistentVolume is being deleted, and nothing of it can be made"
+    );
+    assert_eq!(found.next, Some(advice::see_kind_out()));
+}

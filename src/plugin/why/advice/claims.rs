@@ -32,6 +32,14 @@ impl<'a> About<'a> {
         }
     }
 
+    /// The command that ends the claim. `kubectl delete` waits for its pods.
+    pub(super) fn end_claim(&self) -> String {
+        match self.snapshot.pods_of(self.namespace, self.name).next() {
+            Some(_) => format!("kubectl reservoir unclaim {} -n {}", self.name, self.namespace),
+            None => self.delete(),
+        }
+    }
+
     /// True if the volume of the claim is there, and only its list lacks the claim.
     pub(super) fn lost_only_its_binding(&self) -> bool {
         let noted = self.claim.and_then(|claim| claim.status.as_ref()?.volume.as_ref());

@@ -50,6 +50,12 @@ impl About<'_> {
         }
     }
 
+    /// A copy of the volume that ends, and so is in the way of the next one on its node.
+    pub(super) fn ending_copy(&self) -> Option<String> {
+        let copies = self.around(self.volume?).copies;
+        copies.iter().find(|copy| copy.is_ending()).map(|copy| copy.name_any())
+    }
+
     /// The step for a copy that its node cannot fill. Connections that something between the nodes drops are in no log.
     pub(super) fn copy_failed(&self) -> String {
         let said = message(self.conditions, COPY_FAILED);

@@ -2,7 +2,7 @@
 
 use kube::ResourceExt;
 
-use super::super::holders::queue;
+use super::super::holders::{left_by_template, queue};
 use super::{About, message, whole_mebibytes, word};
 use crate::api::condition::reason::{GUARANTEED, NOT_ENOUGH_ROOM, OVER_QUOTA, RESERVATION_FULL};
 use crate::api::{DeletionPolicy, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size, VolumeRole};
@@ -80,16 +80,24 @@ impl<'a> About<'a> {
     /// The step for a reservation beyond the limit of its role. The reservations of a template have one size, so each gets an
     /// equal part, and a deleted one is made anew (R7). One with a whole disk has that, whatever it asks for (D2).
     pub(super) fn over_quota(&self) -> String {
+        let left = self.reservation.filter(|r| left_by_template(self.snapshot, r).is_some());
+        if let Some(step) = left.and_then(|left| self.resize_elsewhere(Some(left), left.spec.size.clone())) {
+            return step;
+        }
         let of = self.reservation.and_then(|r| r.spec.template.as_ref());
         let alike = |r: &&DiskReservation| match of {
             Some(of) => r.spec.template.as_ref() == Some(of),
             None => r.name_any() == self.name,
         };
-        let alike = self.snapshot.reservations.iter().filter(alike).filter(|r| !undivided::has_whole_disk(r));
-        let own =
-            alike.clone().filter_map(|r| r.status.as_ref()).map(holder::size).fold(0, u64::saturating_add);
+        // What its template does not select keeps its size, as a whole disk does.
+        let changes = |r: &&DiskReservation| {
+            !undivided::has_whole_disk(r) && left_by_template(self.snapshot, r).is_none()
+        };
+        let alike = self.snapshot.reservations.iter().filter(alike).filter(changes);
+        let alike: Vec<_> = alike.map(|r| r.status.clone().unwrap_or_default()).collect();
+        let own = alike.iter().map(holder::size).fold(0, u64::saturating_add);
         let (left, role) = self.within_quota(own);
-        let each = left / (alike.count() as u64).max(1);
+        let each = template::largest_size(left, alike.iter().map(template::least).collect());
         // A wish can be taken back, also if the limit has become less than what is reserved.
         let has = self.reservation.and_then(|r| r.status.as_ref()).map_or(0, holder::size);
         let each = each.max(has);
@@ -329,8 +337,10 @@ impl<'a> About<'a> {
         let role = self.snapshot.roles.iter().find(|role| role.name_any() == of.volume_role);
         let templates = role.map_or(&[][..], |role| &role.spec.reservation_templates);
         Some(match templates.iter().position(|template| template.name == of.name) {
-            Some(index) => advice::resize_template(&of.volume_role, index, size, &of.name),
-            None => advice::restore_template(&spec.role, &of.volume_role, &of.name),
+            Some(index) if left_by_template(self.snapshot, reservation?).is_none() => {
+                advice::resize_template(&of.volume_role, index, size, &of.name)
+            }
+            _ => advice::restore_template(&spec.role, &of.volume_role, &of.name),
         })
     }
 

@@ -9,6 +9,7 @@ use crate::plan::node_disk::UNCONFIGURED;
 use crate::plan::testing::*;
 use crate::plugin::kind::{self, Kind};
 use crate::plugin::snapshot::Denied;
+use crate::plugin::why::testing::pod_of;
 
 fn step(snapshot: &Snapshot, kind: &'static Kind, name: &str, reason: &str) -> String {
     let target = Target::new(kind, kind.namespaced.then(|| "team".to_owned()), name.to_owned());
@@ -194,7 +195,10 @@ fn m6_advice_about_a_full_volume_fits_the_volume() {
     let (pvc, made) = made_for(ready_volume("pvc-u", "eng", false));
     let mut raw = ready_volume("whole", "eng", true);
     raw.status.as_mut().unwrap().disk_kind = Some(DiskKind::Mount);
-    let volumes = vec![ready_volume("data", "eng", true), made, raw];
+    // It waits for that already, and its condition Resized has the step (seed 30400).
+    let mut grows = ready_volume("grows", "eng", true);
+    grows.spec.size = gi(2);
+    let volumes = vec![ready_volume("data", "eng", true), made, raw, grows];
     let snapshot = Snapshot { volumes, pvcs: vec![pvc], ..Snapshot::default() };
     for (name, wanted) in [
         ("data", "kubectl reservoir resize spv/data 1280Mi   # or remove files"),
@@ -203,6 +207,7 @@ fn m6_advice_about_a_full_volume_fits_the_volume() {
             "kubectl patch pvc q -n team -p '{\"spec\":{\"resources\":{\"requests\":{\"storage\":\"1280Mi\"}}}}'",
         ),
         ("whole", "kubectl reservoir tree --role eng   # remove files"),
+        ("grows", "kubectl reservoir tree --role eng   # remove files"),
     ] {
         let step = step(&snapshot, &VOLUME, name, NEARLY_FULL);
         assert!(step.starts_with(wanted), "{step}");
@@ -922,6 +927,13 @@ fn t4_e2_advice_about_a_copy_leads_to_its_original() {
     assert_eq!(of(&snapshot), advice::ask_why("spv/data"));
     snapshot.volumes[1] = ready_volume("data", "eng", true);
     assert_eq!(of(&snapshot), advice::look_again());
+    // The one before is in the way of the next copy of its node.
+    snapshot.volumes[1].metadata.uid = Some("uid-data".into());
+    let of = |snapshot: &Snapshot| step(snapshot, &VOLUME, "data", COPYING);
+    snapshot.volumes[0].spec.copy_of.as_mut().unwrap().uid = "uid-data".into();
+    assert_eq!(of(&snapshot), advice::look_again());
+    snapshot.volumes[0].metadata.deletion_timestamp = crate::plan::testing::some_time();
+    assert_eq!(of(&snapshot), advice::ask_why("spv/data-1"));
 }
 
 /// T4, D4: a claim whose data is given up is of no use any more.
@@ -930,6 +942,9 @@ fn t4_d4_a_claim_of_a_disk_that_is_gone_ends() {
     let snapshot = Snapshot { claims: vec![claim("team", "c", "v")], ..Snapshot::default() };
     let told = step(&snapshot, &CLAIM, "c", VOLUME_GONE);
     assert!(told.starts_with("kubectl delete vclaim/c -n team   # then claim another volume"), "{told}");
+    let used = Snapshot { pods: vec![pod_of("c", "Running")], ..snapshot };
+    let told = step(&used, &CLAIM, "c", VOLUME_GONE);
+    assert!(told.starts_with("kubectl reservoir unclaim c -n team   # then claim"), "{told}");
     // The volume is deleted after its claims.
     let mut snapshot = Snapshot { volumes: vec![ready_volume("v", "eng", true)], ..Snapshot::default() };
     assert_eq!(step(&snapshot, &VOLUME, "v", VOLUME_GONE), "kubectl delete spv/v");

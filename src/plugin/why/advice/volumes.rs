@@ -65,6 +65,10 @@ impl<'a> About<'a> {
         };
         let size = resize::size_now(volume).bytes_or_zero();
         let larger = whole_mebibytes(size.saturating_add(size / 4));
+        // The growth that it waits for has a step of its own.
+        if volume.spec.size.bytes_or_zero() >= larger.bytes_or_zero() {
+            return advice::remove_files(self.role);
+        }
         match self.pvc_with(volume) {
             Some(pvc) => advice::resize_pvc(pvc.name_any(), pvc.namespace().unwrap_or_default(), larger),
             None => advice::enlarge_full(self.name, larger),

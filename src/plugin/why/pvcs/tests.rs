@@ -227,6 +227,81 @@ fn t4_p4_a_lost_persistent_volume_claim_leads_to_its_volume() {
     );
 }
 
+/// T4, P4: no step names a PersistentVolume that is gone, and without a reclaim policy the data stays.
+#[test]
+fn t4_p4_an_ending_claim_without_its_persistent_volume_keeps_its_data() {
+    let mut ending = pvc("data", "Lost", "eng");
+    ending.metadata.uid = Some("u".into());
+    ending.metadata.deletion_timestamp = some_time();
+    ending.spec.as_mut().unwrap().volume_name = Some("reservoir-u".into());
+    let mut volume = ready_volume("pvc-u", "eng", false);
+    volume.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    let mut snapshot = Snapshot {
+        classes: vec!["eng".into()],
+        pvcs: vec![ending],
+        volumes: vec![volume],
+        pods: vec![pod_of("data", "Running")],
+        ..Snapshot::default()
+    };
+    let of = |snapshot: &Snapshot| ask(snapshot, &PVC, Some("team"), "data").unwrap();
+    let told = of(&snapshot);
+    assert!(told.contains("PersistentVolume reservoir-u is gone, and its data stays"), "{told}");
+    assert!(told.contains("next: kubectl describe pvc data -n team"), "{told}");
+    snapshot.volumes[0].spec.retire = true;
+    let told = of(&snapshot);
+    assert!(told.contains("next: kubectl reservoir unretire pvc-u   # keeps the volume; else end"), "{told}");
+}
+
+/// T4, P3: a PersistentVolumeClaim whose volume somebody removed by force waits for no growth, and gets no volume again.
+#[test]
+fn t4_p3_a_bound_claim_without_its_volume_is_made_anew() {
+    let mut bound = pvc("data", "Bound", "eng");
+    bound.metadata.uid = Some("u".into());
+    let spec = bound.spec.as_mut().unwrap();
+    spec.volume_name = Some("reservoir-u".into());
+    let size = |size: &str| Some([("storage".to_owned(), Quantity(size.to_owned()))].into());
+    spec.resources = Some(VolumeResourceRequirements { requests: size("13Gi"), ..Default::default() });
+    bound.status.as_mut().unwrap().capacity = size("2Gi");
+    let mut snapshot = Snapshot { classes: vec!["eng".into()], pvcs: vec![bound], ..Snapshot::default() };
+    let of = |snapshot: &Snapshot| ask(snapshot, &PVC, Some("team"), "data").unwrap();
+    let told = of(&snapshot);
+    assert!(
+        told.contains("the volume of PersistentVolume reservoir-u is gone, so no pod can mount it"),
+        "{told}"
+    );
+    assert!(told.contains("next: kubectl delete pvc data -n team   # then make it anew"), "{told}");
+    let said = "PersistentVolume reservoir-u is that of a claim that is gone: delete it, and claim v";
+    snapshot.events = vec![event("PersistentVolumeClaim", "data", "Warning", "PersistentVolumeLeft", said)];
+    let told = of(&snapshot);
+    assert!(told.contains(said) && told.contains("next: do what the message says"), "{told}");
+    // Without its label it is the volume of the entry still.
+    let mut volume = ready_volume("v", "eng", false);
+    volume.status.as_mut().unwrap().claims = vec![bound_by("team", "data", "u")];
+    snapshot.volumes = vec![volume];
+    assert!(of(&snapshot).contains("Resizing: 13Gi requested"), "{}", of(&snapshot));
+}
+
+/// T4, C5, D3: a claim whose PersistentVolumeClaim is made anew on another node waits for the pods of the one before.
+#[test]
+fn t4_d3_a_moved_claim_waits_for_its_pods() {
+    let mut ending = pvc("data", "Bound", "");
+    ending.metadata.deletion_timestamp = some_time();
+    let mut moved = bound("data", "v");
+    let why = Verdict::no(reason::BINDING, "its volume is on node n3 now");
+    set(&mut moved.status.as_mut().unwrap().conditions, READY, why, None, jiff::Timestamp::UNIX_EPOCH);
+    let snapshot = Snapshot {
+        claims: vec![moved],
+        volumes: vec![ready_volume("v", "eng", true)],
+        pvcs: vec![ending],
+        pods: vec![pod_of("data", "Pending")],
+        ..Snapshot::default()
+    };
+    for (kind, name) in [(&CLAIM, "data"), (&PVC, "data"), (&POD, "web")] {
+        let told = ask(&snapshot, kind, Some("team"), name).unwrap();
+        assert!(told.contains("# it is made anew by itself, once its pods have ended"), "{told}");
+    }
+}
+
 /// T4, P3: a volume that grows while no pod has it mounted waits for its pods, and not for a log.
 #[test]
 fn t4_p3_why_names_the_pods_that_a_growth_waits_for() {
