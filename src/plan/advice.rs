@@ -333,6 +333,9 @@ advice! {
     recover_for_claim(uid, volume, create) =
         "kubectl reservoir recover {uid}   # a disk has the data of volume {volume} without an object: apply what this prints; what follows \
          makes an empty volume: {create}";
+    await_data_for_claim(disk, volume, create) =
+        "kubectl reservoir why nd/{disk}   # the disk is not ready, and may have the data of volume {volume}, which has no object; what follows \
+         makes an empty volume: {create}";
     subscribe_to_near_role(role, namespace, near) =
         "kubectl reservoir unsubscribe {role} -n {namespace} && kubectl reservoir subscribe {near} -n \
          {namespace}   # if role {near} is meant";
@@ -639,6 +642,9 @@ advice! {
     raise_memory(release, namespace) =
         "helm get values {release} -n {namespace} --all   # raise agent.resources.limits.memory or controller.resources.limits.memory, with \
          helm upgrade";
+    see_affinity(agents, namespace) =
+        "kubectl get {agents} -n {namespace} -o jsonpath='{{.spec.template.spec.affinity}}'   # if it leaves the node out, change \
+         agent.affinity in the chart's values";
     find_refuser(object, namespace) =
         "kubectl describe {object} -n {namespace}   # its events say what keeps its pods from being there";
     fit_pod(pod, namespace) =

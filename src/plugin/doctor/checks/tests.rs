@@ -330,6 +330,11 @@ fn t4_the_doctor_says_why_pods_are_missing() {
     assert!(next.starts_with("kubectl label namespace sys --overwrite pod-security"), "{next}");
     let note = found.iter().find(|f| f.message.starts_with("no agent runs on node n1")).unwrap();
     assert!(!note.next.as_ref().unwrap().contains("nodeSelector"), "{note:?}");
+    let template = json!({"spec": {"containers": [], "affinity": {"nodeAffinity": {}}}});
+    facts.agents.as_mut().unwrap()[0].spec = from(json!({"selector": {}, "template": template}));
+    let found = findings(&facts, "1.0.0");
+    let note = found.iter().find(|f| f.message.starts_with("no agent runs on node n1")).unwrap();
+    assert!(note.next.as_ref().unwrap().contains("template.spec.affinity"), "{note:?}");
 
     let mut facts = healthy();
     let status = json!({"replicas": 0, "conditions": [{"type": "ReplicaFailure", "status": "True",

@@ -3,7 +3,7 @@
 use kube::ResourceExt;
 
 use super::About;
-use crate::api::SharedPersistentVolume;
+use crate::api::{LedgerEntry, Role, SharedPersistentVolume};
 use crate::plan::candidate::is_ready;
 use crate::plan::left_data::{self, LeftData};
 use crate::plan::own_pvc::pvc_of;
@@ -33,17 +33,44 @@ impl About<'_> {
         if ![&VOLUME, &RESERVATION, &DISK].into_iter().all(|kind| self.snapshot.sees(kind)) {
             return advice::have_administrator_ask(&self.argument);
         }
-        let Some(LeftData { volume, uid, until }) = self.left_data(is_wanted) else { return create };
+        let bare = create.split("   #").next().unwrap_or_default();
+        let Some(LeftData { volume, uid, until }) = self.left_data(&is_wanted) else {
+            return match self.unseen_data(is_wanted) {
+                Some((disk, volume)) => advice::await_data_for_claim(disk, volume, bare),
+                None => create,
+            };
+        };
         let name = volume.name_any();
-        let create = create.split("   #").next().unwrap_or_default();
         let is_taken = self.snapshot.volumes.iter().any(|volume| volume.name_any() == name);
         match until {
-            None => advice::recover_for_claim(uid, name, create),
+            None => advice::recover_for_claim(uid, name, bare),
             Some(until) => {
                 let data = if is_taken { format!("{uid} --name {name}-undeleted") } else { uid };
-                advice::undelete_for_claim(data, name, until.0, create)
+                advice::undelete_for_claim(data, name, until.0, bare)
             }
         }
+    }
+
+    /// A disk that is not ready, and a volume that a reservation on it lists and that has no object: somebody removed that by force. Its
+    /// labels are on the disk alone.
+    fn unseen_data(&self, is_wanted: impl Fn(&SharedPersistentVolume) -> bool) -> Option<(&str, &str)> {
+        let selects = self.claim.is_some_and(|claim| claim.spec.selector.is_some());
+        let has_object =
+            |uid: &str| self.snapshot.volumes.iter().any(|v| v.metadata.uid.as_deref() == Some(uid));
+        let may_be_wanted = |entry: &&LedgerEntry| {
+            let mut volume = SharedPersistentVolume::new(&entry.name, Default::default());
+            volume.spec.role.clone_from(&entry.role);
+            let fits = is_wanted(&volume) || selects && Role::name_covers(&entry.role, self.role);
+            fits && entry.kept.is_none() && !has_object(&entry.uid)
+        };
+        self.snapshot.reservations.iter().find_map(|reservation| {
+            let status = reservation.status.as_ref()?;
+            let disk = status.node_disk.as_deref()?;
+            let on = self.snapshot.disks.iter().find(|on| on.metadata.name.as_deref() == Some(disk))?;
+            let entry =
+                status.volumes.iter().filter(|_| !on.spec.gone && !is_ready(on)).find(may_be_wanted)?;
+            Some((disk, entry.name.as_str()))
+        })
     }
 
     /// The step for a volume without a place, while the data of an earlier volume of its name is kept.

@@ -1052,6 +1052,22 @@ fn t4_x8_a_claim_is_led_to_old_data_before_an_empty_volume() {
             "{told}"
         );
     }
+    // Somebody removed the object by force, and no agent can say what the disk has.
+    let mut listing = reserved("r", "eng", 4, &[("x", 2)]);
+    listing.status.as_mut().unwrap().node_disk = Some("n1.a".into());
+    let status = snapshot.disks[0].status.as_mut().unwrap();
+    status.orphans = vec![];
+    set_ready(&mut status.conditions, false);
+    snapshot.reservations = vec![listing];
+    for (name, reason, _) in claims {
+        let told = step(&snapshot, &CLAIM, name, reason);
+        assert!(
+            told.starts_with(
+                "kubectl reservoir why nd/n1.a   # the disk is not ready, and may have the data"
+            ),
+            "{told}"
+        );
+    }
     snapshot.disks[0].spec.gone = true;
     let told = step(&snapshot, &CLAIM, "c", NO_SUCH_VOLUME);
     assert!(told.starts_with("kubectl reservoir create x --role eng"), "D4: {told}");
