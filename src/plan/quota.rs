@@ -213,7 +213,10 @@ pub fn impossible(role: &VolumeRole, roles: &[&VolumeRole], disks: &[&NodeDisk])
     }
     let there = disks.iter().filter(|disk| !disk.spec.gone && disk.metadata.deletion_timestamp.is_none());
     let capacity = there.map(|disk| allocatable::of_disk(disk)).fold(0, u64::saturating_add);
-    let has_its_own = own <= ledger::total(entries(role));
+    let has_its_own = |of: &VolumeRole| {
+        let guarantee = of.spec.quota.guarantee.as_ref().map_or(0, Size::bytes_or_zero);
+        guarantee <= ledger::total(entries(of))
+    };
     let all: Vec<(&VolumeRole, u64)> = counting.into_values().map(|role| (role, 0)).collect();
     // No role is called like this, so no guarantee is left out.
     let promised = open_guarantees("", &all);
@@ -238,9 +241,11 @@ pub fn impossible(role: &VolumeRole, roles: &[&VolumeRole], disks: &[&NodeDisk])
         }
         (false, false) => return None,
     };
-    let others = promised.iter().map(|(of, need)| (*need, of.name_any()));
-    let largest = others.filter(|(_, other)| *other != role.name_any()).max();
-    let instead = largest.filter(|(need, _)| *need > capacity || has_its_own && own <= capacity);
+    // One that is to be lowered leads to no other one, so no two lead to each other.
+    let is_instead =
+        |(of, need): &&(&VolumeRole, u64)| *need > capacity || has_its_own(role) && !has_its_own(of);
+    let others = promised.iter().filter(|(of, _)| own <= capacity && of.name_any() != role.name_any());
+    let instead = others.filter(is_instead).map(|(of, need)| (*need, of.name_any())).max();
     let possible = own.saturating_sub(sum.max(own).saturating_sub(capacity));
     Some(Impossible { why, possible, instead: instead.map(|(_, other)| other) })
 }
@@ -362,6 +367,11 @@ mod tests {
         let instead = |of: &VolumeRole, all: &[&VolumeRole]| impossible(of, all, &disks).unwrap().instead;
         assert_eq!(instead(&ops, &[&ops, &lord]).as_deref(), Some("lord"), "it is too large by itself");
         assert_eq!(instead(&lord, &[&ops, &lord]), None);
+        let mut lady = lord.clone();
+        (lady.metadata.name, lady.spec.role) = (Some("lady".into()), "lady".into());
+        for of in [&lord, &lady] {
+            assert_eq!(instead(of, &[&ops, &lord, &lady]), None, "no circle (seed 30196)");
+        }
         assert_eq!(instead(&more, &[&ops, &eng, &more]), None, "the last one is the one too much");
         let served = with_quota(volume_role("eng", "eng"), None, Some(4), &[("eng-1", 4)]);
         assert_eq!(

@@ -354,6 +354,11 @@ fn l7_a_claim_gets_a_volume_that_fits(server: &Server, pvc: &PersistentVolumeCla
         return None;
     }
     let disks: Vec<NodeDisk> = server.all("nodedisks");
+    // X9: it goes to the disk that reports its data, and no other space is of use to it.
+    let mut orphans = disks.iter().flat_map(|disk| &disk.status).flat_map(|status| &status.orphans);
+    if orphans.any(|orphan| volumes.iter().any(|of| is_its(of) && of.uid().as_ref() == Some(&orphan.uid))) {
+        return None;
+    }
     let is_ready = |of: &DiskReservation| {
         let disk = of.status.as_ref().and_then(|status| status.node_disk.clone());
         disks.iter().find(|there| Some(there.name_any()) == disk).is_some_and(|disk| {
