@@ -643,7 +643,7 @@ advice! {
         "helm get values {release} -n {namespace} --all   # raise agent.resources.limits.memory or controller.resources.limits.memory, with \
          helm upgrade";
     see_affinity(agents, namespace) =
-        "kubectl get {agents} -n {namespace} -o jsonpath='{{.spec.template.spec.affinity}}'   # if it leaves the node out, change \
+        "kubectl get daemonset {agents} -n {namespace} -o jsonpath='{{.spec.template.spec.affinity}}'   # if it leaves the node out, change \
          agent.affinity in the chart's values";
     find_refuser(object, namespace) =
         "kubectl describe {object} -n {namespace}   # its events say what keeps its pods from being there";

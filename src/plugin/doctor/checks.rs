@@ -358,11 +358,10 @@ impl Checks {
                 // The finding about the agents has the cause.
                 None => {
                     let (name, namespace) = (agents[0].name_any(), agents[0].namespace().unwrap_or_default());
-                    let object = format!("daemonset/{name}");
                     let template = agents[0].spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
                     let next = match template.is_some_and(|spec| spec.affinity.is_some()) {
-                        true => advice::see_affinity(object, namespace),
-                        false => advice::find_refuser(object, namespace),
+                        true => advice::see_affinity(name, namespace),
+                        false => advice::find_refuser(format!("daemonset/{name}"), namespace),
                     };
                     self.note(without, next);
                 }

@@ -14,7 +14,7 @@ use crate::api::{Capability, DiskReservation, RoleSubscription, VolumeOffer};
 use crate::cluster;
 use crate::plan::copies::{Keeper, keeper};
 use crate::plan::{advice, node_disk, own_pvc::pvc_of};
-use crate::plugin::kind::{CLAIM, DISK, OFFER, POD, PVC, SUBSCRIPTION, VOLUME};
+use crate::plugin::kind::{CLAIM, DISK, OFFER, POD, PVC, RESERVATION, SUBSCRIPTION, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
 /// The next step for an object with a report of the given reason. Only who may see the installation can check it.
@@ -244,7 +244,10 @@ fn reservation_end(snapshot: &Snapshot, name: &str) -> Option<String> {
         return Some(advice::await_unconfigured(&spec.role));
     }
     if status.is_some_and(|status| !status.volumes.is_empty() || !status.refinements.is_empty()) {
-        return Some(advice::see_reservation(&spec.role));
+        let target = Target::new(&RESERVATION, None, name.to_owned());
+        return About::new(snapshot, &target)
+            .orphan_within()
+            .or_else(|| Some(advice::see_reservation(&spec.role)));
     }
     if let Some(of) = &spec.template {
         return left_by_template(snapshot, reservation)

@@ -5,7 +5,7 @@ use kube::ResourceExt;
 use super::About;
 use crate::api::condition::reason::{HAS_REFINEMENTS, HAS_VOLUMES};
 use crate::api::condition::{self, RETIRING};
-use crate::api::{DiskReservation, LedgerEntry, NodeDisk, SharedPersistentVolume};
+use crate::api::{DiskReservation, LedgerEntry, SharedPersistentVolume};
 use crate::plan::candidate::is_ready;
 use crate::plan::{advice, orphans};
 use crate::plugin::kind::{DISK, VOLUME};
@@ -55,6 +55,21 @@ impl<'a> About<'a> {
         })
     }
 
+    /// True if a disk has the data of the entry, and no volume has it.
+    fn is_orphan(&self, entry: &LedgerEntry) -> bool {
+        let mut there = self.snapshot.disks.iter().filter(|disk| !disk.spec.gone);
+        there.any(|disk| {
+            disk.status.as_ref().is_some_and(|status| status.orphans.iter().any(|of| of.uid == entry.uid))
+        })
+    }
+
+    /// The step for a volume in the reservation that has no object, so that nobody can delete it.
+    pub fn orphan_within(&self) -> Option<String> {
+        let mut entries = self.reservation?.status.iter().flat_map(|status| &status.volumes);
+        let orphan = entries.find(|entry| entry.kept.is_none() && self.is_orphan(entry))?;
+        Some(advice::recover_orphan(&orphan.uid))
+    }
+
     /// The step that ends the volume of the entry, or the data of a volume without an object.
     fn end_volume(&self, entry: &LedgerEntry) -> String {
         if self.volume_of_entry(entry).is_some() || !self.snapshot.sees(&VOLUME) {
@@ -63,11 +78,7 @@ impl<'a> About<'a> {
         if !self.snapshot.sees(&DISK) {
             return advice::have_administrator_ask(&self.argument);
         }
-        let mut there = self.snapshot.disks.iter().filter(|disk| !disk.spec.gone);
-        let lists = |disk: &NodeDisk| {
-            disk.status.as_ref().is_some_and(|status| status.orphans.iter().any(|of| of.uid == entry.uid))
-        };
-        if there.any(lists) {
+        if self.is_orphan(entry) {
             return advice::recover_orphan(&entry.uid);
         }
         match self.disk() {

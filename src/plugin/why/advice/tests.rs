@@ -902,6 +902,9 @@ fn t4_x6_advice_about_content_ends_no_other_volume_of_the_name() {
         snapshot.disks[0].status.as_mut().unwrap().orphans =
             vec![crate::api::Orphan { uid: "uid-v".into(), ..Default::default() }];
         assert_eq!(of(&snapshot), advice::recover_orphan("uid-v"));
+        let healthy = Target::new(&RESERVATION, None, "r".into());
+        let told = crate::plugin::why::steps::deletion_step(&snapshot, &healthy);
+        assert_eq!(told, Some(advice::recover_orphan("uid-v")), "nobody can delete that volume");
     }
     let of_refinement = |snapshot: &Snapshot| step(snapshot, &RESERVATION, "r", HAS_REFINEMENTS);
     assert_eq!(of_refinement(&snapshot), advice::look_again(), "the controller releases its entry");
