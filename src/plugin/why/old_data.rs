@@ -56,5 +56,8 @@ fn of(snapshot: &Snapshot, namespace: &str, name: &str) -> Option<String> {
             && volume.status.iter().all(|status| status.claims.is_empty())
     };
     let left = snapshot.volumes.iter().find(is_left)?;
-    Some(advice::claim_old_data(name, &left.spec.role, left.name_any(), namespace))
+    Some(match snapshot.claim(Some(namespace), name) {
+        Some(_) => advice::ask_why(claim.argument()),
+        None => advice::claim_old_data(name, &left.spec.role, left.name_any(), namespace),
+    })
 }

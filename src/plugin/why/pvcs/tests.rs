@@ -803,6 +803,16 @@ fn t4_f5_why_leads_to_the_data_of_before() {
         assert!(of(&snapshot, target).contains(claim), "{}", of(&snapshot, target));
     }
     let mut waits = crate::plan::testing::claim("team", "d-db-1", "pvc-old");
+    snapshot.claims = vec![waits.clone()];
+    for target in all {
+        assert!(!of(&snapshot, target).contains(claim), "it is made: {}", of(&snapshot, target));
+    }
+    let step = crate::plugin::why::old_data::look(
+        &snapshot,
+        &Target::new(&PVC, Some("team".into()), "d-db-1".into()),
+    )
+    .1;
+    assert_eq!(step.as_deref(), Some("kubectl reservoir why vclaim/d-db-1 -n team"), "seed 30416");
     let why = format!("it {}", crate::plan::pv_binding::WAITS_EMPTY);
     let conditions = &mut waits.status.get_or_insert_default().conditions;
     set(conditions, READY, Verdict::no(reason::NAME_TAKEN, why), None, jiff::Timestamp::UNIX_EPOCH);
