@@ -26,7 +26,7 @@ use super::candidate::{self, Candidate, no_such_disk};
 use super::entry::{asked, entry, is_placed};
 use super::list_share::Full;
 use super::queue::{Queue, Request};
-use super::space::{DiskSpace, Hold, RoleSpace};
+use super::space::{DiskSpace, Hold, RoleSpace, leave_to_unlisted};
 use super::{names, quota, summary, turn};
 
 /// The share of a reservation that waits or is to grow.
@@ -85,11 +85,12 @@ pub fn share_out(
     now: Timestamp,
 ) -> Outcomes {
     let mut outcomes = BTreeMap::new();
-    let disks: Vec<DiskSpace> = candidates.iter().map(DiskSpace::new).collect();
+    let mut disks: Vec<DiskSpace> = candidates.iter().map(DiskSpace::new).collect();
     let requests = requests(reservations, &disks, &mut outcomes, before, now);
     if requests.is_empty() {
         return outcomes;
     }
+    leave_to_unlisted(&mut disks, reservations);
     let roles_with_ledger = quota::ledgers(roles).into_iter().map(RoleSpace::new).collect();
     let mut sharing = Sharing { candidates, disks, roles: roles_with_ledger, unguaranteed: None, now };
     let (counting, sums) = (quota::counting(roles), summary::by_role(reservations));

@@ -11,6 +11,7 @@ use crate::api::{DiskReservation, LedgerEntry, NodeDisk, Size, VolumeRole};
 
 use super::candidate::{Candidate, free_space, is_ready};
 use super::entry::is_placed;
+use super::holder::size;
 use super::list_share::{Entry, Full, full_for};
 use super::queue::Request;
 use super::{allocatable, orphans, quota, undivided};
@@ -66,6 +67,24 @@ pub(super) struct DiskSpace<'a> {
 impl<'a> Held<'a> {
     fn of(entry: &'a LedgerEntry) -> Self {
         Self { role: &entry.role, bytes: entry.size.bytes_or_zero(), generation: entry.generation }
+    }
+}
+
+/// Leaves to reservations the bytes that the ledger of their disk lacks, as that of a NodeDisk that was made anew: their entries come
+/// before new ones (S1, X9).
+pub(super) fn leave_to_unlisted(disks: &mut [DiskSpace], reservations: &[&DiskReservation]) {
+    let mut by_name: HashMap<String, &mut DiskSpace> =
+        disks.iter_mut().map(|disk| (disk.name.clone(), disk)).collect();
+    for reservation in reservations.iter().filter(|reservation| reservation.spec.parent.is_none()) {
+        let Some(status) = &reservation.status else { continue };
+        let on = status.node_disk.as_ref().and_then(|name| by_name.get_mut(name));
+        let Some(disk) = on.filter(|disk| status.disk_id.as_ref() == Some(&disk.disk.spec.disk_id)) else {
+            continue;
+        };
+        let uid = reservation.metadata.uid.as_deref().unwrap_or_default();
+        if disk.held_by(uid).is_none() {
+            disk.free = disk.free.saturating_sub(size(status));
+        }
     }
 }
 

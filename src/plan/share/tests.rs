@@ -46,6 +46,25 @@ fn served(rs: &[DiskReservation], disks: &[NodeDisk], roles: &[VolumeRole]) -> V
     rs.iter().zip(outcomes).filter(|(_, o)| o.is_ok()).map(|(r, _)| r.name_any()).collect()
 }
 
+/// S1, X9: a NodeDisk that was made anew has an empty ledger until its reservations have their entries again (seed 30445).
+#[test]
+fn s1_x9_what_a_ledger_lacks_is_left_to_its_reservation() {
+    let on = disk("n1.a", "n1", 10, &[]);
+    let mut old = reserved("old", "eng", 7, &[]);
+    let status = old.status.as_mut().unwrap();
+    (status.node_disk, status.disk_id) = (Some("n1.a".into()), Some(on.spec.disk_id.clone()));
+    let (large, small) = (asks("large", "ops", 4, 1), asks("small", "ops", 3, 2));
+    let of = |old: &DiskReservation| {
+        let all = [old.clone(), large.clone(), small.clone()];
+        let candidates = [Candidate { disk: &on, node_labels: None }];
+        let out = share_out(&all.each_ref(), &candidates, &[], &Outcomes::new(), now());
+        [&large, &small].map(|r| matches!(out.get(&r.uid().unwrap()), Some(Outcome::Serve { .. })))
+    };
+    assert_eq!(of(&old), [false, true]);
+    old.status.as_mut().unwrap().disk_id = Some("another".into());
+    assert_eq!(of(&old), [true, true], "it is on a disk that was replaced");
+}
+
 #[test]
 fn d2_q1_all_of_an_undivided_disk_counts_towards_the_quota() {
     let mut ssd = disk("n1.ssd", "n1", 20, &[]);
