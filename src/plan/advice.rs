@@ -242,7 +242,7 @@ advice! {
          that: kubectl delete spv {volume}";
     replace_content_from_copy(volume, copy, role) =
         "kubectl reservoir claim {copy} --role {role} --volume {copy} --read-only   # that copy still has the files: fill another volume from \
-         it; the pods of {volume} move to that one; only after that: kubectl delete spv {volume}, which takes its copies along";
+         the copy, move the pods of {volume} to that one, and only then: kubectl delete spv {volume}, which takes its copies along";
     await_new_copy(original) =
         "end the claims and pods that use the copy, and it is made anew from volume {original} by itself";
     take_seal_back(volume) =

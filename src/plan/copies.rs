@@ -302,7 +302,7 @@ fn name(original: &str, uid: &str, node: &str) -> String {
     format!("{}-{hash}", kept.trim_end_matches(['.', '-']))
 }
 
-/// What keeps a copy from its end (E2).
+/// The cause that would keep a copy from its end (E2).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Keeper {
     /// The labels of its node, which `spec.copies` of the original selects.
@@ -315,7 +315,7 @@ pub enum Keeper {
     Nothing,
 }
 
-/// What would keep a copy. `original`: the volume that it is a copy of.
+/// The cause that would keep a copy of this original.
 pub fn keeper(copy: &SharedPersistentVolume, original: Option<&SharedPersistentVolume>) -> Keeper {
     let conditions = copy.status.as_ref().map_or(&[][..], |status| &status.conditions);
     let is = |type_: &str, of: &[&str]| {
@@ -337,7 +337,7 @@ pub fn keeper(copy: &SharedPersistentVolume, original: Option<&SharedPersistentV
     }
 }
 
-/// What would keep a copy, for people.
+/// The cause in words.
 pub fn what_keeps(of: &CopyOf, keeper: Keeper) -> String {
     let CopyOf { name, node, .. } = of;
     match keeper {

@@ -73,11 +73,14 @@ impl<'a> Held<'a> {
 /// Leaves to reservations the bytes that the ledger of their disk lacks, as that of a NodeDisk that was made anew: their entries come
 /// before new ones (S1, X9).
 pub(super) fn leave_to_unlisted(disks: &mut [DiskSpace], reservations: &[&DiskReservation]) {
-    let mut by_name: HashMap<String, &mut DiskSpace> =
-        disks.iter_mut().map(|disk| (disk.name.clone(), disk)).collect();
+    let named = disks.iter_mut().filter_map(|space| {
+        let disk = space.disk;
+        Some((disk.metadata.name.as_deref()?, space))
+    });
+    let mut by_name: HashMap<&str, &mut DiskSpace> = named.collect();
     for reservation in reservations.iter().filter(|reservation| reservation.spec.parent.is_none()) {
         let Some(status) = &reservation.status else { continue };
-        let on = status.node_disk.as_ref().and_then(|name| by_name.get_mut(name));
+        let on = status.node_disk.as_ref().and_then(|name| by_name.get_mut(name.as_str()));
         let Some(disk) = on.filter(|disk| status.disk_id.as_ref() == Some(&disk.disk.spec.disk_id)) else {
             continue;
         };

@@ -120,7 +120,7 @@ async fn execute(cli: Cli, client: &Client, namespace: &str, paint: Paint) -> an
         }
         Command::Create(args) => {
             let manifest = manifests::volume_manifest(&args);
-            write::note_old_data(client, &manifest).await?;
+            write::note_old_data(client, &manifest, &args.write).await?;
             write::create_object(client, &kind::VOLUME, manifest, &args.write).await?;
         }
         Command::Claim(args) => {

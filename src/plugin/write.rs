@@ -85,8 +85,12 @@ pub(super) async fn create_object(
     wait_until(&api, kind, &created, write, &Until::Condition("Ready")).await
 }
 
-/// Notes the data of an earlier volume of the name, which the new one does not have (X6, X8). Who may not see it is told nothing.
-pub(super) async fn note_old_data(client: &Client, manifest: &Value) -> anyhow::Result<()> {
+/// Prints a note about the data of an earlier volume of the name, which the new volume does not have (X6, X8). A caller who may not see
+/// that data is told nothing. A dry run of the client sends no request.
+pub(super) async fn note_old_data(client: &Client, manifest: &Value, write: &Write) -> anyhow::Result<()> {
+    if write.dry_run == Some(DryRun::Client) {
+        return Ok(());
+    }
     let volume: SharedPersistentVolume = serde_json::from_value(manifest.clone())?;
     let reservations = cluster::list(&Api::all(client.clone()), &ListParams::default()).await;
     let disks = cluster::list(&Api::all(client.clone()), &ListParams::default()).await;

@@ -89,7 +89,7 @@ impl<'a> About<'a> {
             Some(of) => r.spec.template.as_ref() == Some(of),
             None => r.name_any() == self.name,
         };
-        // What its template does not select keeps its size, as a whole disk does.
+        // A reservation that its template does not select keeps its size, as a whole disk does.
         let changes = |r: &&DiskReservation| {
             !undivided::has_whole_disk(r) && left_by_template(self.snapshot, r).is_none()
         };
