@@ -46,7 +46,8 @@ pub fn all(
             _ => None,
         });
     }
-    let orphans = disks.iter().flat_map(orphans::lost).filter(|orphan| orphan.problem.is_none());
+    let lost = disks.iter().flat_map(orphans::lost);
+    let orphans = lost.filter(|orphan| orphan.problem.is_none() && orphans::owner(orphan, volumes).is_none());
     all.extend(orphans.filter_map(|o| recoverable(&o.name, &o.uid, &o.labels, o.spec.clone())));
     all
 }

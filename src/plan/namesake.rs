@@ -2,15 +2,20 @@
 
 use kube::ResourceExt;
 
-use crate::api::{ANNOTATION_MADE_FOR, DiskReservation, Kept, LedgerEntry, NodeDisk, SharedPersistentVolume};
+use crate::api::{
+    ANNOTATION_MADE_FOR, DiskReservation, Kept, LedgerEntry, NodeDisk, Orphan, SharedPersistentVolume,
+};
 
 use super::own_pvc::pvc_of;
 use super::{kept, orphans};
 
-/// The event of a new volume while a disk has data without an object under the same name.
+/// The event of a new volume while a disk has data without an object under the same name. The volume's own data, which a
+/// restored etcd has without its place, is not of an earlier one (X9).
 pub fn orphaned(volume: &SharedPersistentVolume, disks: &[&NodeDisk]) -> Option<String> {
     let name = volume.name_any();
-    let has = |disk: &&&NodeDisk| orphans::lost(disk).any(|orphan| orphan.name == name);
+    let is_earlier =
+        |orphan: &Orphan| orphan.name == name && volume.metadata.uid.as_ref() != Some(&orphan.uid);
+    let has = |disk: &&&NodeDisk| orphans::lost(disk).any(is_earlier);
     let disk = disks.iter().find(has).filter(|_| volume.spec.recover.is_none())?;
     Some(format!(
         "volume {name} starts empty, while NodeDisk {} has data of an earlier volume of this name without an object: to have \
@@ -117,7 +122,7 @@ pub fn earlier(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{LABEL_PVC_UID, Orphan, Recover};
+    use crate::api::{LABEL_PVC_UID, Recover};
     use crate::plan::testing::*;
 
     #[test]
@@ -129,6 +134,9 @@ mod tests {
         let said = orphaned(&new, &[&on]).unwrap();
         assert!(said.contains("NodeDisk n1.a has data") && said.contains("recover v"), "{said}");
         assert_eq!(orphaned(&volume("w", "eng", 1), &[&on]), None);
+        let uid = new.metadata.uid.replace("u".into());
+        assert_eq!(orphaned(&new, &[&on]), None, "X9: its own data");
+        new.metadata.uid = uid;
         new.spec.recover = Some(Recover { uid: "u".into() });
         assert_eq!(orphaned(&new, &[&on]), None);
     }

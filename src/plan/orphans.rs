@@ -51,6 +51,14 @@ pub fn lost(disk: &NodeDisk) -> impl Iterator<Item = &Orphan> {
     there.flat_map(|status| &status.orphans).filter(|orphan| orphan.kept.is_none())
 }
 
+/// The volume whose own data this is: a restored etcd has the volume from before its placement (X9).
+pub fn owner<'a>(
+    orphan: &Orphan,
+    volumes: &'a [SharedPersistentVolume],
+) -> Option<&'a SharedPersistentVolume> {
+    volumes.iter().find(|volume| volume.metadata.uid.as_ref() == Some(&orphan.uid))
+}
+
 /// The sum of the others, with kept data.
 pub fn unlisted(disk: &NodeDisk) -> Option<&UnlistedOrphans> {
     disk.status.as_ref().filter(|_| !disk.spec.gone)?.unlisted_orphans.as_ref()

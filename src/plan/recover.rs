@@ -10,6 +10,8 @@ use crate::api::{
     NodeDisk, Orphan, Reserved, Role, SharedPersistentVolume, SharedPersistentVolumeSpec, Size,
 };
 
+use super::orphans;
+
 /// A manifest for an administrator to apply, or the reason why there is no manifest. A note names the fields that only
 /// the node's report supports, since a compromised node may report anything.
 #[derive(Clone, Debug, PartialEq)]
@@ -248,6 +250,11 @@ fn manifest(
     if let Some(volume) = volumes.iter().find(recovers) {
         return Err(format!("is being recovered by SharedPersistentVolume {}", volume.name_any()));
     }
+    if orphans::owner(orphan, volumes).is_some() {
+        return Err(format!(
+            "is that of SharedPersistentVolume {name}, which is there: kubectl reservoir why spv/{name} says what it waits for"
+        ));
+    }
     if volumes.iter().any(|volume| volume.name_any() == *name) {
         return Err(format!(
             "was SharedPersistentVolume {name}, a name that another one has now: create one of another name with the spec \
@@ -415,6 +422,10 @@ mod tests {
         let again = printed(std::slice::from_ref(&disk), &there, std::slice::from_ref(&taken));
         assert_eq!(again[0], "ml eng/ml 4Gi in eng");
         assert!(again[1].contains("a name that another one has now"), "{again:?}");
+        taken.metadata.uid = Some("uid-of-a".into());
+        let own = printed(std::slice::from_ref(&disk), &there, std::slice::from_ref(&taken));
+        assert!(own[1].contains("is that of SharedPersistentVolume a, which is there"), "X9: {own:?}");
+        taken.metadata.uid = Some("new".into());
         taken.metadata.name = Some("other".into());
         taken.spec.recover = Some(crate::api::Recover { uid: "uid-of-a".into() });
         let again = printed(std::slice::from_ref(&disk), &there, std::slice::from_ref(&taken));

@@ -37,7 +37,7 @@ enum Data<'a> {
 pub(super) fn list(snapshot: &Snapshot) -> Vec<DataOnDisk<'_>> {
     let mut all = Vec::new();
     for disk in &snapshot.disks {
-        let listed = orphans::lost(disk).map(Data::Listed);
+        let listed = snapshot.lost(disk).map(Data::Listed);
         let unlisted =
             orphans::unlisted(disk).into_iter().map(|unlisted_orphans| Data::Unlisted { unlisted_orphans });
         all.extend(listed.chain(unlisted).map(|data| DataOnDisk { disk: disk.name_any(), data }));
@@ -162,6 +162,11 @@ mod tests {
             ])
         );
         assert_eq!(text(&[], &[]), "there is no data without an object\n");
+        // X9: a restored etcd has the volume without its place.
+        let mut own = volume("v", "eng", 1);
+        own.metadata.uid = Some("dark".into());
+        let snapshot = Snapshot { volumes: vec![own], ..snapshot };
+        assert_eq!(list(&snapshot).len(), 1, "the volume has its data");
     }
 
     /// T4, X6: data on a disk that is away may be lost, too.

@@ -15,13 +15,13 @@ use super::kind;
 use super::output::note;
 use crate::api::condition::{self, reason::NAME_TAKEN};
 use crate::api::{
-    CopyOf, DRIVER, DiskReservation, NodeDisk, Role, RoleSubscription, SharedPersistentVolume, VolumeClaim,
-    VolumeOffer, VolumeRole,
+    CopyOf, DRIVER, DiskReservation, NodeDisk, Orphan, Role, RoleSubscription, SharedPersistentVolume,
+    VolumeClaim, VolumeOffer, VolumeRole,
 };
 use crate::cluster::{self, Kind};
-use crate::plan::names;
 use crate::plan::own_pvc::pvc_of;
 use crate::plan::pvc_provisioner::{class, placement};
+use crate::plan::{names, orphans};
 
 /// The input of every view.
 #[derive(Default)]
@@ -262,6 +262,11 @@ impl Snapshot {
     /// The Node of that name.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.metadata.name.as_deref() == Some(name))
+    }
+
+    /// The data on the disk that no volume has.
+    pub fn lost<'a>(&'a self, disk: &'a NodeDisk) -> impl Iterator<Item = &'a Orphan> {
+        orphans::lost(disk).filter(|orphan| orphans::owner(orphan, &self.volumes).is_none())
     }
 
     /// The VolumeClaim of that name.

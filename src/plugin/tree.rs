@@ -10,7 +10,7 @@ use super::snapshot::Snapshot;
 use super::why::TERMINATING;
 use crate::api::condition::{self, READY, RESIZED};
 use crate::api::{AccessMode, ClaimBinding, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size};
-use crate::plan::{allocatable, holder, kept, orphans, resize};
+use crate::plan::{allocatable, holder, kept, resize};
 
 /// An object in the tree.
 #[derive(Debug, Serialize)]
@@ -141,7 +141,7 @@ fn disk_node(snapshot: &Snapshot, disk: &NodeDisk) -> Node {
         r.status.as_ref().is_some_and(|s| s.node_disk.as_ref() == Some(name) && s.parent.is_none())
     };
     node.children.extend(snapshot.reservations.iter().filter(on).map(|r| reservation_node(snapshot, r)));
-    node.children.extend(orphans::lost(disk).map(|orphan| Node {
+    node.children.extend(snapshot.lost(disk).map(|orphan| Node {
         kind: "Orphan",
         namespace: None,
         name: orphan.uid.clone(),

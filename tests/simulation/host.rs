@@ -168,11 +168,15 @@ impl Host {
         CAPACITY.saturating_sub(self.records.values().filter_map(|record| record.size).sum())
     }
 
-    /// Notes a volume that is about to be made, or about to take over the data that it recovers.
+    /// Notes a volume that is about to be made, or about to take over the data that it recovers. A record that is there has
+    /// the place that the volume has now: a restored etcd may have chosen another one (X9).
     pub fn begin(&mut self, volume: &SharedPersistentVolume) -> Result<(), String> {
         let uid = volume.uid().unwrap_or_default();
         let status = volume.status.clone().unwrap_or_default();
-        if self.records.contains_key(&uid) {
+        let reservation = status.reservation.map(|of| of.uid).unwrap_or_default();
+        if let Some(record) = self.records.get_mut(&uid) {
+            (record.labels, record.spec) = (volume.labels().clone(), volume.spec.clone());
+            (record.reserved, record.reservation) = (status.reserved, reservation);
             return Ok(());
         }
         let path = |spec: &SharedPersistentVolumeSpec| spec.adopt.as_ref().map(|adopt| adopt.path.clone());
@@ -201,7 +205,7 @@ impl Host {
             labels: volume.labels().clone(),
             spec: volume.spec.clone(),
             reserved: status.reserved,
-            reservation: status.reservation.map(|of| of.uid).unwrap_or_default(),
+            reservation,
             size,
             fenced: false,
             erasing: false,

@@ -485,7 +485,7 @@ impl Checks {
             }
         }
         for disk in &snapshot.disks {
-            let lost = orphans::lost(disk).collect::<Vec<_>>();
+            let lost = snapshot.lost(disk).collect::<Vec<_>>();
             if let Some(first) = lost.first() {
                 let (disk, name) = (disk.name_any(), &first.name);
                 let more = match lost.len() - 1 {
