@@ -9,7 +9,7 @@ use kube::{Resource, ResourceExt};
 use crate::api::condition::{Verdict, reason};
 use crate::api::{DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, Role, Size, VolumeRole};
 
-use super::entry::{ByName, entry_of, fits, goes};
+use super::entry::{ByName, entry_of, fits, goes, is_on};
 use super::holder::{self, Holder, is_parent, serves};
 use super::ledger::{Ledger, Refused};
 use super::list_share::Entry;
@@ -27,6 +27,8 @@ pub struct Seen {
     pub parent: Option<Arc<DiskReservation>>,
     /// The reservations in the ledger of refinements.
     pub refinements: Vec<Arc<DiskReservation>>,
+    /// The reservations on the disk of the outcome, if its ledger has no entry and all was read live ([`lost_by`]).
+    pub lost: Vec<DiskReservation>,
     /// All VolumeRoles.
     pub roles: Vec<Arc<VolumeRole>>,
     /// The share of the reservation; `None`: the sharing out has not included the reservation yet.
@@ -132,6 +134,16 @@ fn has<H: Holder<DiskReservation>>(holder: &H, uid: &str) -> bool {
     holder.ledger().get(uid).is_some()
 }
 
+/// True for a disk that was never used, or whose NodeDisk was made anew.
+pub fn has_no_entry(disk: &NodeDisk) -> bool {
+    disk.status.as_ref().is_none_or(|status| status.reservations.is_empty())
+}
+
+/// The reservations on a disk whose ledger has no entry. Theirs are written together with the first one (S1, X9).
+pub fn lost_by(disk: &NodeDisk, reservations: Vec<DiskReservation>) -> Vec<DiskReservation> {
+    reservations.into_iter().filter(|reservation| is_on(reservation, disk)).collect()
+}
+
 /// Why a ledger gives no entry; `None`: the reason is not known yet.
 pub type Refusal = Option<Verdict>;
 
@@ -168,7 +180,15 @@ impl Gives for NodeDisk {
         let entry = LedgerEntry { size: Size::from_bytes(size), ..entry.clone() };
         match self.spec.gone {
             true => Err(None),
-            false => holder::ledger_for(self, &seen.reservation).take(entry).map_err(|_| None),
+            false => {
+                let mut ledger = holder::ledger_for(self, &seen.reservation);
+                let others = seen.lost.iter().filter(|other| is_on(other, self));
+                for other in others.filter(|other| other.metadata.uid != seen.reservation.metadata.uid) {
+                    let bytes = other.status.as_ref().map_or(0, holder::size);
+                    ledger = ledger.set_within(entry_of(other, bytes), bytes, u64::MAX);
+                }
+                ledger.take(entry).map_err(|_| None)
+            }
         }
     }
 

@@ -51,6 +51,14 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The disk that serves the reservation now.
+    pub fn disk(&self) -> Option<&str> {
+        match self {
+            Self::Serve { disk, .. } => Some(disk),
+            Self::Wait { .. } => None,
+        }
+    }
+
     /// The last turn.
     pub fn turn(&self) -> Option<&CollectingTurn> {
         match self {

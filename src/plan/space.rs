@@ -10,7 +10,7 @@ use crate::api::condition::{self, READY, Verdict};
 use crate::api::{DiskReservation, LedgerEntry, NodeDisk, Size, VolumeRole};
 
 use super::candidate::{Candidate, free_space, is_ready};
-use super::entry::is_placed;
+use super::entry::{is_on, is_placed};
 use super::holder::size;
 use super::list_share::{Entry, Full, full_for};
 use super::queue::Request;
@@ -78,15 +78,12 @@ pub(super) fn leave_to_unlisted(disks: &mut [DiskSpace], reservations: &[&DiskRe
         Some((disk.metadata.name.as_deref()?, space))
     });
     let mut by_name: HashMap<&str, &mut DiskSpace> = named.collect();
-    for reservation in reservations.iter().filter(|reservation| reservation.spec.parent.is_none()) {
+    for reservation in reservations {
         let Some(status) = &reservation.status else { continue };
         let on = status.node_disk.as_ref().and_then(|name| by_name.get_mut(name.as_str()));
-        let Some(disk) = on.filter(|disk| status.disk_id.as_ref() == Some(&disk.disk.spec.disk_id)) else {
-            continue;
-        };
         let uid = reservation.metadata.uid.as_deref().unwrap_or_default();
-        if disk.held_by(uid).is_none() {
-            disk.free = disk.free.saturating_sub(size(status));
+        if let Some(space) = on.filter(|on| is_on(reservation, on.disk) && on.held_by(uid).is_none()) {
+            space.free = space.free.saturating_sub(size(status));
         }
     }
 }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::api::{BackingKind, DiskKind, VolumeRole};
 use crate::plan::candidate::Candidate;
+use crate::plan::reservation_seen::lost_by;
 use crate::plan::share::{Outcomes, share_out};
 use crate::plan::testing::*;
 
@@ -31,6 +32,7 @@ fn seen(reservation: DiskReservation, disks: &[NodeDisk], roles: &[VolumeRole]) 
         disks: disks.iter().cloned().map(Arc::new).collect(),
         parent: None,
         refinements: vec![],
+        lost: vec![],
         roles: roles.iter().cloned().map(Arc::new).collect(),
         live: true,
         settled: false,
@@ -90,6 +92,25 @@ fn r1_quota_entries_come_first_then_the_disk_then_the_status() {
     assert_eq!(next(&seen), Step::ReadLive, "nothing is taken on the word of a cache");
     seen.outcome = None;
     assert_eq!(next(&seen), Step::Rest, "it was not shared out yet");
+}
+
+/// S1, X9: caches that lack the reservations of a NodeDisk that was made anew give none of their bytes away.
+#[test]
+fn s1_x9_the_first_entry_of_a_ledger_comes_with_what_the_disk_has() {
+    let on = disk("n1.a", "n1", 10, &[]);
+    let mut old = reserved("old", "eng", 7, &[]);
+    let status = old.status.as_mut().unwrap();
+    (status.node_disk, status.disk_id) = (Some("n1.a".into()), Some(on.spec.disk_id.clone()));
+    let asks = |gi| {
+        let seen = seen(reservation("r", "ops", gi), std::slice::from_ref(&on), &[]);
+        Seen { lost: lost_by(&on, vec![old.clone(), reservation("waits", "eng", 5)]), ..seen }
+    };
+    assert_eq!(next(&asks(4)), Step::LookAgain);
+    let seen = asks(3);
+    let Step::Take(_, entry) = next(&seen) else { panic!("{:?}", next(&seen)) };
+    let entries = on.give(&seen, &entry).unwrap().into_entries();
+    let has: Vec<_> = entries.iter().map(|entry| (&*entry.name, entry.size.bytes_or_zero() >> 30)).collect();
+    assert_eq!(has, [("old", 7), ("r", 3)]);
 }
 
 #[test]
