@@ -383,8 +383,10 @@ pub fn r2_static_reservations_are_as_configured(
     reservations: &[DiskReservation],
 ) -> Vec<String> {
     let mut broken = Vec::new();
-    for host in hosts.values() {
-        let Some(disk) = &host.serves else { continue };
+    for (node, host) in hosts {
+        // Admission lets an agent make them on disks with its own name (A7).
+        let is_own = |disk: &&String| disk.rsplit_once('.').is_some_and(|(of, _)| of == node);
+        let Some(disk) = host.serves.as_ref().filter(is_own) else { continue };
         let found: Vec<DiskReservation> =
             reservations.iter().filter(|of| of.spec.node_disk.as_ref() == Some(disk)).cloned().collect();
         let Changes { mut apply, delete, .. } = changes(disk, &setup.configured(host.agents), &found);

@@ -22,6 +22,9 @@ impl Server {
         if !self.has_policies {
             return Ok(());
         }
+        if kind.plural == "diskreservations" {
+            is_static(who, operation, object, before)?;
+        }
         match (operation, kind.plural) {
             ("CREATE", "diskreservations" | "sharedpersistentvolumes" | "volumeclaims") => {
                 if kind.plural != "volumeclaims" {
@@ -48,6 +51,7 @@ impl Server {
             ("UPDATE", "sharedpersistentvolumes") => {
                 seals(object)?;
                 copies(object)?;
+                resizes(object, before.unwrap_or(&Value::Null))?;
                 opens(object, before.unwrap_or(&Value::Null))
             }
             ("UPDATE", "persistentvolumeclaims") => asks_for_less(object, before.unwrap_or(&Value::Null)),
@@ -119,6 +123,39 @@ fn in_use(who: &str, volume: &Value) -> Result<(), String> {
     }
 }
 
+/// R2, A7: the policy `reservoir-static`.
+fn is_static(who: &str, operation: &str, object: &Value, before: Option<&Value>) -> Result<(), String> {
+    let of = if operation == "DELETE" { before.unwrap_or(&Value::Null) } else { object };
+    let is = |object: &Value| object["spec"]["static"] == true;
+    let Some(node) = who.strip_prefix("agent ") else {
+        let mut conditions = of["status"]["conditions"].as_array().into_iter().flatten();
+        let is_abandoned = operation == "DELETE"
+            && conditions.any(|c| {
+                c["type"] == "Ready"
+                    && ["DiskGone", "DiskMoved", "NodeGone"]
+                        .contains(&c["reason"].as_str().unwrap_or_default())
+            });
+        let is_untouched = before.is_some_and(|before| {
+            operation == "UPDATE"
+                && before["spec"] == object["spec"]
+                && before["metadata"]["labels"] == object["metadata"]["labels"]
+        });
+        return match is_abandoned || is_untouched || !is(object) && !before.is_some_and(is) {
+            true => Ok(()),
+            false => Err("the reservation is static: change it in the agent's configuration".into()),
+        };
+    };
+    let disk = of["spec"]["nodeDisk"].as_str().unwrap_or_default();
+    let may = match before.and_then(|before| before["status"]["nodeName"].as_str()) {
+        Some(on) => on == node,
+        None => disk.rsplit_once('.').is_some_and(|(of, _)| of == node),
+    };
+    match may && is(of) {
+        true => Ok(()),
+        false => Err(format!("the agent of node {node} may not write a reservation on disk {disk}")),
+    }
+}
+
 /// R6, X7: the policy `reservoir-holds-data`.
 fn holds(object: &Value) -> Result<(), String> {
     let status = &object["status"];
@@ -172,6 +209,14 @@ fn copies(volume: &Value) -> Result<(), String> {
     match spec["copies"].is_null() || may {
         true => Ok(()),
         false => Err("copies are of a shared volume with files of its own".into()),
+    }
+}
+
+/// V8: the validation in the schema of volumes.
+fn resizes(now: &Value, before: &Value) -> Result<(), String> {
+    match now["spec"]["adopt"].is_null() || now["spec"]["size"] == before["spec"]["size"] {
+        true => Ok(()),
+        false => Err("a volume with an adopted directory cannot be resized".into()),
     }
 }
 
