@@ -289,6 +289,8 @@ advice! {
     end_holder(node) =
         "kubectl get events -A --field-selector=reason=MountHeld   # end the process on {node} that the message or an event names; then it \
          goes on by itself";
+    end_named_pods(volume) =
+        "kubectl describe spv {volume}   # end the pods that its condition Ready names; then it goes on by itself";
     end_users(role) =
         "kubectl reservoir tree --role {role}   # end the claims and pods that use the volume; then it goes on by \
          itself";

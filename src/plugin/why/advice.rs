@@ -211,6 +211,7 @@ impl<'a> About<'a> {
             // The message has the words of the agent, which cannot go on.
             DESTROYING if self.is_held() => advice::end_holder(self.node()),
             DESTROYING if self.is_unused() && self.is_unbacked() => self.mend_disk(),
+            DESTROYING if self.waits_for_pods() => advice::end_named_pods(name),
             DESTROYING if self.is_unused() => advice::look_again(),
             DESTROYING => advice::end_users(role),
             NO_SUBSCRIPTION => self.no_subscription(),

@@ -144,7 +144,12 @@ pub(in crate::plugin) fn resize_instead(snapshot: &Snapshot, target: &Target, si
         }
         Some(volume) => format!("{}: {}", target.title(), advice::have_volume_resized(&volume.name, size)),
         None if target.kind == &PVC => {
-            format!("{}: {}", target.title(), advice::resize_pvc(name, namespace, size))
+            let ending = target.find_pvc(snapshot).filter(|pvc| pvc.metadata.deletion_timestamp.is_some());
+            let step = match ending {
+                Some(pvc) => ending_pvc::explain(snapshot, pvc).1,
+                None => advice::resize_pvc(name, namespace, size),
+            };
+            format!("{}: {step}", target.title())
         }
         _ => format!("a {} has no size: resize spv/NAME or dr/NAME", target.kind.name),
     }

@@ -22,6 +22,9 @@ impl<'a> About<'a> {
         if reservations.is_empty() {
             return advice::look_again();
         }
+        if let Some(step) = self.of_ending_pvc(volume) {
+            return step;
+        }
         let is_ending = |r: &&DiskReservation| r.metadata.deletion_timestamp.is_some();
         if let Some(ending) = self.reservation.filter(is_ending) {
             return match self.made_for(volume) {

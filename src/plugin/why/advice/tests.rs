@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use serde_json::json;
 
 use super::*;
-use crate::api::{CopiesStatus, CopyOf, DiskKind, NodeDisk, VolumeMode};
+use crate::api::{CopiesStatus, CopyOf, Destroy, DiskKind, NodeDisk, VolumeMode};
 use crate::plan::node_disk::UNCONFIGURED;
 use crate::plan::testing::*;
 use crate::plugin::kind::{self, Kind};
@@ -199,7 +199,8 @@ fn m6_advice_about_a_full_volume_fits_the_volume() {
     let mut grows = ready_volume("grows", "eng", true);
     grows.spec.size = gi(2);
     let volumes = vec![ready_volume("data", "eng", true), made, raw, grows];
-    let snapshot = Snapshot { volumes, pvcs: vec![pvc], ..Snapshot::default() };
+    let reservations = vec![reserved("eng", "eng", 1, &[("pvc-u", 1)])];
+    let mut snapshot = Snapshot { reservations, volumes, pvcs: vec![pvc], ..Snapshot::default() };
     for (name, wanted) in [
         ("data", "kubectl reservoir resize spv/data 1280Mi   # or remove files"),
         (
@@ -211,6 +212,12 @@ fn m6_advice_about_a_full_volume_fits_the_volume() {
     ] {
         let step = step(&snapshot, &VOLUME, name, NEARLY_FULL);
         assert!(step.starts_with(wanted), "{step}");
+    }
+    // F3: nobody grows the volume of a PersistentVolumeClaim that is being deleted (seed 30576).
+    snapshot.pvcs[0].metadata.deletion_timestamp = some_time();
+    for reason in [NEARLY_FULL, RESERVATION_FULL] {
+        let step = step(&snapshot, &VOLUME, "pvc-u", reason);
+        assert!(!step.contains("patch pvc"), "{reason}: {step}");
     }
 }
 
@@ -1200,6 +1207,13 @@ fn t4_x9_advice_about_a_held_volume_looks_on_its_node() {
     (node.fenced, node.in_use) = (true, true);
     let told = step(&snapshot, &VOLUME, "v", DESTROYING);
     assert!(told.contains("reason=MountHeld   # end the process on node n1"), "{told}");
+    // Pods of a claim that was removed by force (seed 30516).
+    let status = snapshot.volumes[0].status.as_mut().unwrap();
+    (status.node.as_mut().unwrap().in_use, status.destroy) =
+        (false, Some(Destroy { in_use: true, ..Destroy::default() }));
+    assert!(
+        step(&snapshot, &VOLUME, "v", DESTROYING).contains("end the pods that its condition Ready names")
+    );
     snapshot.volumes[0].status.as_mut().unwrap().claims = vec![bound_by("team", "c", "uid-c")];
     assert!(step(&snapshot, &VOLUME, "v", DESTROYING).contains("end the claims and pods"));
 }

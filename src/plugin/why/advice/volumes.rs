@@ -22,10 +22,10 @@ impl<'a> About<'a> {
     /// The claims of a class' volume end with its PersistentVolumeClaim.
     pub(super) fn retiring(&self) -> String {
         let Some(volume) = self.volume else { return advice::keep_volume(self.name) };
+        if let Some(step) = self.of_ending_pvc(volume) {
+            return step;
+        }
         if let Some(pvc) = self.pvc_with(volume) {
-            if pvc.metadata.deletion_timestamp.is_some() {
-                return ending_pvc::explain(self.snapshot, pvc).1;
-            }
             return advice::keep_volume_of_pvc(
                 self.name,
                 pvc.name_any(),
@@ -69,6 +69,9 @@ impl<'a> About<'a> {
         if volume.spec.size.bytes_or_zero() >= larger.bytes_or_zero() {
             return advice::remove_files(self.role);
         }
+        if let Some(step) = self.of_ending_pvc(volume) {
+            return step;
+        }
         match self.pvc_with(volume) {
             Some(pvc) => advice::resize_pvc(pvc.name_any(), pvc.namespace().unwrap_or_default(), larger),
             None => advice::enlarge_full(self.name, larger),
@@ -87,6 +90,18 @@ impl<'a> About<'a> {
     pub(super) fn pvc_with(&self, volume: &SharedPersistentVolume) -> Option<&'a PersistentVolumeClaim> {
         let uid = pvc_of(volume)?;
         self.snapshot.pvcs.iter().find(|pvc| pvc.metadata.uid.as_deref() == Some(uid))
+    }
+
+    /// The step for the volume of a PersistentVolumeClaim that is being deleted, which grows no more.
+    pub(super) fn of_ending_pvc(&self, volume: &SharedPersistentVolume) -> Option<String> {
+        let ending = self.pvc_with(volume).filter(|pvc| pvc.metadata.deletion_timestamp.is_some())?;
+        Some(ending_pvc::explain(self.snapshot, ending).1)
+    }
+
+    /// True if pods that only the API server knows may have the volume mounted, which is being destroyed.
+    pub(super) fn waits_for_pods(&self) -> bool {
+        let destroy = self.volume.and_then(|volume| volume.status.as_ref()?.destroy.as_ref());
+        self.is_unused() && destroy.is_some_and(|destroy| destroy.in_use)
     }
 
     /// The first VolumeClaim of the volume. That of a class ends with its PersistentVolumeClaim.
