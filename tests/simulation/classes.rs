@@ -345,7 +345,15 @@ fn l7_a_claim_gets_a_volume_that_fits(server: &Server, pvc: &PersistentVolumeCla
     // D4: it has its volume, whose data was given up.
     let volumes: Vec<SharedPersistentVolume> = server.all("sharedpersistentvolumes");
     let is_its = |of: &SharedPersistentVolume| of.labels().get(LABEL_PVC_UID) == pvc.metadata.uid.as_ref();
-    if volumes.iter().any(|of| is_its(of) && server.gone.contains(&of.uid().unwrap_or_default())) {
+    // X9: it has its volume, whose data was erased before etcd was restored, and a person decides.
+    let is_lost = |of: &SharedPersistentVolume| {
+        let status = of.status.as_ref();
+        let backed = status.and_then(|status| condition::get(&status.conditions, condition::BACKED));
+        backed.is_some_and(|backed| backed.reason == condition::reason::BACKING_LOST)
+    };
+    let is_given_up =
+        |of: &SharedPersistentVolume| server.gone.contains(&of.uid().unwrap_or_default()) || is_lost(of);
+    if volumes.iter().any(|of| is_its(of) && is_given_up(of)) {
         return None;
     }
     // Somebody recovered data under the name of its volume: an event says so.

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
+use reservoir::api::FINALIZER;
+
 use super::Server;
 use super::apply::Owners;
 use super::kinds::{CRDS as OURS, KINDS};
@@ -19,8 +21,8 @@ const BUMP: u64 = 1_000_000_000;
 /// A backup of etcd.
 pub type Backup = BTreeMap<Id, Stored>;
 
-fn uids(objects: &Backup) -> impl Iterator<Item = String> {
-    objects.values().filter_map(|stored| stored.object["metadata"]["uid"].as_str().map(str::to_owned))
+fn uids<'a>(objects: impl Iterator<Item = &'a Stored>) -> impl Iterator<Item = String> {
+    objects.filter_map(|stored| stored.object["metadata"]["uid"].as_str().map(str::to_owned))
 }
 
 fn crd_of(plural: &str) -> String {
@@ -37,10 +39,17 @@ impl Server {
     pub fn restore(&mut self) {
         let Some(backup) = self.backup.clone() else { return };
         self.tell(|| "etcd is restored from its backup".into());
-        let lost: Vec<String> = uids(&self.store.objects).collect();
-        self.lost.extend(lost);
-        // An object that was removed by force since is there again.
-        self.lost.retain(|uid| !uids(&backup).any(|back| back == *uid));
+        // An object that was removed by force since is there again, unless its backup has no finalizer either.
+        let has_finalizer = |stored: &&Stored| {
+            stored.object["metadata"]["finalizers"]
+                .as_array()
+                .is_some_and(|all| all.contains(&json!(FINALIZER)))
+        };
+        let guarded: BTreeSet<String> = uids(backup.values().filter(has_finalizer)).collect();
+        self.lost.retain(|uid| !guarded.contains(uid));
+        let back: BTreeSet<String> = uids(backup.values()).collect();
+        let lost = uids(self.store.objects.values()).filter(|uid| !back.contains(uid));
+        self.lost.extend(lost.collect::<Vec<_>>());
         self.gone.clear();
         self.store.objects = backup;
         self.store
