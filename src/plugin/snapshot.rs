@@ -201,9 +201,16 @@ impl Snapshot {
     /// Prints a note if no object has the role or a related one, and another role has a similar name: a grant on a mistyped
     /// role, or a subscription to it, would have no effect.
     pub fn note_unknown_role(&self, role: &str) {
-        if let Some(near) = self.near_role(role) {
-            note(format!("note: no object is of role {role}; did you mean {near}?"));
+        if let Some(unknown) = self.unknown_role(role) {
+            note(unknown);
         }
+    }
+
+    pub fn unknown_role(&self, role: &str) -> Option<String> {
+        let near = self.near_role(role)?;
+        let sees_all = [&kind::ROLE, &kind::RESERVATION, &kind::VOLUME].iter().all(|kind| self.sees(kind));
+        let which = if sees_all { "" } else { " that you may see" };
+        Some(format!("note: no object{which} is of role {role}; did you mean {near}?"))
     }
 
     /// The most similar role of an object, if none has the role or a related one. A bound claim and an offer name roles that are

@@ -245,6 +245,11 @@ fn t4_why_of_a_subscription_sees_a_mistyped_role() {
     (snapshot.reservations, snapshot.claims) = (reservations, vec![]);
     assert_eq!(snapshot.near_role("volumeroles/eng"), Some("eng"), "as other commands take objects");
     assert_eq!((snapshot.near_role("eng/ml"), snapshot.near_role("zzz")), (None, None));
+    let note = |snapshot: &Snapshot| snapshot.unknown_role("egn").unwrap();
+    assert_eq!(note(&snapshot), "note: no object is of role egn; did you mean eng?");
+    snapshot.denied = vec![Denied::unseen(&VOLUME)];
+    assert_eq!(note(&snapshot), "note: no object that you may see is of role egn; did you mean eng?");
+    snapshot.denied.clear();
     snapshot.subscriptions[0].spec.roles = vec!["eng".into()];
     let alone = why(&snapshot);
     assert!(alone.contains("next: kubectl get volumeoffers -n team   # an offer comes by itself"), "{alone}");
