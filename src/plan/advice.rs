@@ -332,6 +332,9 @@ advice! {
     undelete_for_claim(data, volume, until, create) =
         "kubectl reservoir undelete {data}   # volume {volume} comes back with its data, which is kept until {until}; what follows makes an \
          empty volume: {create}";
+    undelete_for_pod(uid, volume, until) =
+        "kubectl reservoir undelete {uid}   # volume {volume}, which is kept until {until}, has data of this name, and comes back with it: then \
+         claim it as this command says; or name another claim in the pod";
     recover_for_claim(uid, volume, create) =
         "kubectl reservoir recover {uid}   # a disk has the data of volume {volume} without an object: apply what this prints; what follows \
          makes an empty volume: {create}";
@@ -418,6 +421,11 @@ advice! {
          node of the volume alone then; for every node make a volume on each, as in examples/25-every-node.yaml";
     make_pod_again(pod, namespace) = "kubectl delete pod {pod} -n {namespace}   # make it again";
     make_job_again(job, namespace) = "kubectl delete job {job} -n {namespace}   # make it again";
+    change_job_template(cronjob, namespace, job) =
+        "kubectl edit cronjob {cronjob} -n {namespace} && kubectl delete job {job} -n {namespace}   # its next run, or kubectl create job \
+         {cronjob}-now --from=cronjob/{cronjob} -n {namespace}, has the Job made";
+    change_set_template(set, namespace, pod) =
+        "kubectl edit statefulset {set} -n {namespace} && kubectl delete pod {pod} -n {namespace}   # have its pods made";
     change_pod_template(workload, namespace) = "kubectl edit {workload} -n {namespace}   # have its pods made";
     leave_other_node(again, node) = "{again} without the other node: all pods of a volume run on its node, {node}";
     gather_volumes(namespace, node) =
@@ -485,8 +493,6 @@ advice! {
     let_run_there(pod, namespace, node, made) =
         "kubectl describe pod {pod} -n {namespace}   # let it run on node {node}: its nodeSelector, affinity or tolerations; or make {made} \
          anew with another class";
-    grant_to_namespace(role, kind, name) =
-        "have an administrator run: kubectl reservoir grant {role} --verbs create,use,resize --to {kind} {name}";
     follow_event() = "do what the message says; Reservoir tries again by itself";
     follow_event_of_old_data() = "do what the message says to have the data of before; what follows makes an empty volume";
     have_events_looked_at(object) =
@@ -507,9 +513,7 @@ advice! {
          successfulJobsHistoryLimit of a CronJob do that by themselves";
     make_pvc_anew(pvc, namespace, how) =
         "kubectl delete pvc {pvc} -n {namespace}   # then make it anew {how}: these fields cannot be changed";
-    make_pod_anew(pod, namespace, how) =
-        "kubectl delete pod {pod} -n {namespace}   # its ephemeral volume has fields that cannot be changed: make it, or the template of what \
-         makes it, anew {how}";
+    make_pod_anew(again, how) = "{again} {how}: the fields of its ephemeral volume cannot be changed";
     make_set_anew(set, namespace, pvc, how) =
         "kubectl delete sts {set} -n {namespace} --cascade=orphan && kubectl delete pvc {pvc} -n {namespace}   # a StatefulSet makes it again from \
          its volumeClaimTemplates, which cannot be changed: make the StatefulSet anew {how}; its pods go on meanwhile";
@@ -556,6 +560,8 @@ advice! {
     // Ready objects, for people who want to end them.
     retire_after_use(volume) =
         "a volume in use cannot be deleted; to destroy it after its last use: kubectl reservoir retire {volume}";
+    retire_after_claims(volume) =
+        "a volume with claims cannot be deleted: its claims end first; to destroy it after its last claim: kubectl reservoir retire {volume}";
     leave_copy(original) =
         "there is nothing to do; it goes by itself when spec.copies of volume {original} does not select its node any more: kubectl edit \
          spv/{original}";
@@ -612,6 +618,9 @@ advice! {
     claim_again(claim, role, volume, mode, namespace) =
         "kubectl reservoir claim {claim} --role {role} --volume {volume}{mode} -n {namespace}   # the claim does not come \
          back by itself; the same in each namespace that needs one";
+    claim_again_unsubscribed(claim, role, volume, mode) =
+        "kubectl reservoir claim {claim} --role {role} --volume {volume}{mode}   # in the namespace of its pods, with -n: no namespace that you \
+         may see is subscribed to role {role}; the claim does not come back by itself";
 
     // The doctor.
     have_administrator_look() = "have an administrator run: kubectl reservoir doctor";

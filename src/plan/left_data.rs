@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
 use super::{kept, kept_on_disk, orphans};
-use crate::api::{DiskReservation, LedgerEntry, NodeDisk, SharedPersistentVolume};
+use crate::api::{ANNOTATION_MADE_FOR, DiskReservation, LedgerEntry, NodeDisk, SharedPersistentVolume};
 
 /// Data of a volume that is gone.
 #[derive(Debug)]
@@ -41,14 +41,17 @@ pub fn all(
             (Err(_), Some(kept)) if lost => {
                 let mut spec = kept.spec.clone();
                 spec["role"] = json!(entry.role);
-                recoverable(&entry.name, &entry.uid, &kept.labels, spec)
+                recoverable(&entry.name, &entry.uid, (&kept.labels, kept.made_for.as_ref()), spec)
             }
             _ => None,
         });
     }
     let lost = disks.iter().flat_map(orphans::lost);
     let orphans = lost.filter(|orphan| orphan.problem.is_none() && orphans::owner(orphan, volumes).is_none());
-    all.extend(orphans.filter_map(|o| recoverable(&o.name, &o.uid, &o.labels, o.spec.clone())));
+    all.extend(
+        orphans
+            .filter_map(|o| recoverable(&o.name, &o.uid, (&o.labels, o.made_for.as_ref()), o.spec.clone())),
+    );
     all
 }
 
@@ -58,8 +61,16 @@ fn undeletable(entry: &LedgerEntry, reservation: &DiskReservation) -> Option<Lef
     Some(LeftData { volume, uid: entry.uid.clone(), until })
 }
 
-fn recoverable(name: &str, uid: &str, labels: &BTreeMap<String, String>, spec: Value) -> Option<LeftData> {
+/// The data with its labels, and the PersistentVolumeClaim that it was made for.
+fn recoverable(
+    name: &str,
+    uid: &str,
+    (labels, made_for): (&BTreeMap<String, String>, Option<&String>),
+    spec: Value,
+) -> Option<LeftData> {
     let mut volume = SharedPersistentVolume::new(name, serde_json::from_value(spec).ok()?);
     volume.metadata.labels = Some(labels.clone());
+    let made_for = made_for.map(|of| (ANNOTATION_MADE_FOR.to_owned(), of.clone()));
+    volume.metadata.annotations = Some(made_for.into_iter().collect());
     Some(LeftData { volume, uid: uid.to_owned(), until: None })
 }

@@ -21,12 +21,12 @@ const VERBS: &[(&str, &str)] = &[
     ("exec", "-it -n= --"),
     ("apply", "--server-side -f="),
     ("scale", "-n= --replicas="),
-    ("create", "-n= --clusterrole= --user= --edit -f="),
+    ("create", "-n= --clusterrole= --user= --edit -f= --from="),
 ];
 
 /// Kinds of Kubernetes in sentences.
 const KINDS_OF_KUBERNETES: &str = "node nodes pod pods pv pvc event events storageclass storageclasses deployment deployments daemonset \
-                                   statefulset job resourcequotas limitranges networkpolicies namespace clusterrole clusterrolebinding \
+                                   statefulset job cronjob resourcequotas limitranges networkpolicies namespace clusterrole clusterrolebinding \
                                    rolebinding crds";
 
 /// The commands in a sentence.

@@ -1,6 +1,7 @@
 //! The data of destroyed volumes that is kept for an undo: `kept`, `undelete` and `erase` (X8).
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use kube::{Client, ResourceExt};
@@ -14,6 +15,7 @@ use super::paint::{human, table};
 use super::snapshot::Snapshot;
 use super::write;
 use crate::api::{DiskReservation, Kept, LedgerEntry, Orphan, SharedPersistentVolume, VolumeClaim};
+use crate::plan::offer::entitled;
 use crate::plan::{advice, kept, kept_on_disk, names, orphans};
 
 /// Kept data, with its place.
@@ -170,7 +172,8 @@ fn waiting_claims<'a>(snapshot: &'a Snapshot, volume: &str) -> Vec<&'a VolumeCla
     snapshot.claims.iter().filter(waits).collect()
 }
 
-/// The command that claims the volume: for the pods of the PersistentVolumeClaim that it was made for, if there was one.
+/// The command that claims the volume: for the pods of the PersistentVolumeClaim that it was made for, if there was one; or else in
+/// `namespace`, or in another one to which the volume is offered.
 fn claimed_again(
     snapshot: &Snapshot,
     word: &str,
@@ -181,9 +184,15 @@ fn claimed_again(
     let data = find(snapshot, word).ok();
     let made_for = data.and_then(|data| data.kept()?.made_for.clone());
     let mode = if volume.spec.sealed { " --read-only" } else { "" };
-    match made_for.as_deref().and_then(|made_for| made_for.split_once('/')) {
-        Some((namespace, pvc)) => advice::claim_again(pvc, role, &name, mode, namespace),
-        None => advice::claim_again(&name, role, &name, mode, namespace),
+    if let Some((namespace, pvc)) = made_for.as_deref().and_then(|made_for| made_for.split_once('/')) {
+        return advice::claim_again(pvc, role, &name, mode, namespace);
+    }
+    // The volume is offered to no other namespace.
+    let subscribed = snapshot.subscriptions.iter().filter(|s| entitled(volume, &[s]).is_ok());
+    let subscribed: BTreeSet<String> = subscribed.filter_map(ResourceExt::namespace).collect();
+    match subscribed.get(namespace).or(subscribed.first()) {
+        Some(of) => advice::claim_again(&name, role, &name, mode, of),
+        None => advice::claim_again_unsubscribed(&name, role, &name, mode),
     }
 }
 
@@ -260,6 +269,21 @@ mod tests {
         );
         let claim = claimed_again(&snapshot, "ns/data", &back, "default");
         assert!(claim.starts_with("kubectl reservoir claim data --role eng --volume a -n ns "), "{claim}");
+        // Nobody knows the namespaces of another volume's claims: one of a subscription fits.
+        let b = of(&snapshot, "uid-b-5", None).unwrap();
+        let claim = |snapshot: &Snapshot, namespace| claimed_again(snapshot, "uid-b-5", &b, namespace);
+        let none = claim(&snapshot, "default");
+        assert!(
+            none.starts_with("kubectl reservoir claim b --role eng --volume b   # in the namespace"),
+            "{none}"
+        );
+        snapshot.subscriptions =
+            vec![subscription("ops", &["ops"], true), subscription("team", &["eng"], true)];
+        for (namespace, end) in [("default", " -n team "), ("team", " -n team "), ("ops", " -n team ")] {
+            assert!(claim(&snapshot, namespace).contains(end), "{}", claim(&snapshot, namespace));
+        }
+        snapshot.subscriptions.push(subscription("web", &["eng/web"], true));
+        assert!(claim(&snapshot, "web").contains(" -n web "), "R3: its own, by a sub-role");
         assert!(waiting_claims(&snapshot, "a").is_empty());
         let named = |name, volume| crate::plan::testing::claim("ns", name, volume);
         snapshot.claims = vec![named("b", "b"), named("early", "a")];

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::bail;
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Namespace, Node, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{ApiResource, DynamicObject, ListParams};
@@ -47,6 +48,8 @@ pub(super) struct Snapshot {
     pub events: Vec<Event>,
     /// The nodes, for `why` of what runs on them.
     pub nodes: Vec<Node>,
+    /// The Jobs of one namespace, for `why` of their pods.
+    pub jobs: Vec<Job>,
     /// Workloads of one kind in one namespace, for `why`.
     pub workloads: Vec<DynamicObject>,
     /// The kinds that the caller may not list, or not in all namespaces.
@@ -125,7 +128,7 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Reads the events of a namespace, and the workloads of a kind. Kinds that the caller may not list are left out.
+    /// Reads the events of a namespace, the Jobs of its pods, and the workloads of a kind. Kinds that the caller may not list are left out.
     pub async fn read_namespace(
         &mut self,
         client: &Client,
@@ -134,6 +137,10 @@ impl Snapshot {
     ) -> anyhow::Result<()> {
         let denied = &mut vec![];
         self.events = list_namespaced(client, Some(namespace), namespace, denied).await?;
+        let is_of_job = |pod: &Pod| pod.owner_references().iter().any(|owner| owner.kind == "Job");
+        if self.pods.iter().any(|pod| pod.namespace().as_deref() == Some(namespace) && is_of_job(pod)) {
+            self.jobs = list_namespaced(client, Some(namespace), namespace, denied).await?;
+        }
         if kind.workload {
             let group = if kind.name == "Job" { "batch" } else { "apps" };
             let gvk = GroupVersionKind::gvk(group, "v1", kind.name);

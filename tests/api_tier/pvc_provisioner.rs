@@ -381,8 +381,9 @@ async fn p5_a_pvc_grows_only_with_the_verb_resize() {
     story.ask("mine", "128Mi").await;
     let said = story.said("mine", "lack the verb resize").await;
     assert!(
-        said.contains("the service accounts of namespace team-a lack the verb resize on volumeroles"),
-        "{said}"
+        said.contains("the service accounts of namespace team-a lack the verb resize on volumeroles")
+            && said.contains(" --verbs create,use,resize --to group system:serviceaccounts:team-a"),
+        "P5, one list for all that a class needs: {said}"
     );
     assert_eq!(story.volumes.get(&volume.name_any()).await.unwrap().spec.size.as_str(), "64Mi");
     assert_eq!(story.growth("mine").await.allocated, 0, "no quota counts what is refused");

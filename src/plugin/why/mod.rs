@@ -106,7 +106,7 @@ fn answer_about(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
         if !is_of_class {
             answer.holders.insert(0, format!("{BELONGS} {}", claim.title()));
         }
-        answer.holders.extend(pvcs::old_data(snapshot, target));
+        answer.holders.extend(old_data::event(snapshot, target));
         let deleted = target.find_pvc(snapshot).is_some_and(|pvc| pvc.metadata.deletion_timestamp.is_some());
         // The condition of the claim names the deletion alone, and not what keeps the object.
         let by_deletion = answer.ready || answer.summary.starts_with(TERMINATING);

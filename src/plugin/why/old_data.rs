@@ -1,9 +1,10 @@
 //! Data of an earlier PersistentVolumeClaim, while the present one of its name waits for a new volume (F5).
 
+use k8s_openapi::api::core::v1::Event;
 use kube::ResourceExt;
 
 use super::advice::About;
-use super::pvcs;
+use super::events::message_of;
 use super::target::Target;
 use super::workloads::pods_of_workload;
 use crate::api::condition::reason::NAME_TAKEN;
@@ -11,7 +12,7 @@ use crate::api::{ANNOTATION_MADE_FOR, SharedPersistentVolume};
 use crate::cluster;
 use crate::plan::advice;
 use crate::plan::own_pvc::pvc_of;
-use crate::plugin::kind::{CLAIM, POD, PVC};
+use crate::plugin::kind::{CLAIM, DISK, POD, PVC, RESERVATION, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
 /// The events about such data, and the step that brings it to the PersistentVolumeClaim, the pod or the workload.
@@ -19,9 +20,36 @@ pub(super) fn look(snapshot: &Snapshot, target: &Target) -> (Vec<String>, Option
     let claims = claims(snapshot, target);
     let step = claims.iter().find_map(|(namespace, name)| of(snapshot, namespace, name));
     let pvcs = claims.into_iter().map(|(namespace, name)| Target::new(&PVC, Some(namespace), name));
-    let events: Vec<String> = pvcs.filter_map(|pvc| pvcs::old_data(snapshot, &pvc)).collect();
+    let events: Vec<String> = pvcs.filter_map(|pvc| event(snapshot, &pvc)).collect();
     let step = step.or_else(|| (!events.is_empty()).then(advice::follow_event_of_old_data));
     (events, step)
+}
+
+/// The event about data of an earlier PersistentVolumeClaim of the name (F5), if that data is there, and is not what this one
+/// has by now.
+pub(super) fn event(snapshot: &Snapshot, target: &Target) -> Option<String> {
+    let uid = target.find_pvc(snapshot).and_then(|pvc| pvc.metadata.uid.as_ref());
+    let of = |event: &&Event| {
+        let object = &event.involved_object;
+        let is_of_another = object.uid.as_ref().is_some_and(|of| uid.is_some_and(|uid| uid != of));
+        ["OldDataKept", "OldDataOrphaned"].iter().any(|reason| event.reason.as_deref() == Some(reason))
+            && object.name.as_deref() == Some(&target.name)
+            && object.namespace == target.namespace
+            && !is_of_another
+    };
+    let said = snapshot.events.iter().rfind(of).map(message_of)?;
+    if !snapshot.sees(&VOLUME) || !snapshot.sees(&DISK) || !snapshot.sees(&RESERVATION) {
+        return Some(said);
+    }
+    let own = snapshot.volume_of(target.namespace.as_deref().unwrap_or_default(), &target.name);
+    let others = snapshot.volumes.iter().filter(|v| own.is_none_or(|own| own.metadata.uid != v.metadata.uid));
+    let orphans = snapshot.disks.iter().flat_map(|disk| &disk.status).flat_map(|status| &status.orphans);
+    let kept = snapshot.reservations.iter().flat_map(|r| &r.status).flat_map(|status| &status.volumes);
+    let kept =
+        kept.filter(|entry| entry.kept.is_some()).flat_map(|entry| [entry.name.clone(), entry.uid.clone()]);
+    let names = others.map(ResourceExt::name_any);
+    let names = names.chain(orphans.flat_map(|orphan| [orphan.name.clone(), orphan.uid.clone()])).chain(kept);
+    names.into_iter().any(|name| !name.is_empty() && said.contains(&name)).then_some(said)
 }
 
 /// The PersistentVolumeClaims of a target, by namespace and name.
@@ -48,6 +76,19 @@ fn of(snapshot: &Snapshot, namespace: &str, name: &str) -> Option<String> {
     if about.is_after_old_data() {
         return about.step(NAME_TAKEN);
     }
+    let left = left_volume(snapshot, namespace, name)?;
+    Some(match snapshot.claim(Some(namespace), name) {
+        Some(_) => advice::ask_why(claim.argument()),
+        None => advice::claim_old_data(name, &left.spec.role, left.name_any(), namespace),
+    })
+}
+
+/// The volume of an earlier PersistentVolumeClaim of the name, which nobody has.
+pub(super) fn left_volume<'a>(
+    snapshot: &'a Snapshot,
+    namespace: &str,
+    name: &str,
+) -> Option<&'a SharedPersistentVolume> {
     let made_for = format!("{namespace}/{name}");
     let is_left = |volume: &&SharedPersistentVolume| {
         volume.annotations().get(ANNOTATION_MADE_FOR) == Some(&made_for)
@@ -55,9 +96,5 @@ fn of(snapshot: &Snapshot, namespace: &str, name: &str) -> Option<String> {
             && volume.metadata.deletion_timestamp.is_none()
             && volume.status.iter().all(|status| status.claims.is_empty())
     };
-    let left = snapshot.volumes.iter().find(is_left)?;
-    Some(match snapshot.claim(Some(namespace), name) {
-        Some(_) => advice::ask_why(claim.argument()),
-        None => advice::claim_old_data(name, &left.spec.role, left.name_any(), namespace),
-    })
+    snapshot.volumes.iter().find(is_left)
 }

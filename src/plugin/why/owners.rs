@@ -1,5 +1,6 @@
 //! The makers of pods and PersistentVolumeClaims, by owner references.
 
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
@@ -32,13 +33,19 @@ pub(super) fn controller(pod: &Pod) -> Option<&OwnerReference> {
 }
 
 /// The beginning of a step that has a pod with another spec made. What made the pod would make it as before.
-pub(super) fn again(pod: &Pod) -> String {
+pub(super) fn again(snapshot: &Snapshot, pod: &Pod) -> String {
     let namespace = pod.namespace().unwrap_or_default();
     let Some(owner) = controller(pod) else { return advice::make_pod_again(pod.name_any(), namespace) };
     let hash = pod.labels().get("pod-template-hash").map(|hash| format!("-{hash}"));
     let deployment = hash.and_then(|hash| owner.name.strip_suffix(&hash).map(str::to_owned));
     match (owner.kind.as_str(), deployment) {
-        ("Job", _) => advice::make_job_again(&owner.name, namespace),
+        ("Job", _) => match cron_job_of(snapshot, &namespace, &owner.name) {
+            // Its next Job would be as this one.
+            Some(cron_job) => advice::change_job_template(cron_job, namespace, &owner.name),
+            None => advice::make_job_again(&owner.name, namespace),
+        },
+        // The set waits for the pod that is there, whatever its template says.
+        ("StatefulSet", _) => advice::change_set_template(&owner.name, namespace, pod.name_any()),
         ("ReplicaSet", Some(deployment)) => {
             advice::change_pod_template(format!("deployment/{deployment}"), namespace)
         }
@@ -46,6 +53,12 @@ pub(super) fn again(pod: &Pod) -> String {
             advice::change_pod_template(format!("{}/{}", kind.to_lowercase(), owner.name), namespace)
         }
     }
+}
+
+/// The CronJob that made the Job of that name.
+fn cron_job_of<'a>(snapshot: &'a Snapshot, namespace: &str, job: &str) -> Option<&'a str> {
+    let is_it = |of: &&Job| of.name_any() == job && of.namespace().as_deref() == Some(namespace);
+    owner(snapshot.jobs.iter().find(is_it)?, "CronJob")
 }
 
 /// The ephemeral volumes of a pod, each with the name of its PersistentVolumeClaim.

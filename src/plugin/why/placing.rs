@@ -244,7 +244,7 @@ pub(super) fn schedule_step(snapshot: &Snapshot, pod: &Pod) -> String {
 /// The step for a pod with an ephemeral volume whose PersistentVolumeClaim would have the name of another one.
 pub(super) fn taken_step(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
     let (_, pvc) = taken_name(snapshot, pod)?;
-    Some(advice::rename_ephemeral_volume(again(pod), pvc))
+    Some(advice::rename_ephemeral_volume(again(snapshot, pod), pvc))
 }
 
 /// The step for a pod whose spec names its node, so that no scheduler chooses the node of its volume.
@@ -263,7 +263,7 @@ pub(super) fn by_node_name(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
     };
     let mut waiting = unplaced(snapshot, pod).into_iter().filter(|pvc| is_delayed(pvc) && !is_chosen(pvc));
     waiting.next()?;
-    Some(advice::pin_by_selector(again(pod), node))
+    Some(advice::pin_by_selector(again(snapshot, pod), node))
 }
 
 /// The step for a pod that no scheduler has looked at, if its spec names one that may not be there.
@@ -378,7 +378,7 @@ pub(super) fn other_node_step(snapshot: &Snapshot, target: &Target) -> String {
         }
         (None, Some(_), _) => match daemon_set_of(pod) {
             Some(of) => advice::pin_daemon_set(of, namespace, node),
-            None => advice::leave_other_node(again(pod), node),
+            None => advice::leave_other_node(again(snapshot, pod), node),
         },
         (None, None, _) if place.is_cordoned => {
             let step = advice::uncordon(node, volume);
@@ -389,7 +389,7 @@ pub(super) fn other_node_step(snapshot: &Snapshot, target: &Target) -> String {
         }
         // Kubernetes and cloud providers take their own off.
         (None, None, Some(taint)) if !taint.key.contains("kubernetes.io/") => {
-            advice::tolerate_taint(again(pod), node, taints::text(taint))
+            advice::tolerate_taint(again(snapshot, pod), node, taints::text(taint))
         }
         (None, None, _) if let Some(other) = place.kept_from => {
             advice::leave_apart(&target.name, namespace, other.name_any(), node)

@@ -3,20 +3,21 @@
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
-use super::advice::{AS_SAID, UNNAMED, anew, by_template, of_class, refusal, template};
+use super::advice::{AS_SAID, About, UNNAMED, anew, by_template, of_class, refusal, template};
 use super::events::{last_event, message_of, time_of};
 use super::owners::{ephemeral, pod_of};
 use super::report::{LOST, PROVISIONING_FAILED, Report, TERMINATING};
 use super::space::{Apart, space_step};
 use super::target::Target;
-use super::{ending_pvc, growth, lost_pvc, placing};
-use crate::api::{DiskReservation, Role, SharedPersistentVolume};
+use super::{ending_pvc, growth, lost_pvc, old_data, placing};
+use crate::api::{ANNOTATION_MADE_FOR, DiskReservation, Role, SharedPersistentVolume};
 use crate::cluster;
 use crate::plan::candidate::{is_cordoned, is_ready};
+use crate::plan::left_data::LeftData;
 use crate::plan::pvc_provisioner::class;
 use crate::plan::pvc_provisioner::placement::PLACE_FOUND;
 use crate::plan::{advice, create, holder};
-use crate::plugin::kind::{CLAIM, DISK, POD, PVC, RESERVATION, VOLUME, did_you_mean, nearest};
+use crate::plugin::kind::{CLAIM, POD, PVC, did_you_mean, nearest};
 use crate::plugin::snapshot::Snapshot;
 
 /// The report of a PersistentVolumeClaim that no VolumeClaim made. `None`: the PersistentVolumeClaim does not exist.
@@ -107,10 +108,9 @@ const UNCAUSED: &str = "Kubernetes has reported no cause yet";
 fn refusal_step(said: &str, namespace: &str) -> Option<String> {
     if let Some((_, command)) = said.split_once("kubectl reservoir grant ") {
         let words: Vec<&str> = command.split_whitespace().collect();
-        let [role, "--verbs", _, "--to", kind, name, ..] = words.as_slice() else { return None };
-        // The API server names the first verb that is missing, and a class needs more than one.
+        let [role, "--verbs", verbs, "--to", kind, name, ..] = words.as_slice() else { return None };
         let name = name.trim_end_matches([';', ',', '.']);
-        return Some(advice::grant_to_namespace(role, kind, name));
+        return Some(advice::have_run(advice::grant(role, verbs, format!("{kind} {name}"))));
     }
     refusal(said, namespace)
 }
@@ -162,33 +162,6 @@ const NOT_MADE: &str = "NotMade";
 /// The reason of a PersistentVolumeClaim that waits for the PersistentVolume in its spec.
 const NAMES_VOLUME: &str = "NamesVolume";
 
-/// The event about data of an earlier PersistentVolumeClaim of the name (F5), if that data is there, and is not what this one
-/// has by now.
-pub(super) fn old_data(snapshot: &Snapshot, target: &Target) -> Option<String> {
-    let uid = target.find_pvc(snapshot).and_then(|pvc| pvc.metadata.uid.as_ref());
-    let of = |event: &&Event| {
-        let object = &event.involved_object;
-        let is_of_another = object.uid.as_ref().is_some_and(|of| uid.is_some_and(|uid| uid != of));
-        ["OldDataKept", "OldDataOrphaned"].iter().any(|reason| event.reason.as_deref() == Some(reason))
-            && object.name.as_deref() == Some(&target.name)
-            && object.namespace == target.namespace
-            && !is_of_another
-    };
-    let said = snapshot.events.iter().rfind(of).map(message_of)?;
-    if !snapshot.sees(&VOLUME) || !snapshot.sees(&DISK) || !snapshot.sees(&RESERVATION) {
-        return Some(said);
-    }
-    let own = snapshot.volume_of(target.namespace.as_deref().unwrap_or_default(), &target.name);
-    let others = snapshot.volumes.iter().filter(|v| own.is_none_or(|own| own.metadata.uid != v.metadata.uid));
-    let orphans = snapshot.disks.iter().flat_map(|disk| &disk.status).flat_map(|status| &status.orphans);
-    let kept = snapshot.reservations.iter().flat_map(|r| &r.status).flat_map(|status| &status.volumes);
-    let kept =
-        kept.filter(|entry| entry.kept.is_some()).flat_map(|entry| [entry.name.clone(), entry.uid.clone()]);
-    let names = others.map(ResourceExt::name_any);
-    let names = names.chain(orphans.flat_map(|orphan| [orphan.name.clone(), orphan.uid.clone()])).chain(kept);
-    names.into_iter().any(|name| !name.is_empty() && said.contains(&name)).then_some(said)
-}
-
 /// The report of a PersistentVolumeClaim that a pod names and that does not exist.
 pub(super) fn missing_claim(snapshot: &Snapshot, target: &Target) -> Report {
     if let Some(pod) = ephemeral_in(snapshot, target) {
@@ -222,10 +195,7 @@ fn ephemeral_in<'a>(snapshot: &'a Snapshot, target: &Target) -> Option<&'a Pod> 
 pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
     let (name, namespace) = (&target.name, target.namespace.as_deref().unwrap_or("default"));
     match reason {
-        "Missing" => match snapshot.volumes.iter().find(|volume| volume.name_any() == *name) {
-            Some(volume) => advice::claim_volume_of_name(name, &volume.spec.role, namespace),
-            None => advice::make_claim(namespace),
-        },
+        "Missing" => missing_step(snapshot, target, namespace),
         NOT_MADE => not_made_step(snapshot, target, namespace),
         growth::RESIZING => match growth::refusal(snapshot, target) {
             Some(said) => refusal_step(&said, namespace).unwrap_or_else(advice::follow_event),
@@ -258,6 +228,30 @@ pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> St
             .find_pvc(snapshot)
             .map_or_else(advice::look_again, |pvc| ending_pvc::explain(snapshot, pvc).1),
         _ => class_step(snapshot, target, name, namespace),
+    }
+}
+
+/// The step for a claim that a pod names and that does not exist: to the volume of that name, or to the data of an earlier
+/// PersistentVolumeClaim of it.
+fn missing_step(snapshot: &Snapshot, target: &Target, namespace: &str) -> String {
+    let name = &target.name;
+    let is_named = |volume: &&SharedPersistentVolume| volume.name_any() == *name && !volume.is_ending();
+    if let Some(volume) = snapshot.volumes.iter().find(is_named) {
+        return advice::claim_volume_of_name(name, &volume.spec.role, namespace);
+    }
+    if let Some(left) = old_data::left_volume(snapshot, namespace, name) {
+        return advice::claim_old_data(name, &left.spec.role, left.name_any(), namespace);
+    }
+    let made_for = format!("{namespace}/{name}");
+    let is_its = |volume: &SharedPersistentVolume| {
+        volume.name_any() == *name || volume.annotations().get(ANNOTATION_MADE_FOR) == Some(&made_for)
+    };
+    match About::new(snapshot, target).left_data(is_its) {
+        Some(LeftData { volume, uid, until: Some(until) }) => {
+            advice::undelete_for_pod(uid, volume.name_any(), until.0)
+        }
+        Some(LeftData { uid, .. }) => advice::recover_orphan(uid),
+        None => advice::make_claim(namespace),
     }
 }
 

@@ -54,7 +54,7 @@ fn step_of(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
         };
     }
     if let Some(pod) = pod.filter(|_| reason == pods::INLINE_VOLUME) {
-        return advice::leave_inline_volume(again(pod));
+        return advice::leave_inline_volume(again(snapshot, pod));
     }
     let taken = pod.filter(|_| reason == NAME_TAKEN);
     if let Some(step) = taken.and_then(|pod| placing::taken_step(snapshot, pod)) {
@@ -80,7 +80,7 @@ fn step_of(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
         return step;
     }
     if let Some(pod) = pod.filter(|_| pods::has_own_pv(snapshot, target)) {
-        return advice::leave_own_pv(again(pod));
+        return advice::leave_own_pv(again(snapshot, pod));
     }
     // The agent is there, and has answered.
     if target.kind == &POD && pods::is_refused(snapshot, target) {
@@ -188,13 +188,16 @@ pub(super) fn full_step(snapshot: &Snapshot, target: &Target) -> Option<String> 
 pub(super) fn deletion_step(snapshot: &Snapshot, target: &Target) -> Option<String> {
     let name = &target.name;
     let volume = snapshot.volumes.iter().find(|volume| target.kind == &VOLUME && volume.name_any() == *name);
-    let of_pvc = volume.and_then(|v| pvc_of(v).and(v.status.as_ref()?.claims.first()));
+    let status = volume.and_then(|volume| volume.status.as_ref());
+    let of_pvc = volume.and_then(|v| pvc_of(v).and(status?.claims.first()));
+    let is_used = status.is_some_and(|status| status.user_count > 0);
     Some(match target.kind.short {
         "spv" if let Some(of) = volume.and_then(|volume| volume.spec.copy_of.as_ref()) => {
             advice::leave_copy(&of.name)
         }
         "spv" => match of_pvc {
-            None => advice::retire_after_use(name),
+            None if is_used => advice::retire_after_use(name),
+            None => advice::retire_after_claims(name),
             Some(of) => match snapshot.pvc(Some(&of.namespace), &of.name) {
                 Some(pvc) if pvc.metadata.deletion_timestamp.is_some() => {
                     ending_pvc::explain(snapshot, pvc).1

@@ -356,9 +356,14 @@ fn t4_why_names_holders_and_earlier_reservations() {
     let answer = ask(&snapshot, &CLAIM, Some("team"), "c").unwrap();
     assert!(answer.contains("held by claim other/holder\n  and used by pod other/p\n"), "{answer}");
     let answer = ask(&snapshot, &VOLUME, None, "v").unwrap();
+    let next = "next: a volume in use cannot be deleted; to destroy it after its last use: kubectl reservoir retire v";
+    assert!(answer.contains("claimed by other/holder (ReadWrite)") && answer.contains(next), "{answer}");
+    let mut unused = snapshot.volumes[0].clone();
+    let status = unused.status.as_mut().unwrap();
+    (status.users, status.user_count) = (vec![], 0);
+    let answer = ask(&Snapshot { volumes: vec![unused], ..Snapshot::default() }, &VOLUME, None, "v").unwrap();
     assert!(
-        answer.contains("claimed by other/holder (ReadWrite)")
-            && answer.contains("kubectl reservoir retire v"),
+        answer.contains("next: a volume with claims cannot be deleted: its claims end first"),
         "{answer}"
     );
     let answer = ask(&snapshot, &RESERVATION, None, "last").unwrap();

@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
-use super::super::owners::{pod_of, set_of};
+use super::super::owners::{again, pod_of, set_of};
 use crate::api::Size;
 use crate::plan::advice;
 use crate::plugin::snapshot::Snapshot;
@@ -36,7 +36,13 @@ pub fn anew(snapshot: &Snapshot, name: &str, namespace: &str, how: &str) -> Stri
 pub fn by_template(snapshot: &Snapshot, pvc: &PersistentVolumeClaim, how: &str) -> Option<String> {
     let (name, namespace) = (pvc.name_any(), pvc.namespace().unwrap_or_default());
     let by_set = || Some(advice::make_set_anew(set_with(snapshot, pvc)?, &namespace, &name, how));
-    pod_of(pvc).map(|pod| advice::make_pod_anew(pod, &namespace, how)).or_else(by_set)
+    let by_pod = |name: &str| {
+        let is_it = |pod: &&Pod| pod.name_any() == name && pod.namespace().as_deref() == Some(&namespace);
+        let pod = snapshot.pods.iter().find(is_it);
+        let again = pod.map_or_else(|| advice::make_pod_again(name, &namespace), |pod| again(snapshot, pod));
+        advice::make_pod_anew(again, how)
+    };
+    pod_of(pvc).map(by_pod).or_else(by_set)
 }
 
 /// The object with the template, in words.

@@ -6,10 +6,12 @@ use kube::ResourceExt;
 use super::super::owners::set_of;
 use super::{About, word};
 use crate::api::condition::{self, READY};
-use crate::api::{AccessMode, Role, RoleSubscription, SharedPersistentVolume, Size, VolumeOffer};
+use crate::api::{
+    ANNOTATION_MADE_FOR, AccessMode, Role, RoleSubscription, SharedPersistentVolume, Size, VolumeOffer,
+};
 use crate::cluster;
 use crate::plan::own_pvc::pvc_of;
-use crate::plan::{advice, bind, foreign_finalizer, pv_binding};
+use crate::plan::{advice, bind, foreign_finalizer, offer, pv_binding};
 use crate::plugin::kind::{CLAIM, SUBSCRIPTION, VOLUME, nearest};
 
 impl<'a> About<'a> {
@@ -157,32 +159,42 @@ impl<'a> About<'a> {
 
     pub(super) fn no_such_volume(&self) -> String {
         let asked = self.claim.and_then(|c| c.spec.volume.as_deref()).unwrap_or_default();
+        if let Some(volume) = self.snapshot.volumes.iter().find(|volume| volume.name_any() == asked) {
+            return match pvc_of(volume) {
+                None => {
+                    advice::claim_for_role_of_volume(self.claim_anew(&volume.spec.role, None, self.mode()))
+                }
+                Some(_) => advice::see_offers(self.namespace),
+            };
+        }
+        // Data of this name comes before volumes of similar names.
+        let made_for = format!("{}/{asked}", self.namespace);
+        let is_it = |volume: &SharedPersistentVolume| {
+            let is_named = volume.name_any() == asked
+                || volume.annotations().get(ANNOTATION_MADE_FOR) == Some(&made_for);
+            is_named && Role::name_covers(&volume.spec.role, self.role)
+        };
+        let create = advice::create_volume(word(asked), self.role, self.namespace);
+        if let Some(step) = self.old_data(is_it, &create) {
+            return step;
+        }
         let offers = self.snapshot.offers.iter().filter(|o| o.namespace().as_deref() == Some(self.namespace));
         let offered = offers.flat_map(|o| o.spec.volumes.iter().map(|v| v.name.clone()));
-        // A volume that was made for a PersistentVolumeClaim is for no other, however similar the names are.
-        let fits =
-            |v: &&SharedPersistentVolume| Role::name_covers(&v.spec.role, self.role) && pvc_of(*v).is_none();
+        // A volume that was made for a PersistentVolumeClaim is for no other, however similar the names are. With one that nobody can
+        // claim now the claim would wait as before.
+        let fits = |v: &&SharedPersistentVolume| {
+            Role::name_covers(&v.spec.role, self.role) && pvc_of(*v).is_none() && offer::available(v).is_ok()
+        };
         let fitting = self.snapshot.volumes.iter().filter(fits).map(ResourceExt::name_any);
         // A user who sees no volumes sees offers.
         let offered = offered.filter(|_| !self.snapshot.sees(&VOLUME));
         let names: Vec<String> = fitting.chain(offered).collect();
-        let is_it = |volume: &SharedPersistentVolume| {
-            volume.name_any() == asked && Role::name_covers(&volume.spec.role, self.role)
-        };
-        let near = nearest(asked, names.iter().map(String::as_str));
-        match near.filter(|_| self.left_data(is_it).is_none()) {
+        match nearest(asked, names.iter().map(String::as_str)) {
             Some(near) => {
                 advice::claim_near_volume(self.claim_anew(self.role, Some(near), self.mode()), near)
             }
-            None => match self.snapshot.volumes.iter().find(|volume| volume.name_any() == asked) {
-                Some(volume) if pvc_of(volume).is_none() => {
-                    advice::claim_for_role_of_volume(self.claim_anew(&volume.spec.role, None, self.mode()))
-                }
-                Some(_) => advice::see_offers(self.namespace),
-                None => {
-                    self.old_data_first(is_it, advice::create_volume(word(asked), self.role, self.namespace))
-                }
-            },
+            None if self.sees_old_data() => create,
+            None => advice::have_administrator_ask(&self.argument),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use kube::ResourceExt;
 
-use super::About;
+use super::{About, word};
 use crate::api::{LedgerEntry, Role, SharedPersistentVolume};
 use crate::plan::candidate::is_ready;
 use crate::plan::left_data::{self, LeftData};
@@ -12,8 +12,8 @@ use crate::plan::{advice, kept};
 use crate::plugin::kind::{DISK, RESERVATION, VOLUME};
 
 impl About<'_> {
-    /// The newest data that a claim could have, if no volume is about to have that data.
-    pub(super) fn left_data(&self, is_wanted: impl Fn(&SharedPersistentVolume) -> bool) -> Option<LeftData> {
+    /// The newest data that is wanted, if no volume is about to have that data.
+    pub fn left_data(&self, is_wanted: impl Fn(&SharedPersistentVolume) -> bool) -> Option<LeftData> {
         let volumes = &self.snapshot.volumes;
         let mut all = left_data::all(&self.snapshot.disks, &self.snapshot.reservations, volumes);
         let recovers = |volume: &SharedPersistentVolume, uid: &str| {
@@ -23,6 +23,11 @@ impl About<'_> {
         all.into_iter().max_by_key(|data| data.until.as_ref().map(|until| until.0))
     }
 
+    /// True if the caller sees all data that a claim could have.
+    pub(super) fn sees_old_data(&self) -> bool {
+        [&VOLUME, &RESERVATION, &DISK].into_iter().all(|kind| self.snapshot.sees(kind))
+    }
+
     /// The step that makes a volume for a claim. Data that the claim could have comes first. Who does not see such data asks
     /// somebody who does.
     pub(super) fn old_data_first(
@@ -30,25 +35,38 @@ impl About<'_> {
         is_wanted: impl Fn(&SharedPersistentVolume) -> bool,
         create: String,
     ) -> String {
-        if ![&VOLUME, &RESERVATION, &DISK].into_iter().all(|kind| self.snapshot.sees(kind)) {
-            return advice::have_administrator_ask(&self.argument);
+        match self.sees_old_data() {
+            true => self.old_data(is_wanted, &create).unwrap_or(create),
+            false => advice::have_administrator_ask(&self.argument),
         }
+    }
+
+    /// The step that brings back data which a claim could have. `create` makes an empty volume instead.
+    pub(super) fn old_data(
+        &self,
+        is_wanted: impl Fn(&SharedPersistentVolume) -> bool,
+        create: &str,
+    ) -> Option<String> {
         let bare = create.split("   #").next().unwrap_or_default();
         let Some(LeftData { volume, uid, until }) = self.left_data(&is_wanted) else {
-            return match self.unseen_data(is_wanted) {
-                Some((disk, volume)) => advice::await_data_for_claim(disk, volume, bare),
-                None => create,
-            };
+            let (disk, volume) = self.unseen_data(is_wanted)?;
+            return Some(advice::await_data_for_claim(disk, volume, bare));
         };
         let name = volume.name_any();
         let is_taken = self.snapshot.volumes.iter().any(|volume| volume.name_any() == name);
-        match until {
+        // That of a PersistentVolumeClaim has another name than the claim asks for.
+        let asked = self.claim.and_then(|claim| claim.spec.volume.as_ref()).filter(|asked| **asked != name);
+        Some(match until {
             None => advice::recover_for_claim(uid, name, bare),
             Some(until) => {
-                let data = if is_taken { format!("{uid} --name {name}-undeleted") } else { uid };
+                let data = match asked {
+                    Some(asked) => format!("{uid} --name {}", word(asked)),
+                    None if is_taken => format!("{uid} --name {name}-undeleted"),
+                    None => uid,
+                };
                 advice::undelete_for_claim(data, name, until.0, bare)
             }
-        }
+        })
     }
 
     /// A disk that is not ready, and a volume that a reservation on it lists and that has no object: somebody removed that by force. Its

@@ -272,8 +272,10 @@ impl<'a> About<'a> {
     pub(super) fn no_such_disk(&self) -> String {
         let disks = &self.snapshot.disks;
         let spec = self.reservation.map(|r| &r.spec);
-        let names: Vec<String> = disks.iter().map(ResourceExt::name_any).collect();
-        let nodes = disks.iter().map(|disk| disk.spec.node_name.as_str());
+        // Nothing is reserved on a disk that is not ready.
+        let ready = || disks.iter().filter(|disk| is_ready(disk));
+        let names: Vec<String> = ready().map(ResourceExt::name_any).collect();
+        let nodes = ready().map(|disk| disk.spec.node_name.as_str());
         let anew = self.reserve_anew();
         let asked_disk = spec.and_then(|s| s.node_disk.as_deref());
         let near_disk = asked_disk.and_then(|asked| nearest(asked, names.iter().map(String::as_str)));
@@ -283,7 +285,7 @@ impl<'a> About<'a> {
         // A node that is there is no mistyped one.
         let there = asked_node.filter(|asked| asked_disk.is_none() && self.snapshot.node(asked).is_some());
         match (asked_node.and_then(|asked| nearest(asked, nodes)), near_disk, selector) {
-            _ if names.is_empty() => advice::see_no_disk(),
+            _ if disks.is_empty() => advice::see_no_disk(),
             _ if let Some(node) = there => advice::find_disk_of_node(node, anew),
             (Some(node), ..) => advice::reserve_on_node(anew, node),
             (None, Some(disk), _) => advice::reserve_on_disk(anew, disk),
@@ -297,8 +299,10 @@ impl<'a> About<'a> {
     }
 
     pub(super) fn no_parent(&self) -> String {
-        let above =
-            |r: &&DiskReservation| r.spec.role != self.role && Role::name_covers(&r.spec.role, self.role);
+        // From one that waits itself, or ends, nothing can be carved out.
+        let above = |r: &&DiskReservation| {
+            r.spec.role != self.role && Role::name_covers(&r.spec.role, self.role) && holder::serves(r)
+        };
         let names: Vec<String> =
             self.snapshot.reservations.iter().filter(above).map(ResourceExt::name_any).collect();
         let asked = self.reservation.and_then(|r| r.spec.parent.as_deref()).unwrap_or_default();

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use serde_json::json;
 
 use super::*;
-use crate::api::{CopiesStatus, CopyOf, Destroy, DiskKind, NodeDisk, VolumeMode};
+use crate::api::{CopiesStatus, CopyOf, Destroy, DiskKind, NodeDisk, ReservationPhase, VolumeMode};
 use crate::plan::node_disk::UNCONFIGURED;
 use crate::plan::testing::*;
 use crate::plugin::kind::{self, Kind};
@@ -284,6 +284,36 @@ fn t4_advice_looks_for_the_similar_name_first() {
         let step = step(&snapshot, kind, name, reason);
         assert!(step.starts_with("kubectl delete ") && step.contains(wanted), "{reason}: {step}");
     }
+    // With one that waits itself, or ends, the wait would go on.
+    let (volume, reservation) = (snapshot.volumes[0].clone(), snapshot.reservations[0].clone());
+    for ends in [true, false] {
+        match ends {
+            true => {
+                snapshot.volumes[0].metadata.deletion_timestamp = some_time();
+                snapshot.reservations[0].metadata.deletion_timestamp = some_time();
+            }
+            false => {
+                set_ready(&mut snapshot.volumes[0].status.as_mut().unwrap().conditions, false);
+                snapshot.reservations[0].status.as_mut().unwrap().phase = ReservationPhase::Pending;
+            }
+        }
+        for (kind, name, reason, not) in [
+            (&CLAIM, "c", NO_SUCH_VOLUME, "data"),
+            (&RESERVATION, "sub", NO_PARENT, "--parent eng"),
+            (&VOLUME, "lost", NO_RESERVATION, "create lost --role eng"),
+            (&VOLUME, "named", NO_RESERVATION, "--reservation eng"),
+        ] {
+            let step = step(&snapshot, kind, name, reason);
+            assert!(!step.contains(not), "{step}");
+        }
+        (snapshot.volumes[0], snapshot.reservations[0]) = (volume.clone(), reservation.clone());
+    }
+    set_ready(&mut snapshot.disks[0].status.as_mut().unwrap().conditions, false);
+    for name in ["elsewhere", "typo"] {
+        let told = step(&snapshot, &RESERVATION, name, NO_SUCH_DISK);
+        assert!(told.contains(" on any disk"), "{told}");
+    }
+    set_ready(&mut snapshot.disks[0].status.as_mut().unwrap().conditions, true);
     // The name of an object that exists is no typo of another name.
     snapshot.nodes = vec![serde_json::from_value(json!({"metadata": {"name": "n11"}})).unwrap()];
     let told = step(&snapshot, &RESERVATION, "elsewhere", NO_SUCH_DISK);
@@ -1050,6 +1080,17 @@ fn t4_x8_a_claim_is_led_to_old_data_before_an_empty_volume() {
     let told = step(&snapshot, &CLAIM, "s", NO_MATCH);
     assert!(told.starts_with("kubectl reservoir undelete uid-a-0 "), "the newer data is coming back: {told}");
 
+    // The claim has the name of the PersistentVolumeClaim that the data was made for.
+    snapshot.reservations[0].status.as_mut().unwrap().volumes[0].kept.as_mut().unwrap().made_for =
+        Some("team/ab2".into());
+    snapshot.claims[0].spec.volume = Some("ab2".into());
+    let told = step(&snapshot, &CLAIM, "c", NO_SUCH_VOLUME);
+    assert!(
+        told.starts_with("kubectl reservoir undelete uid-a-0 --name ab2   # volume a comes back"),
+        "{told}"
+    );
+    snapshot.claims[0].spec.volume = Some("x".into());
+
     let mut on = disk("n1.a", "n1", 10, &[]);
     let orphan = json!({"uid": "u", "size": "2Gi", "name": "x", "labels": {"app": "a"},
         "spec": {"role": "eng", "size": "2Gi", "shared": {}}});
@@ -1069,6 +1110,8 @@ fn t4_x8_a_claim_is_led_to_old_data_before_an_empty_volume() {
     status.orphans = vec![];
     set_ready(&mut status.conditions, false);
     snapshot.reservations = vec![listing];
+    // A volume of a similar name has other data.
+    snapshot.volumes = vec![ready_volume("x2", "eng", true)];
     for (name, reason, _) in claims {
         let told = step(&snapshot, &CLAIM, name, reason);
         assert!(

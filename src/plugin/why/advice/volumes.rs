@@ -14,7 +14,7 @@ use crate::plan::candidate::is_ready;
 use crate::plan::copies::{Keeper, keeper};
 use crate::plan::enlarge::new_name;
 use crate::plan::own_pvc::pvc_of;
-use crate::plan::{advice, fullness, resize};
+use crate::plan::{advice, fullness, holder, resize};
 use crate::plugin::item::Item;
 use crate::plugin::kind::{CLAIM, VOLUME, nearest};
 
@@ -233,7 +233,9 @@ impl<'a> About<'a> {
             .partition(|r| r.metadata.deletion_timestamp.is_some());
         let usable: Vec<String> = lasting.into_iter().map(ResourceExt::name_any).collect();
         let asked = self.volume.and_then(|v| v.spec.reservation.as_deref());
-        let near = asked.and_then(|asked| nearest(asked, usable.iter().map(String::as_str)));
+        let serving = self.snapshot.reservations.iter().filter(|r| holder::serves(r));
+        let near: Vec<String> = serving.clone().filter(above).map(ResourceExt::name_any).collect();
+        let near = asked.and_then(|asked| nearest(asked, near.iter().map(String::as_str)));
         let foreign = asked.filter(|asked| {
             let is_it = |r: &DiskReservation| r.name_any() == *asked && !above(&r);
             usable.is_empty() && self.snapshot.reservations.iter().any(is_it)
@@ -254,8 +256,8 @@ impl<'a> About<'a> {
                 None => advice::reserve_for_role(name, self.role, size),
             };
         }
-        let roles = self.snapshot.reservations.iter().map(|r| r.spec.role.as_str());
-        let near_role = nearest(self.role, roles).filter(|_| usable.is_empty() && !self.is_role_known());
+        let near_role = nearest(self.role, serving.map(|r| r.spec.role.as_str()))
+            .filter(|_| usable.is_empty() && !self.is_role_known());
         let ending = ending.into_iter().find(|r| asked.is_none_or(|asked| asked == r.name_any()));
         let by_class = near.is_some()
             || near_role.is_some()

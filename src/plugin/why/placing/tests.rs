@@ -312,14 +312,26 @@ fn t4_m2_why_pod_leaves_the_holder_alone_where_another_node_is_asked_for() {
         told.contains("next: kubectl delete pod web -n team   # make it again without the other node"),
         "{told}"
     );
+    snapshot.jobs = vec![from(json!({"metadata": {"namespace": "team", "name": "web-29", "ownerReferences":
+        [{"apiVersion": "batch/v1", "kind": "CronJob", "name": "web", "uid": "c", "controller": true}]}}))];
     for (kind, name, next) in [
         (
             "ReplicaSet",
             "web-5d4f",
             "kubectl edit deployment/web -n team   # have its pods made without the other node",
         ),
-        ("StatefulSet", "web", "kubectl edit statefulset/web -n team   # have its pods made without"),
+        (
+            "StatefulSet",
+            "web",
+            "kubectl edit statefulset web -n team && kubectl delete pod web -n team   # have its pods made without",
+        ),
         ("Job", "web", "kubectl delete job web -n team   # make it again without"),
+        (
+            "Job",
+            "web-29",
+            "kubectl edit cronjob web -n team && kubectl delete job web-29 -n team   # its next run, or kubectl create job web-now \
+             --from=cronjob/web -n team, has the Job made without",
+        ),
     ] {
         let metadata = &mut snapshot.pods[0].metadata;
         metadata.labels = from(json!({"pod-template-hash": "5d4f"}));

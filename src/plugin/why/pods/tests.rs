@@ -237,6 +237,45 @@ fn t4_why_quotes_who_refuses_an_ephemeral_volume() {
     );
 }
 
+/// T4, X8, X6: a claim that is gone may have left its data.
+#[test]
+fn t4_x8_a_pod_without_its_claim_is_led_to_the_data() {
+    let mut snapshot = Snapshot { pods: vec![pod_of("data", "Pending")], ..Snapshot::default() };
+    let of = |snapshot: &Snapshot| ask(snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(of(&snapshot).contains("next: kubectl get volumeoffers -n team"), "{}", of(&snapshot));
+    let mut on = disk("n1.a", "n1", 10, &[]);
+    let orphan = json!({"uid": "u", "size": "2Gi", "name": "pvc-0", "madeFor": "team/data",
+        "spec": {"role": "eng", "size": "2Gi"}});
+    on.status.as_mut().unwrap().orphans = vec![from(orphan)];
+    snapshot.disks = vec![on];
+    assert!(of(&snapshot).contains("next: kubectl reservoir recover u   # prints"), "{}", of(&snapshot));
+    snapshot.reservations = vec![with_kept(&[("pvc-1", 0, 60)])];
+    let entries = |snapshot: &mut Snapshot, of: &str| {
+        let status = snapshot.reservations[0].status.as_mut().unwrap();
+        status.volumes[0].kept.as_mut().unwrap().made_for = Some(of.into());
+    };
+    entries(&mut snapshot, "other/data");
+    assert!(of(&snapshot).contains("next: kubectl reservoir recover u   # prints"), "{}", of(&snapshot));
+    entries(&mut snapshot, "team/data");
+    let next = "next: kubectl reservoir undelete uid-pvc-1-0   # volume pvc-1, which is kept until 1970";
+    assert!(of(&snapshot).contains(next), "{}", of(&snapshot));
+    let mut left = ready_volume("pvc-2", "eng", false);
+    left.metadata.annotations =
+        Some([(crate::api::ANNOTATION_MADE_FOR.to_owned(), "team/data".into())].into());
+    snapshot.volumes = vec![left];
+    let next =
+        "next: kubectl reservoir claim data --role eng --volume pvc-2 -n team   # only to have the data";
+    assert!(of(&snapshot).contains(next), "{}", of(&snapshot));
+    let mut named = ready_volume("data", "eng", true);
+    named.spec.retire = true;
+    snapshot.volumes.push(named);
+    assert!(of(&snapshot).contains(next), "nobody can claim it: {}", of(&snapshot));
+    snapshot.volumes[1].spec.retire = false;
+    let next =
+        "next: kubectl reservoir claim data --role eng --volume data -n team   # claims the volume of this";
+    assert!(of(&snapshot).contains(next), "{}", of(&snapshot));
+}
+
 /// T4: a pod waits for Reservoir exactly if one of its claims does. The messages of scheduler and kubelet are
 /// quoted.
 #[test]

@@ -94,7 +94,7 @@ fn t4_p2_why_pvc_has_numbers_that_are_true() {
     snapshot.pvcs[0].metadata.owner_references =
         from(json!([{"apiVersion": "v1", "kind": "Pod", "name": "web", "uid": "u"}]));
     assert!(of(&snapshot).contains(
-        "next: kubectl delete pod web -n team   # its ephemeral volume has fields that cannot be changed"
+        "next: kubectl delete pod web -n team   # make it again with 3Gi, as no disk has more for it, or add a disk: the fields"
     ));
     // A StatefulSet makes it again as it was.
     snapshot.pvcs[0].metadata.owner_references = None;
@@ -170,7 +170,7 @@ fn t4_why_pvc_has_the_step_of_a_refusal() {
         ..Snapshot::default()
     };
     let verbs = "the service accounts of namespace team lack the verb create on volumeroles.reservoir.dev/eng: have an \
-                 administrator run: kubectl reservoir grant eng --verbs create --to group system:serviceaccounts:team";
+                 administrator run: kubectl reservoir grant eng --verbs create,use,resize --to group system:serviceaccounts:team";
     let quota = "sharedpersistentvolumes.reservoir.dev \"a\" is forbidden: exceeded quota: q, requested: x";
     for (said, next) in [
         (
@@ -966,5 +966,14 @@ fn t4_a_claim_of_a_template_is_not_made_anew_alone() {
     assert!(told.contains("so make pod web, or the template of what makes it, anew"), "{told}");
     snapshot.pvcs[0].spec.as_mut().unwrap().volume_name = Some("data".into());
     let told = of(&snapshot);
-    assert!(told.contains("next: kubectl delete pod web -n team"), "{told}");
+    let next = "next: kubectl delete pod web -n team   # make it again without spec.volumeName: the fields of its ephemeral";
+    assert!(told.contains(next), "{told}");
+    let mut maker = pod_of("other", "Pending");
+    maker.metadata.owner_references = from(
+        json!([{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "web", "uid": "d", "controller": true}]),
+    );
+    snapshot.pods.push(maker);
+    let told = of(&snapshot);
+    let next = "next: kubectl edit daemonset/web -n team   # have its pods made without spec.volumeName: ";
+    assert!(told.contains(next), "{told}");
 }
