@@ -26,6 +26,8 @@ use crate::setup::Setup;
 pub const WITHIN: Duration = Duration::from_secs(3600);
 /// So long nothing is written.
 const QUIET: Duration = Duration::from_secs(400);
+/// In this time after the last write the events about it are sent.
+const TELLING: u64 = 120;
 
 /// A time in which nothing is written but the turns of reservations that wait.
 #[derive(Default)]
@@ -35,6 +37,8 @@ pub struct Rest {
     seconds: u64,
     /// Number of the writes of turns.
     turns: usize,
+    /// Number of all events, some time after the last write.
+    events: usize,
 }
 
 impl Rest {
@@ -46,6 +50,9 @@ impl Rest {
         let (turns, others): (Vec<_>, Vec<_>) = since.partition(|revision| is_turn(revision));
         (self.seconds, self.turns) =
             if others.is_empty() { (self.seconds + 1, self.turns + turns.len()) } else { (0, 0) };
+        if self.seconds <= TELLING {
+            (self.events, self.turns) = (server.events, 0);
+        }
     }
 
     pub fn is_long(&self) -> bool {
@@ -57,6 +64,12 @@ impl Rest {
         let last = server.store.log.last().map(|revision| format!("{:?}", revision.id));
         (!self.is_long() || self.turns > 4 * waiting)
             .then(|| format!("T2: nothing happens, and something is written again and again, last {last:?}"))
+    }
+
+    /// T2: what lasts is told once.
+    fn t2_nothing_is_told_again_and_again(&self, server: &Server) -> Option<String> {
+        let events = server.events - self.events;
+        (events > self.turns).then(|| format!("T2: nothing happens, and {events} events are sent"))
     }
 }
 
@@ -109,6 +122,7 @@ pub fn check(server: &Shared, hosts: &Hosts, setup: &Setup, rest: &Rest) -> Vec<
     let claims: Vec<VolumeClaim> = server.all("volumeclaims");
     let disks: Vec<NodeDisk> = server.all("nodedisks");
     broken.extend(rest.t2_nothing_is_written_again_and_again(&server, reservations.len() + volumes.len()));
+    broken.extend(rest.t2_nothing_is_told_again_and_again(&server));
     for volume in &volumes {
         broken.extend(l2_says_how_it_is("volume", volume, volume.status.as_ref().map(|s| &s.conditions[..])));
         broken.extend(l1_l5_a_volume_is_as_it_says(&server, volume, hosts));
