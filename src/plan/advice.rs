@@ -326,6 +326,7 @@ advice! {
     create_volume(volume, role, namespace) =
         "kubectl reservoir create {volume} --role {role} --size 1Gi   # in the size that is needed; or claim a \
          volume on offer: kubectl get volumeoffers -n {namespace}";
+    select_less(anew, role) = "{anew}   # the most that there is for role {role} now; or free space for more: kubectl reservoir tree";
     create_fitting(name, role, size, labels, namespace) =
         "kubectl reservoir create {name} --role {role} --size {size}{labels}   # makes a volume that fits; or change \
          the selector: kubectl get volumeoffers -n {namespace}";

@@ -111,7 +111,12 @@ pub fn provision(
     spec.persistent_volume_reclaim_policy = policy.or_else(|| Some("Retain".to_owned()));
     spec.storage_class_name = asked.storage_class_name;
     spec.access_modes = asked.access_modes;
-    if let Some(claim_ref) = &mut spec.claim_ref {
+    bind_to(pv, pvc);
+}
+
+/// Binds the PersistentVolume to that very PersistentVolumeClaim.
+pub fn bind_to(pv: &mut PersistentVolume, pvc: &PersistentVolumeClaim) {
+    if let Some(claim_ref) = pv.spec.as_mut().and_then(|spec| spec.claim_ref.as_mut()) {
         claim_ref.uid = pvc.uid();
     }
 }

@@ -12,7 +12,7 @@ use crate::api::{
     ANNOTATION_MADE_FOR, LABEL_CLAIM_UID, LABEL_MANAGED_BY, MANAGED_BY, SharedPersistentVolume, VolumeClaim,
 };
 
-use super::own_pvc::{provision, pvc_of};
+use super::own_pvc::{bind_to, provision, pvc_of};
 use super::persistent_volume::{
     bound_to, is_of_claim, is_on_node_of, name as pv_name, name_for, persistent_volume,
     persistent_volume_claim,
@@ -122,8 +122,10 @@ pub fn next(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -
     }
     let Some(pv) = &seen.pv else {
         let mut wanted = persistent_volume(claim, volume);
-        if let Some(pvc) = pvc.filter(|_| provisioned) {
-            provision(&mut wanted, pvc, claim, seen.class.as_deref());
+        match pvc {
+            Some(pvc) if provisioned => provision(&mut wanted, pvc, claim, seen.class.as_deref()),
+            Some(pvc) if is_lost(pvc) => bind_to(&mut wanted, pvc),
+            _ => {}
         }
         return Step::CreatePv(Box::new(wanted));
     };
@@ -140,8 +142,17 @@ pub fn next(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -
     }
     match pvc {
         None => Step::CreatePvc(Box::new(persistent_volume_claim(claim, volume))),
+        Some(pvc) if is_lost(pvc) && bound_to(pv).is_none() => {
+            let why = format!("PersistentVolume {} was deleted, and is being made anew", pv.name_any());
+            Step::DeletePv(Verdict::no(reason::BINDING, why))
+        }
         Some(_) => Step::Done,
     }
+}
+
+/// True if Kubernetes has bound the PersistentVolumeClaim, and its PersistentVolume went. Only one with its UID brings it back.
+fn is_lost(pvc: &PersistentVolumeClaim) -> bool {
+    pvc.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Lost"))
 }
 
 /// The next step while the name of the PersistentVolumeClaim is taken. A restored backup brings that of an earlier claim of
@@ -293,6 +304,8 @@ pub fn report(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen)
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::PersistentVolumeClaimStatus;
+
     use super::*;
     use crate::plan::testing::*;
 
@@ -385,6 +398,16 @@ mod tests {
             let step = next(&claim, &volume, &seen);
             assert_eq!(matches!(step, Step::DeletePv(_)), useless, "{uid:?}: {step:?}");
         }
+        // F1: Kubernetes brings a lost one back to a PersistentVolume with its UID only.
+        let lost = PersistentVolumeClaimStatus { phase: Some("Lost".into()), ..Default::default() };
+        seen.pvc.as_mut().unwrap().status = Some(lost);
+        seen.pv = None;
+        let Step::CreatePv(pv) = next(&claim, &volume, &seen) else { panic!() };
+        assert_eq!(bound_to(&pv).map(String::as_str), Some("second"));
+        seen.pv = Some(persistent_volume(&claim, &volume));
+        assert!(matches!(next(&claim, &volume, &seen), Step::DeletePv(_)));
+        seen.pv = Some(*pv);
+        assert_eq!(next(&claim, &volume, &seen), Step::Done);
         let mut going = persistent_volume(&claim, &volume);
         going.metadata.deletion_timestamp = some_time();
         seen.pv = Some(going);

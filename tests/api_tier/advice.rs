@@ -422,6 +422,12 @@ const MISTAKES: &[(&str, &str, &str, Outcome)] = &[
         "NoMatch",
         Ready,
     ),
+    (
+        "kubectl reservoir claim huge --role eng -l tier=hot --min-size 10Gi -n team",
+        "vclaim/huge -n team",
+        "NoMatch",
+        Shows,
+    ),
     ("kubectl reservoir create wide --role eng --size 80Mi", "spv/wide", "ReservationFull", Ready),
     ("kubectl reservoir claim w --role eng --volume wide -n team --wait", "spv/wide", "", Shows),
     ("true", "vclaim/w -n team", "", Shows),

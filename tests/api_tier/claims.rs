@@ -217,6 +217,42 @@ async fn c5_the_label_claim_uid_decides_nothing() {
     assert_eq!(plain.metadata.deletion_timestamp, None, "it is somebody's own");
 }
 
+/// F1, L1: somebody removes the PersistentVolume of a bound claim by force. Kubernetes calls the PersistentVolumeClaim Lost until a
+/// PersistentVolume with its UID is there, also while the controller is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn f1_a_persistent_volume_that_was_removed_by_force_comes_back() {
+    let (cluster, _agent) = start().await;
+    let (pvcs, claims): (Api<PersistentVolumeClaim>, Api<VolumeClaim>) =
+        (cluster.within("team"), cluster.within("team"));
+    let pvs = cluster.all::<PersistentVolume>();
+    cluster.apply_text(&claim("c")).await;
+    until_reason(&claims, "c", "Bound").await;
+    let pvc = pvcs.get("c").await.unwrap();
+    let name = pvc.spec.as_ref().unwrap().volume_name.clone().unwrap();
+    for is_away in [false, true] {
+        let before = pvs.get(&name).await.unwrap().uid();
+        if is_away {
+            cluster.kill_controller().await;
+        }
+        pvs.delete(&name, &DeleteParams::default()).await.unwrap();
+        let strip = json!({"metadata": {"finalizers": null}});
+        pvs.patch(&name, &PatchParams::default(), &Patch::Merge(&strip)).await.unwrap();
+        let phase = async || pvcs.get("c").await.unwrap().status.unwrap().phase.unwrap();
+        if is_away {
+            until("it is lost", async || (phase().await == "Lost").then_some(())).await;
+            cluster.start_controller().await;
+        }
+        until("a new one is bound", async || {
+            let now = pvs.get_opt(&name).await.unwrap()?;
+            let is_bound = now.status.as_ref()?.phase.as_deref() == Some("Bound") && phase().await == "Bound";
+            (now.uid() != before && is_bound).then_some(())
+        })
+        .await;
+        until_reason(&claims, "c", "Bound").await;
+    }
+    assert_eq!(pvcs.get("c").await.unwrap().uid(), pvc.uid());
+}
+
 /// L5: the name of a volume in a claim leads to no other path of the API, and to no error that keeps the claim.
 #[tokio::test(flavor = "multi_thread")]
 async fn l5_a_claim_with_a_name_of_no_volume_can_go() {

@@ -193,8 +193,12 @@ fn due_for_pv(server: &Server, pv: &Value) -> Option<Request> {
     if is_being_deleted(pv) {
         return finalizers_without(pv, PV_PROTECTION).map(|body| patch("persistentvolumes", pv, "", body));
     }
-    let pvc =
-        pvc.filter(|pvc| pvc["spec"]["volumeName"] == pv["metadata"]["name"] && !is_being_deleted(pvc))?;
+    // One that was bound to an earlier PersistentVolume comes back to none without its UID.
+    let pvc = pvc.filter(|pvc| {
+        pvc["spec"]["volumeName"] == pv["metadata"]["name"]
+            && !is_being_deleted(pvc)
+            && pvc["status"]["phase"] != "Lost"
+    })?;
     let body = json!({
         "metadata": {"resourceVersion": pv["metadata"]["resourceVersion"]},
         "spec": {"claimRef": {"uid": pvc["metadata"]["uid"]}},

@@ -39,7 +39,7 @@ const SCHEDULED_WITHIN: SignedDuration = SignedDuration::from_secs(10);
 pub(super) fn report(snapshot: &Snapshot, target: &Target, pod: &Pod, message: &str) -> Option<Report> {
     let place = other_node(snapshot, pod)?;
     let Placed { volume, node, copies_on, is_unsure, .. } = &place.own;
-    let on = match &**copies_on {
+    let places = match &**copies_on {
         [] if *is_unsure => {
             format!("its volume {volume}, whose copies may not be seen with your rights, is on node {node}")
         }
@@ -54,6 +54,10 @@ pub(super) fn report(snapshot: &Snapshot, target: &Target, pod: &Pod, message: &
             let nodes = names(nodes, nodes.len());
             format!("its volume {volume} is on node {node}, and has complete copies on {nodes}")
         }
+    };
+    let on = match copies_on.is_empty() || !place.is_shut {
+        true => places,
+        false => format!("{places}; it can start on none of these now, as on node {node}"),
     };
     let taint = place
         .taint
@@ -92,6 +96,8 @@ struct Place<'a> {
     other: Option<(String, String)>,
     /// The other node that the pod's spec asks for.
     asked: Option<String>,
+    /// True if the nodes of the volume and of its copies refuse the pod.
+    is_shut: bool,
     /// True if the volume's node is cordoned.
     is_cordoned: bool,
     /// The first taint of that node that the pod does not tolerate.
@@ -116,28 +122,34 @@ fn other_node<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<Place<'a>> {
     let volumes: Vec<_> =
         claims.iter().filter_map(|(namespace, name)| placed(snapshot, namespace, name)).collect();
     volumes.iter().find_map(|placed| {
-        let Placed { node, disk, copies_on, .. } = placed;
+        let Placed { node, disk, .. } = placed;
         let asked = asked.filter(|asked| !placed.is_on(asked)).cloned();
         let other = volumes.iter().filter(|other| !placed.is_unsure && !other.is_unsure);
         let other = other.into_iter().find(|other| !placed.nodes().any(|node| other.is_on(node)));
         let other = other.map(|other| (other.volume.clone(), other.node.clone()));
         let is_on_it = |of: &&NodeDisk| disk.is_some() && of.metadata.name == *disk;
+        let cordons =
+            |on: &str| snapshot.disks.iter().any(|disk| disk.spec.node_name == on && is_cordoned(disk));
+        let taint_of = |on: &str| {
+            let is_hard = |taint: &&Taint| !taints::is_tolerated(taint, spec.tolerations.as_ref());
+            snapshot.node(on).and_then(|node| taints::of(node).find(is_hard))
+        };
+        let kept_from = |on: &str| excluded::kept_from(snapshot, pod, on);
+        let refuses = |on: &str| cordons(on) || taint_of(on).is_some() || kept_from(on).is_some();
+        let is_shut = unscheduled.is_some() && placed.nodes().all(|on| refuses(on));
         // A caller without the right to see disks has the scheduler's words.
         let is_cordoned = match snapshot.disks.iter().find(is_on_it) {
-            Some(disk) => unscheduled.is_some() && is_cordoned(disk) && copies_on.is_empty(),
+            Some(disk) => is_shut && is_cordoned(disk),
             None => unscheduled.and_then(|c| c.message.as_deref()).is_some_and(names_cordoned_alone),
         };
-        let taint =
-            snapshot.node(node).filter(|_| unscheduled.is_some() && copies_on.is_empty()).and_then(|node| {
-                taints::of(node).find(|taint| !taints::is_tolerated(taint, spec.tolerations.as_ref()))
-            });
-        let kept_from = unscheduled.filter(|_| copies_on.is_empty());
-        let kept_from = kept_from.and_then(|_| excluded::kept_from(snapshot, pod, node));
+        let taint = taint_of(node).filter(|_| is_shut);
+        let kept_from = kept_from(node).filter(|_| is_shut);
         let is_kept = taint.is_some() || kept_from.is_some();
         let place = || Place {
             own: placed.clone(),
             other: other.clone(),
             asked: asked.clone(),
+            is_shut,
             is_cordoned,
             taint,
             kept_from,

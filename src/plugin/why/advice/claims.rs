@@ -7,10 +7,14 @@ use super::super::owners::set_of;
 use super::{About, word};
 use crate::api::condition::{self, READY};
 use crate::api::{
-    ANNOTATION_MADE_FOR, AccessMode, Role, RoleSubscription, SharedPersistentVolume, Size, VolumeOffer,
+    ANNOTATION_MADE_FOR, AccessMode, ClaimSelector, DiskReservation, Role, RoleSubscription,
+    SharedPersistentVolume, Size, VolumeClaimSpec, VolumeOffer,
 };
 use crate::cluster;
+use crate::plan::enlarge::{Way, way};
+use crate::plan::holder;
 use crate::plan::own_pvc::pvc_of;
+use crate::plan::resize::size_now;
 use crate::plan::{advice, bind, foreign_finalizer, offer, pv_binding};
 use crate::plugin::kind::{CLAIM, SUBSCRIPTION, VOLUME, nearest};
 
@@ -120,6 +124,9 @@ impl<'a> About<'a> {
         if self.snapshot.sees(&SUBSCRIPTION) && !is_subscribed {
             return advice::subscribe(self.role, self.namespace);
         }
+        if let Some(step) = self.select_less(selector) {
+            return step;
+        }
         let there = self.snapshot.volumes.iter().any(|volume| volume.name_any() == self.name);
         let name = if there { format!("{}-2", self.name) } else { self.name.to_owned() };
         let labels = selector.match_labels.iter().flatten();
@@ -129,6 +136,38 @@ impl<'a> About<'a> {
         let fits =
             |volume: &SharedPersistentVolume| self.claim.is_some_and(|claim| bind::fits(claim, volume));
         self.old_data_first(fits, advice::create_fitting(name, self.role, size, labels, self.namespace))
+    }
+
+    /// The step for a claim that selects a larger volume than there can be now: the most that there can be, or the size of the
+    /// largest volume that fits otherwise.
+    fn select_less(&self, selector: &ClaimSelector) -> Option<String> {
+        let asked = selector.min_size.as_ref()?.bytes_or_zero();
+        if !self.snapshot.sees_space() || !self.snapshot.sees(&VOLUME) {
+            return None;
+        }
+        let may_use = |r: &&DiskReservation| Role::name_covers(&r.spec.role, self.role) && holder::serves(r);
+        let reservations: Vec<_> = self.snapshot.reservations.iter().filter(may_use).collect();
+        let disks: Vec<_> = self.snapshot.disks.iter().collect();
+        let can_be = match way(asked, 0, &reservations, &disks, true) {
+            Way::Enlarge(..) | Way::Reserve => return None,
+            Way::AskFor(most, _) => most,
+            Way::Nothing => 0,
+        };
+        let mut less = self.claim?.clone();
+        less.spec.selector = Some(ClaimSelector { min_size: None, ..selector.clone() });
+        let is_claimed = |v: &SharedPersistentVolume| v.status.as_ref().is_some_and(|s| !s.claims.is_empty());
+        let fits = |v: &&SharedPersistentVolume| {
+            Role::name_covers(&v.spec.role, self.role)
+                && (v.spec.shared.is_some() || !is_claimed(v))
+                && bind::fits(&less, v)
+                && offer::available(v).is_ok()
+        };
+        let there = self.snapshot.volumes.iter().filter(fits).map(|v| size_now(v).bytes_or_zero()).max();
+        let most = Some(can_be.max(there.unwrap_or(0)) >> 20 << 20).filter(|most| *most > 0)?;
+        less.spec.selector =
+            Some(ClaimSelector { min_size: Some(Size::from_bytes(most)), ..selector.clone() });
+        let command = self.command_of(Some(&less.spec), self.name, self.role, None, self.mode());
+        Some(advice::select_less(format!("{} && {command}", self.delete()), &less.spec.role))
     }
 
     pub(super) fn no_subscription(&self) -> String {
@@ -226,8 +265,18 @@ impl<'a> About<'a> {
         volume: Option<&str>,
         mode: AccessMode,
     ) -> String {
+        self.command_of(self.claim.map(|claim| &claim.spec), name, role, volume, mode)
+    }
+
+    fn command_of(
+        &self,
+        spec: Option<&VolumeClaimSpec>,
+        name: &str,
+        role: &str,
+        volume: Option<&str>,
+        mode: AccessMode,
+    ) -> String {
         let mut command = format!("kubectl reservoir claim {name} --role {role}");
-        let spec = self.claim.map(|claim| &claim.spec);
         if let Some(volume) = volume.or(spec.and_then(|spec| spec.volume.as_deref())) {
             command.push_str(&format!(" --volume {}", word(volume)));
         }

@@ -4,7 +4,9 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use serde_json::json;
 
 use super::*;
-use crate::api::{CopiesStatus, CopyOf, Destroy, DiskKind, NodeDisk, ReservationPhase, VolumeMode};
+use crate::api::{
+    ClaimSelector, CopiesStatus, CopyOf, Destroy, DiskKind, NodeDisk, ReservationPhase, VolumeMode,
+};
 use crate::plan::node_disk::UNCONFIGURED;
 use crate::plan::testing::*;
 use crate::plugin::kind::{self, Kind};
@@ -1022,7 +1024,7 @@ fn t4_v10_lost_bytes_are_saved_before_their_volume_ends() {
 #[test]
 fn t4_a_tenant_is_sent_to_nothing_that_only_others_may() {
     let mut selects = claim("team", "s", "v");
-    (selects.spec.volume, selects.spec.selector) = (None, Some(crate::api::ClaimSelector::default()));
+    (selects.spec.volume, selects.spec.selector) = (None, Some(ClaimSelector::default()));
     selects.status.get_or_insert_default().volume =
         Some(crate::api::UidRef { name: "chosen".into(), uid: "u".into() });
     let snapshot = Snapshot {
@@ -1130,7 +1132,7 @@ fn t4_x8_a_claim_is_led_to_old_data_before_an_empty_volume() {
 #[test]
 fn t4_a_volume_that_would_not_be_offered_is_not_advised() {
     let mut selects = claim("team", "s", "v");
-    (selects.spec.volume, selects.spec.selector) = (None, Some(crate::api::ClaimSelector::default()));
+    (selects.spec.volume, selects.spec.selector) = (None, Some(ClaimSelector::default()));
     let mut snapshot = Snapshot {
         claims: vec![selects],
         subscriptions: vec![subscription("team", &["eng/x", "engine"], true)],
@@ -1141,6 +1143,35 @@ fn t4_a_volume_that_would_not_be_offered_is_not_advised() {
     assert_eq!(step(&snapshot, &CLAIM, "s", NO_MATCH), subscribe);
     snapshot.subscriptions = vec![subscription("team", &["eng/ml"], true)];
     assert!(step(&snapshot, &CLAIM, "s", NO_MATCH).starts_with("kubectl reservoir create s --role eng/ml"));
+}
+
+/// T4: a claim that selects more than there can be is led to what there is, and not to a volume that is too small for it.
+#[test]
+fn t4_a_claim_that_selects_too_much_selects_less() {
+    let mut selects = claim("team", "s", "v");
+    let selector = ClaimSelector { min_size: Some(gi(10)), ..ClaimSelector::default() };
+    (selects.spec.volume, selects.spec.selector) = (None, Some(selector));
+    let mut on = disk("n1.a", "n1", 10, &[("eng", 4)]);
+    on.status.as_mut().unwrap().free = Some(gi(6));
+    let mut snapshot = Snapshot {
+        claims: vec![selects],
+        subscriptions: vec![subscription("team", &["eng"], true)],
+        reservations: vec![reserved("eng", "eng", 4, &[("v", 1)])],
+        disks: vec![on],
+        ..Snapshot::default()
+    };
+    let told = |snapshot: &Snapshot| step(snapshot, &CLAIM, "s", NO_MATCH);
+    let less =
+        "kubectl delete vclaim/s -n team && kubectl reservoir claim s --role eng --min-size 9Gi -n team";
+    assert!(told(&snapshot).starts_with(less), "{}", told(&snapshot));
+    // All of it is in a volume by now, which is the most.
+    snapshot.disks[0].status.as_mut().unwrap().free = Some(gi(0));
+    snapshot.reservations[0] = reserved("eng", "eng", 4, &[("v", 4)]);
+    snapshot.volumes = vec![ready_volume("v", "eng", true)];
+    assert!(told(&snapshot).contains("--min-size 1Gi"), "{}", told(&snapshot));
+    snapshot.claims[0].spec.selector.as_mut().unwrap().min_size = Some(gi(1));
+    snapshot.disks[0].status.as_mut().unwrap().free = Some(gi(6));
+    assert!(told(&snapshot).starts_with("kubectl reservoir create s --role eng --size 1Gi"));
 }
 
 /// T4, D2: no reservation of a whole disk is larger, and its one volume is the only thing on it.

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
 
 use crate::api::condition::{self, READY, Verdict};
+use crate::api::{CopyOf, NodeDisk};
 use crate::plan::testing::*;
 use crate::plugin::kind::{DISK, POD, PVC, RESERVATION, VOLUME};
 use crate::plugin::snapshot::{Denied, Snapshot};
@@ -37,7 +38,7 @@ fn on_n1(pod: Pod) -> Snapshot {
     }
 }
 
-fn free(name: &str, node: &str) -> crate::api::NodeDisk {
+fn free(name: &str, node: &str) -> NodeDisk {
     let mut disk = disk(name, node, 10, &[]);
     disk.status.as_mut().unwrap().free = Some(gi(5));
     disk
@@ -147,6 +148,32 @@ fn t4_f1_why_pod_names_the_taint_of_its_volumes_node() {
     assert!(!of(&snapshot).contains("cordon"), "{}", of(&snapshot));
     snapshot.pods = vec![unplaced(&three.replace("1 Insufficient cpu, ", ""))];
     assert!(of(&snapshot).contains("kubectl uncordon n1   #"), "{}", of(&snapshot));
+}
+
+/// T4, E3: the nodes of the volume and of its copies are all cordoned, or refuse the pod otherwise.
+#[test]
+fn t4_e3_why_pod_names_a_node_if_those_of_all_copies_refuse_the_pod() {
+    let said = "0/3 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity, 2 node(s) were unschedulable.";
+    let mut snapshot = on_n1(unplaced(said));
+    let mut copy = ready_volume("v-2", "eng", true);
+    copy.spec.copy_of = Some(CopyOf { uid: "uid-v".into(), digest: "d".into(), ..Default::default() });
+    let status = copy.status.as_mut().unwrap();
+    (status.node_name, status.digest) = (Some("n2".into()), Some("d".into()));
+    snapshot.volumes[0].spec.copies = Some(Default::default());
+    snapshot.volumes.push(copy);
+    let cordon = |disk: &mut NodeDisk| disk.status.as_mut().unwrap().cordoned = true;
+    cordon(&mut snapshot.disks[0]);
+    assert!(!of(&snapshot).contains("cordoned"), "the other one may take it: {}", of(&snapshot));
+    cordon(&mut snapshot.disks[1]);
+    let told = of(&snapshot);
+    let why = "its volume v is on node n1, and has complete copies on n2; it can start on none of these now, as on node n1, which is \
+               cordoned\n";
+    assert!(told.contains(why) && told.contains("next: kubectl uncordon n1   #"), "{told}");
+    snapshot.disks[1].status.as_mut().unwrap().cordoned = false;
+    let mut other = node(json!({"key": "gpu", "value": "yes", "effect": "NoSchedule"}));
+    other.metadata.name = Some("n2".into());
+    snapshot.nodes = vec![other];
+    assert!(of(&snapshot).contains("next: kubectl uncordon n1   #"), "{}", of(&snapshot));
 }
 
 /// T4, P2: no scheduler sees a pod with `nodeName`, and none may be there for one with another `schedulerName`.
