@@ -380,6 +380,7 @@ advice! {
          allowVolumeExpansion";
     unclaim_gone(claim, namespace, volume) =
         "kubectl reservoir unclaim {claim} -n {namespace}   # its data is given up; after its last claim: kubectl delete spv/{volume}";
+    claim_after_pods(unclaim, claim) = "{unclaim}   # it goes with its pods, which wait for it; then: {claim}";
     leave_lost_volume(delete) =
         "{delete}   # then claim another volume; an administrator sees what data is without an object: kubectl reservoir orphans";
     see_finalizers_of(object, finalizer) =

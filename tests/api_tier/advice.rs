@@ -192,6 +192,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("have_space_found", "an administrator, who reads another step; as have_administrator_ask"),
     ("claim_for_named_role", "the commands of claim_for_role_of_volume, with the role that a person reads"),
     ("have_allowed", "an administrator, who changes a policy of others"),
+    ("claim_after_pods", "pods on a node, which the api tier does not have; the command of claim_anew"),
     ("end_named_pods", "pods whose claim to the volume was removed by force (the simulation)"),
     ("end_holder", "a person on the node; the api tier has no process there (tests/host)"),
     ("look_at_failed", "a look at a pod, as look_elsewhere"),

@@ -51,7 +51,7 @@ impl Rest {
         (self.seconds, self.turns) =
             if others.is_empty() { (self.seconds + 1, self.turns + turns.len()) } else { (0, 0) };
         if self.seconds <= TELLING {
-            (self.events, self.turns) = (server.events, 0);
+            (self.events, self.turns) = (server.events.len(), 0);
         }
     }
 
@@ -68,8 +68,10 @@ impl Rest {
 
     /// T2: what lasts is told once.
     fn t2_nothing_is_told_again_and_again(&self, server: &Server) -> Option<String> {
-        let events = server.events - self.events;
-        (events > self.turns).then(|| format!("T2: nothing happens, and {events} events are sent"))
+        let mut told: Vec<&String> = server.events.iter().skip(self.events).collect();
+        told.sort();
+        let again = told.windows(2).find(|pair| pair[0] == pair[1])?[0];
+        Some(format!("T2: nothing happens, and an event is sent again: {again}"))
     }
 }
 

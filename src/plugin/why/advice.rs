@@ -256,8 +256,8 @@ impl<'a> About<'a> {
                 let other = self.claim_command(&format!("{name}-{suffix}"), role, None, self.mode());
                 advice::claim_under_other_name(format!("{} && {other}", self.delete()))
             }
-            VOLUME_LOST if self.lost_only_its_binding() => self.claim_anew(role, None, self.mode()),
-            VOLUME_LOST => advice::leave_lost_volume(self.delete()),
+            VOLUME_LOST if self.lost_only_its_binding() => self.claim_lost_binding_anew(),
+            VOLUME_LOST => advice::leave_lost_volume(self.end_claim()),
             NODE_GONE | VOLUME_GONE if self.claim.is_some() => advice::leave_lost_volume(self.end_claim()),
             NODE_GONE => advice::look_again(),
             VOLUME_GONE => match self.first_claim() {

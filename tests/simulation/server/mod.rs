@@ -54,8 +54,8 @@ pub struct Server {
     pub compacted: u64,
     /// Requests that were carried out.
     pub requests: u64,
-    /// Events that were sent, or sent again.
-    pub events: usize,
+    /// The events that were sent: object and text, or the name of one that was sent again.
+    pub events: Vec<String>,
     /// False without the chart's policies.
     pub has_policies: bool,
     /// UIDs of objects that went otherwise than by Reservoir (X9).
@@ -103,7 +103,7 @@ impl Server {
             slots: Default::default(),
             compacted: 0,
             requests: 0,
-            events: 0,
+            events: vec![],
             has_policies: true,
             lost: Default::default(),
             stripped: Default::default(),

@@ -143,7 +143,7 @@ impl Server {
         let mut object = request.body.clone();
         if kind.plural == "events" {
             // Names and times of events are those of the wall clock.
-            self.events += 1;
+            self.events.push(format!("{}: {}", object["regarding"]["uid"], object["note"]));
             return (201, object.into());
         }
         let mut name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
@@ -229,7 +229,7 @@ impl Server {
         }
         let is_apply = request.content_type.starts_with("application/apply-patch");
         if kind.plural == "events" {
-            self.events += 1;
+            self.events.push(request.name.clone());
             return (200, request.body.clone().into());
         }
         let Some(stored) = self.store.get(&id).cloned() else {

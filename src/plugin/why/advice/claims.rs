@@ -46,6 +46,17 @@ impl<'a> About<'a> {
         }
     }
 
+    /// The step for a claim whose volume is there, and does not list it any more.
+    pub(super) fn claim_lost_binding_anew(&self) -> String {
+        match self.snapshot.pods_of(self.namespace, self.name).next() {
+            Some(_) => advice::claim_after_pods(
+                self.end_claim(),
+                self.claim_command(self.name, self.role, None, self.mode()),
+            ),
+            None => self.claim_anew(self.role, None, self.mode()),
+        }
+    }
+
     /// True if the volume of the claim is there, and only its list lacks the claim.
     pub(super) fn lost_only_its_binding(&self) -> bool {
         let noted = self.claim.and_then(|claim| claim.status.as_ref()?.volume.as_ref());

@@ -1174,6 +1174,37 @@ fn t4_a_claim_that_selects_too_much_selects_less() {
     assert!(told(&snapshot).starts_with("kubectl reservoir create s --role eng --size 1Gi"));
 }
 
+/// T4, F3: `kubectl delete` of a claim waits for its pods, which wait for the claim (seed 30796).
+#[test]
+fn t4_f3_a_lost_claim_ends_with_its_pods() {
+    let mut snapshot = Snapshot {
+        claims: vec![claim("team", "data", "v")],
+        volumes: vec![ready_volume("v", "eng", true)],
+        ..Snapshot::default()
+    };
+    let noted = |uid: &str| Some(crate::api::UidRef { name: "v".into(), uid: uid.into() });
+    for (uid, alone, with_pods) in [
+        (
+            "uid-v",
+            "kubectl delete vclaim/data -n team && kubectl reservoir claim data --role eng --volume v",
+            "kubectl reservoir unclaim data -n team   # it goes with its pods, which wait for it; then: kubectl reservoir claim data",
+        ),
+        (
+            "gone",
+            "kubectl delete vclaim/data -n team   # then claim another volume",
+            "kubectl reservoir unclaim data -n team   # then claim another volume",
+        ),
+    ] {
+        snapshot.claims[0].status.get_or_insert_default().volume = noted(uid);
+        snapshot.pods = vec![];
+        let told = step(&snapshot, &CLAIM, "data", VOLUME_LOST);
+        assert!(told.starts_with(alone), "{told}");
+        snapshot.pods = vec![pod_of("data", "Pending")];
+        let told = step(&snapshot, &CLAIM, "data", VOLUME_LOST);
+        assert!(told.starts_with(with_pods), "{told}");
+    }
+}
+
 /// T4, D2: no reservation of a whole disk is larger, and its one volume is the only thing on it.
 #[test]
 fn t4_d2_a_whole_disk_is_no_reservation_to_enlarge() {
