@@ -15,7 +15,7 @@ use crate::plan::own_pvc::pvc_of;
 use crate::plan::{bind, node_lifetime, persistent_volume, pv_binding, refs};
 
 use super::context::Context;
-use super::stores::{CLAIM, QUEUE, queue_of};
+use super::stores::{CLAIM, LEFT, QUEUE, queue_of};
 use super::volume_users::counted;
 use super::{Again, Error, take_over, unclaim};
 
@@ -80,6 +80,10 @@ async fn gather(
 ) -> Result<Seen, Error> {
     let volume = volume(claim, ctx).await?;
     let bound = volume.as_ref().filter(|volume| has(volume, claim));
+    let left = match (bound, claim.spec.volume.as_deref().unwrap_or_default()) {
+        (Some(_), _) => Default::default(),
+        (None, name) => (ctx.stores.reservations.by(LEFT, name), ctx.stores.disks.by(LEFT, name)),
+    };
     let mut binding = pv_binding::Seen { cached: cached_pvc(claim, ctx), ..Default::default() };
     let is_made = bound.is_some_and(|volume| {
         pv_binding::is_made(claim, volume, binding.cached) && !node_lifetime::has_ended(volume)
@@ -109,6 +113,7 @@ async fn gather(
         volume,
         refused: None,
         binding,
+        left,
         node_missing: claim
             .status
             .as_ref()

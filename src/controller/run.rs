@@ -25,7 +25,7 @@ use crate::telemetry::Metrics;
 use super::context::Context;
 use super::routes::{GATHERING, Router, WorkQueues};
 use super::stores::{
-    AgentPod, Stores, claim_keys, offer_keys, reservation_keys, trim_claim, trim_disk, trim_node,
+    AgentPod, Stores, claim_keys, disk_keys, offer_keys, reservation_keys, trim_claim, trim_disk, trim_node,
     trim_volume, volume_keys,
 };
 use super::{
@@ -135,10 +135,10 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     });
     let stores = Stores {
         nodes: cached!(all.clone(), Router::node, CacheConfig { keep: trim_node, ..Default::default() }),
-        disks: cached!(all.clone(), Router::disk, CacheConfig { keep: trim_disk, ..Default::default() }),
+        disks: cached!(all.clone(), Router::disk, CacheConfig { keep: trim_disk, keys: disk_keys }),
         reservations: cached!(
             all.clone(),
-            |to, reservation, _| to.reservation(reservation),
+            |to, reservation, change| to.reservation(reservation, change),
             CacheConfig { keys: reservation_keys, ..Default::default() }
         ),
         volumes: cached!(all.clone(), Router::volume, CacheConfig { keep: trim_volume, keys: volume_keys }),

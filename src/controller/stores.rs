@@ -6,6 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, NodeSpec, NodeStatus, Pod};
 use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
 use kube::ResourceExt;
+use serde_json::{Value, json};
 
 use crate::api::condition::{self, READY};
 use crate::api::{
@@ -14,6 +15,7 @@ use crate::api::{
 };
 use crate::cluster::{Cache, CacheConfig, Key, PodUse, Pvc, SeenPvc};
 use crate::plan::bind::noted;
+use crate::plan::orphans;
 use crate::plan::pvc_provisioner::class;
 use crate::plan::quota::lineage;
 
@@ -102,6 +104,10 @@ pub const BINDING: &str = "binding";
 /// the age of the claim.
 pub const QUEUE: &str = "queue";
 
+/// Key of a reservation or a disk with data of a volume that is gone: the name of the volume. For kept data also the empty name, for
+/// claims with a selector (X8, X6).
+pub const LEFT: &str = "left";
+
 /// The common prefix of the keys of all claims that wait for the volume of that name.
 pub fn queue_of(volume: &str) -> String {
     format!("{volume} ")
@@ -135,6 +141,21 @@ pub fn volume_keys(volume: &SharedPersistentVolume, key: &mut dyn FnMut(Key)) {
 /// Calls `key` with each key of a reservation.
 pub fn reservation_keys(reservation: &DiskReservation, key: &mut dyn FnMut(Key)) {
     reservation.status.iter().flat_map(|s| &s.volumes).for_each(|entry| key((VOLUME_UID, &entry.uid)));
+    for name in left_in(reservation) {
+        key((LEFT, name));
+        key((LEFT, ""));
+    }
+}
+
+/// The names of the volumes whose data the reservation keeps.
+pub fn left_in(reservation: &DiskReservation) -> impl Iterator<Item = &str> {
+    let entries = reservation.status.iter().flat_map(|status| &status.volumes);
+    entries.filter(|entry| entry.kept.is_some()).map(|entry| entry.name.as_str())
+}
+
+/// Calls `key` with each key of a disk.
+pub fn disk_keys(disk: &NodeDisk, key: &mut dyn FnMut(Key)) {
+    orphans::lost(disk).for_each(|orphan| key((LEFT, &orphan.name)));
 }
 
 /// Calls `key` with each key of a claim.
@@ -181,6 +202,8 @@ pub fn trim_disk(mut disk: NodeDisk) -> Option<NodeDisk> {
     for orphan in disk.status.iter_mut().flat_map(|status| &mut status.orphans) {
         let outermost = orphan.reservations.pop();
         let reservations = outermost.map(|of| Reserved { labels: BTreeMap::new(), ..of });
+        let role = orphan.spec["role"].as_str().filter(|role| role.len() <= 512);
+        let spec = role.map_or(Value::Null, |role| json!({ "role": role }));
         *orphan = Orphan {
             uid: std::mem::take(&mut orphan.uid),
             size: orphan.size.clone(),
@@ -188,6 +211,7 @@ pub fn trim_disk(mut disk: NodeDisk) -> Option<NodeDisk> {
             made_for: orphan.made_for.take(),
             reservations: Vec::from_iter(reservations),
             kept: orphan.kept.take(),
+            spec,
             ..Default::default()
         };
     }
@@ -235,10 +259,8 @@ impl Stores {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-    use crate::plan::{orphans, testing};
+    use crate::plan::testing;
 
     /// A9: what an agent reports of lost data is bounded in the cache, and decides the same.
     #[test]
@@ -259,7 +281,7 @@ mod tests {
             made_for: Some("team/data".into()),
             labels: BTreeMap::from([(long.clone(), long.clone())]),
             reservations: vec![of("inner"), of("outer")],
-            spec: json!({ "long": long }),
+            spec: json!({ "long": long, "role": "eng" }),
             kept: None,
         };
         disk.status.as_mut().unwrap().orphans = vec![orphan; 128];
@@ -271,6 +293,7 @@ mod tests {
         assert_eq!(orphans::kept(&after, |_| true), orphans::kept(&before, |_| true));
         assert_eq!(after.orphans[0].name, "v");
         assert_eq!(after.orphans[0].made_for.as_deref(), Some("team/data"), "F5");
+        assert_eq!(after.orphans[0].spec, json!({ "role": "eng" }), "X6");
         assert!(json!(after).to_string().len() < 32 << 10);
     }
 }

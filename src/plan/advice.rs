@@ -426,8 +426,8 @@ advice! {
     change_job_template(cronjob, namespace, job) =
         "kubectl edit cronjob {cronjob} -n {namespace} && kubectl delete job {job} -n {namespace}   # its next run, or kubectl create job \
          {cronjob}-now --from=cronjob/{cronjob} -n {namespace}, has the Job made";
-    change_set_template(set, namespace, pod) =
-        "kubectl edit statefulset {set} -n {namespace} && kubectl delete pod {pod} -n {namespace}   # have its pods made";
+    change_set_template(workload, namespace, pod) =
+        "kubectl edit {workload} -n {namespace} && kubectl delete pod {pod} -n {namespace}   # have its pods made";
     change_pod_template(workload, namespace) = "kubectl edit {workload} -n {namespace}   # have its pods made";
     leave_other_node(again, node) = "{again} without the other node: all pods of a volume run on its node, {node}";
     gather_volumes(namespace, node) =

@@ -15,12 +15,12 @@ use kube::ResourceExt;
 
 use crate::api::condition::{self, READY, Verdict, reason};
 use crate::api::{
-    ClaimPhase, RoleSubscription, SharedPersistentVolume, SharedPersistentVolumeStatus, UidRef, VolumeClaim,
-    VolumeClaimStatus,
+    ClaimPhase, DiskReservation, NodeDisk, RoleSubscription, SharedPersistentVolume,
+    SharedPersistentVolumeStatus, UidRef, VolumeClaim, VolumeClaimStatus,
 };
 
 use super::persistent_volume;
-use super::{bind, debounce, node_lifetime, offer, pv_binding, refs};
+use super::{bind, debounce, left_data, node_lifetime, offer, pv_binding, refs};
 
 /// The pause before another look at an object without a watch: an object that blocks the claim, or a PersistentVolume.
 const RETRY: Duration = Duration::from_secs(5);
@@ -39,6 +39,8 @@ pub struct Seen {
     pub refused: Option<Verdict>,
     /// The claim's PersistentVolume and PersistentVolumeClaim.
     pub binding: pv_binding::Seen,
+    /// The reservations and the disks that may have data of a volume for which the claim waits, from the caches.
+    pub left: (Vec<Arc<DiskReservation>>, Vec<Arc<NodeDisk>>),
     /// True if there is no Node of the name in the claim's status.
     pub node_missing: bool,
     /// The time.
@@ -85,7 +87,13 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
     let mut status = claim.status.clone().unwrap_or_default();
     let volume = match volume_of(claim, seen) {
         Ok(Ok(volume)) => volume,
-        Ok(Err(why)) => return report(claim, status, why, None, seen),
+        Ok(Err(mut why)) => {
+            let (kept, lost) = &seen.left;
+            let waits = [reason::NO_SUCH_VOLUME, reason::NO_MATCH].contains(&why.reason);
+            let left = waits.then(|| left_data::told(claim, &refs(kept), &refs(lost)));
+            why.message.extend(left.flatten());
+            return report(claim, status, why, None, seen);
+        }
         Err(step) => return step,
     };
     if node_lifetime::has_ended(&volume) {

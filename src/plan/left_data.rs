@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::{kept, kept_on_disk, orphans};
-use crate::api::{ANNOTATION_MADE_FOR, DiskReservation, LedgerEntry, NodeDisk, SharedPersistentVolume};
+use super::{bind, kept, kept_on_disk, orphans};
+use crate::api::{
+    ANNOTATION_MADE_FOR, DiskReservation, LedgerEntry, NodeDisk, Orphan, Role, SharedPersistentVolume,
+    VolumeClaim,
+};
 
 /// Data of a volume that is gone.
 #[derive(Debug)]
@@ -55,6 +59,53 @@ pub fn all(
     all
 }
 
+/// The end of the sentence about a claim that waits for a volume, while data of such a volume is kept, or is on a disk without an
+/// object. The data of other namespaces' PersistentVolumeClaims, and of roles that the claim's role may not use, is not told.
+pub fn told(claim: &VolumeClaim, kept: &[&DiskReservation], lost: &[&NodeDisk]) -> Option<String> {
+    let (named, namespace) = (claim.spec.volume.as_deref(), claim.namespace().unwrap_or_default());
+    let may_know = |role: &str, made_for: Option<&String>| {
+        let is_own = made_for.and_then(|of| of.split_once('/')).is_none_or(|(of, _)| of == namespace);
+        is_own && Role::name_covers(role, &claim.spec.role)
+    };
+    let all = kept.iter().flat_map(|r| {
+        let entries = r.status.iter().flat_map(kept::entries);
+        entries.map(move |(entry, kept)| (*r, entry, kept))
+    });
+    let newest = all
+        .filter(|(r, entry, kept)| {
+            let fits = |volume: SharedPersistentVolume| bind::fits(claim, &volume);
+            may_know(&entry.role, kept.made_for.as_ref())
+                && match named {
+                    Some(named) => entry.name == named,
+                    None => kept::undeleted(&entry.name, entry, r).is_ok_and(fits),
+                }
+        })
+        .max_by_key(|(_, entry, kept)| (kept.since.0, &entry.uid));
+    if let Some((reservation, entry, kept)) = newest {
+        return Some(format!(
+            "; DiskReservation {} keeps the data of volume {} until {}: kubectl reservoir undelete {} brings it back, with the verbs create \
+             and recover on role {}",
+            reservation.name_any(),
+            entry.name,
+            kept.until.0,
+            entry.uid,
+            entry.role
+        ));
+    }
+    let all = lost.iter().flat_map(|disk| orphans::lost(disk).map(move |orphan| (disk, orphan)));
+    let is_it = |(_, orphan): &(&&NodeDisk, &Orphan)| {
+        let role = orphan.spec["role"].as_str();
+        named == Some(&orphan.name) && role.is_some_and(|role| may_know(role, orphan.made_for.as_ref()))
+    };
+    let (disk, orphan) = all.filter(is_it).min_by_key(|(_, orphan)| &orphan.uid)?;
+    Some(format!(
+        "; NodeDisk {} has the data of volume {} without an object: have an administrator apply what kubectl reservoir recover {} prints",
+        disk.name_any(),
+        orphan.name,
+        orphan.uid
+    ))
+}
+
 fn undeletable(entry: &LedgerEntry, reservation: &DiskReservation) -> Option<LeftData> {
     let until = entry.kept.as_ref().map(|kept| kept.until.clone());
     let volume = kept::undeleted(&entry.name, entry, reservation).ok()?;
@@ -73,4 +124,47 @@ fn recoverable(
     let made_for = made_for.map(|of| (ANNOTATION_MADE_FOR.to_owned(), of.clone()));
     volume.metadata.annotations = Some(made_for.into_iter().collect());
     Some(LeftData { volume, uid: uid.to_owned(), until: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::*;
+
+    /// X8, X6: a tenant sees neither reservations nor disks, and its claim has the words.
+    #[test]
+    fn x8_a_claim_is_told_of_data_that_it_may_know_of() {
+        let mut reservation = with_kept(&[("a", 0, 60), ("a", 5, 65)]);
+        let mut on = disk("n1.a", "n1", 10, &[]);
+        let orphan = json!({"uid": "u", "size": "2Gi", "name": "x", "spec": {"role": "eng"}});
+        on.status.as_mut().unwrap().orphans = vec![serde_json::from_value(orphan).unwrap()];
+        let said = |claim: &VolumeClaim, r: &DiskReservation, on: &NodeDisk| told(claim, &[r], &[on]);
+        let mut named = claim("ns", "c", "a");
+        let kept = "; DiskReservation r keeps the data of volume a until 1970-01-01T00:01:05Z: kubectl reservoir undelete uid-a-5 brings it \
+                    back, with the verbs create and recover on role eng";
+        assert_eq!(said(&named, &reservation, &on).as_deref(), Some(kept));
+        let mut selects = named.clone();
+        (selects.spec.volume, selects.spec.selector) = (None, Some(Default::default()));
+        assert_eq!(said(&selects, &reservation, &on).as_deref(), Some(kept));
+        let selector = selects.spec.selector.as_mut().unwrap();
+        selector.match_labels = Some(BTreeMap::from([("app".to_owned(), "b".to_owned())]));
+        assert_eq!(said(&selects, &reservation, &on), None);
+
+        named.spec.volume = Some("x".into());
+        let lost = "; NodeDisk n1.a has the data of volume x without an object: have an administrator apply what kubectl reservoir recover u \
+                    prints";
+        assert_eq!(said(&named, &reservation, &on).as_deref(), Some(lost));
+        on.status.as_mut().unwrap().orphans[0].made_for = Some("other/data".into());
+        assert_eq!(said(&named, &reservation, &on), None, "another namespace's");
+        on.status.as_mut().unwrap().orphans[0].made_for = Some("ns/data".into());
+        assert_eq!(said(&named, &reservation, &on).as_deref(), Some(lost));
+
+        named.spec.volume = Some("a".into());
+        for entry in &mut reservation.status.as_mut().unwrap().volumes {
+            entry.kept.as_mut().unwrap().made_for = Some("other/data".into());
+        }
+        assert_eq!(said(&named, &reservation, &on), None, "another namespace's");
+        named.spec.role = "ops".into();
+        assert_eq!(said(&named, &with_kept(&[("a", 0, 60)]), &on), None, "another role's");
+    }
 }

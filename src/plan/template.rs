@@ -236,21 +236,29 @@ pub fn least(status: &DiskReservationStatus) -> u64 {
     used(status).saturating_sub(kept::bytes(status))
 }
 
-/// The reservations of the role's templates on such disks, which are there because of what they hold.
+/// True for a reservation of a template of the role on a disk that the template does not select any more. What it holds keeps it.
+pub fn is_left(
+    role: &VolumeRole,
+    reservation: &DiskReservation,
+    disks: &[&NodeDisk],
+    nodes: &NodeLabels,
+) -> bool {
+    let spec = &reservation.spec;
+    let of = spec.template.as_ref().filter(|of| Some(&of.volume_role) == role.metadata.name.as_ref());
+    let template = of.and_then(|of| role.spec.reservation_templates.iter().find(|t| t.name == of.name));
+    let is_on = |disk: &&&NodeDisk| disk.metadata.name == spec.node_disk && spec.node_disk.is_some();
+    let disk = disks.iter().find(is_on);
+    template.zip(disk).is_some_and(|(template, disk)| selects(template, disk, nodes) == Some(false))
+}
+
+/// The reservations of the role's templates on such disks.
 fn left(
     role: &VolumeRole,
     disks: &[&NodeDisk],
     nodes: &NodeLabels,
     reservations: &[&DiskReservation],
 ) -> Option<String> {
-    let name_of_role = role.metadata.name.as_ref();
-    let is_left = |r: &&&DiskReservation| {
-        let of = r.spec.template.as_ref().filter(|of| Some(&of.volume_role) == name_of_role);
-        let template = of.and_then(|of| role.spec.reservation_templates.iter().find(|t| t.name == of.name));
-        let disk =
-            disks.iter().find(|disk| disk.metadata.name == r.spec.node_disk && r.spec.node_disk.is_some());
-        template.zip(disk).is_some_and(|(template, disk)| selects(template, disk, nodes) == Some(false))
-    };
+    let is_left = |r: &&&DiskReservation| is_left(role, r, disks, nodes);
     let mut left: Vec<String> = reservations.iter().filter(is_left).map(|r| r.name_any()).collect();
     left.sort();
     (!left.is_empty()).then(|| format!("DiskReservation {} {UNSELECTED}", names(&left, left.len())))

@@ -97,8 +97,21 @@ async fn x8_a_destroyed_volume_comes_back_with_its_data() {
     until_gone(&claims, "data").await;
     cluster.end_pod("team", "reader").await;
     destroy(&cluster, "data").await;
+    // A claim that waits for it says so, for as long as it is true.
+    cluster.apply_text(CLAIM).await;
+    let says = async |undelete: bool| {
+        until(&format!("the claim names kept data: {undelete}"), || async {
+            let status = claims.get("data").await.unwrap().status?;
+            let ready = status.conditions.into_iter().find(|condition| condition.type_ == "Ready")?;
+            let waits = ready.reason == "NoSuchVolume";
+            (waits && ready.message.contains("kubectl reservoir undelete ") == undelete).then_some(())
+        })
+        .await;
+    };
+    says(true).await;
     does(&cluster, "erase data --yes");
     until("its bytes are free", || async { ledger(&cluster).await.is_empty().then_some(()) }).await;
+    says(false).await;
     agent.nothing_left().await;
 }
 

@@ -15,6 +15,7 @@ fn seen() -> Seen {
         offers: offers(&[]),
         refused: None,
         binding: pv_binding::Seen::default(),
+        left: Default::default(),
         node_missing: false,
         now: Timestamp::from_second(60).unwrap(),
     }
@@ -41,6 +42,33 @@ fn c1_a_claim_that_selects_prefers_nodes_that_are_not_cordoned() {
     assert_eq!(chosen(&["a"], &[&a, &b]).as_deref(), Some("b"));
     assert_eq!(chosen(&["a"], &[&a]).as_deref(), Some("a"), "its pods wait for the node");
     assert_eq!(chosen(&["a", "b"], &[&a, &b]).as_deref(), Some("a"));
+}
+
+/// X8: whoever looks at the claim alone sees that its data is there.
+#[test]
+fn x8_a_claim_without_a_volume_names_kept_data() {
+    let mut claim = claim("ns", "c", "a");
+    let said = |claim: &VolumeClaim, kept: &[(&str, i64, i64)]| {
+        let left = (vec![Arc::new(with_kept(kept))], vec![]);
+        let Step::Report(status, _) = next(claim, &Seen { left, ..seen() }) else { panic!() };
+        condition::get(&status.conditions, READY).unwrap().message.clone()
+    };
+    let missing = "there is no SharedPersistentVolume a for role eng; the claim waits for it";
+    assert_eq!(said(&claim, &[]), missing);
+    let kept = said(&claim, &[("a", 0, 60)]);
+    assert!(
+        kept.starts_with(&format!("{missing}; DiskReservation r keeps the data of volume a until")),
+        "{kept}"
+    );
+    (claim.spec.volume, claim.spec.selector) = (None, Some(ClaimSelector::default()));
+    let kept = said(&claim, &[("a", 0, 60)]);
+    assert!(
+        kept.contains("no volume on offer to namespace ns") && kept.contains("undelete uid-a-0 "),
+        "{kept}"
+    );
+    claim.spec.role = "ops".into();
+    let other = said(&claim, &[("a", 0, 60)]);
+    assert!(!other.contains("undelete"), "{other}");
 }
 
 /// A volume with the claim in its list.

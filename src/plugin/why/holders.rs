@@ -16,7 +16,7 @@ use crate::api::{
 };
 use crate::cluster;
 use crate::plan::candidate::{self, Candidate};
-use crate::plan::template::says_unselected;
+use crate::plan::template::{is_left, says_unselected};
 use crate::plan::{self, advice, node_disk, seal, share, verify};
 use crate::plugin::kind::{CLAIM, DISK, POD, PVC, RESERVATION, ROLE, VOLUME};
 use crate::plugin::snapshot::Snapshot;
@@ -159,8 +159,12 @@ pub(super) fn left_by_template(snapshot: &Snapshot, reservation: &DiskReservatio
     let has = |role: &&VolumeRole| role.spec.reservation_templates.iter().any(|t| t.name == of.name);
     let role = snapshot.roles.iter().find(|role| role.name_any() == of.volume_role).filter(has);
     let templated = role.and_then(|role| condition::get(&role.status.as_ref()?.conditions, TEMPLATED));
-    let is_unselected =
-        templated.is_some_and(|templated| says_unselected(&templated.message, &reservation.name_any()));
+    // The condition names the first ones alone, and not every caller sees nodes.
+    let disks: Vec<&NodeDisk> = snapshot.disks.iter().collect();
+    let nodes = snapshot.nodes.iter().map(|node| (node.metadata.name.as_deref(), node.labels()));
+    let nodes = nodes.filter_map(|(name, labels)| Some((name?, labels))).collect();
+    let is_unselected = role.is_some_and(|role| is_left(role, reservation, &disks, &nodes))
+        || templated.is_some_and(|templated| says_unselected(&templated.message, &reservation.name_any()));
     match (role, is_unselected) {
         (None, _) => Some(", which is gone: it ends with its last volume"),
         (_, true) => Some(", which does not select its node any more: it ends with its last volume"),

@@ -38,27 +38,32 @@ pub(super) fn again(snapshot: &Snapshot, pod: &Pod) -> String {
     let Some(owner) = controller(pod) else { return advice::make_pod_again(pod.name_any(), namespace) };
     let hash = pod.labels().get("pod-template-hash").map(|hash| format!("-{hash}"));
     let deployment = hash.and_then(|hash| owner.name.strip_suffix(&hash).map(str::to_owned));
+    let argument = |kind: &str, name: &str| format!("{}/{name}", kind.to_lowercase());
     match (owner.kind.as_str(), deployment) {
-        ("Job", _) => match cron_job_of(snapshot, &namespace, &owner.name) {
-            // Its next Job would be as this one.
-            Some(cron_job) => advice::change_job_template(cron_job, namespace, &owner.name),
+        // A new Job of the same maker would be as this one.
+        ("Job", _) => match maker(snapshot, &namespace, &owner.name) {
+            Some(maker) if maker.kind == "CronJob" => {
+                advice::change_job_template(&maker.name, namespace, &owner.name)
+            }
+            Some(maker) => advice::change_pod_template(argument(&maker.kind, &maker.name), namespace),
             None => advice::make_job_again(&owner.name, namespace),
         },
-        // The set waits for the pod that is there, whatever its template says.
-        ("StatefulSet", _) => advice::change_set_template(&owner.name, namespace, pod.name_any()),
         ("ReplicaSet", Some(deployment)) => {
             advice::change_pod_template(format!("deployment/{deployment}"), namespace)
         }
-        (kind, _) => {
-            advice::change_pod_template(format!("{}/{}", kind.to_lowercase(), owner.name), namespace)
+        // They leave the pod that is there as it is, whatever their template says.
+        (kind @ ("StatefulSet" | "ReplicaSet" | "ReplicationController"), _) => {
+            advice::change_set_template(argument(kind, &owner.name), namespace, pod.name_any())
         }
+        (kind, _) => advice::change_pod_template(argument(kind, &owner.name), namespace),
     }
 }
 
-/// The CronJob that made the Job of that name.
-fn cron_job_of<'a>(snapshot: &'a Snapshot, namespace: &str, job: &str) -> Option<&'a str> {
+/// The maker of the Job of that name.
+fn maker<'a>(snapshot: &'a Snapshot, namespace: &str, job: &str) -> Option<&'a OwnerReference> {
     let is_it = |of: &&Job| of.name_any() == job && of.namespace().as_deref() == Some(namespace);
-    owner(snapshot.jobs.iter().find(is_it)?, "CronJob")
+    let owners = snapshot.jobs.iter().find(is_it)?.metadata.owner_references.iter().flatten();
+    owners.into_iter().find(|owner| owner.controller == Some(true))
 }
 
 /// The ephemeral volumes of a pod, each with the name of its PersistentVolumeClaim.

@@ -100,6 +100,22 @@ fn t4_the_size_of_a_template_or_static_reservation_is_changed_where_it_is_said()
         of(&snapshot)
     );
     snapshot.roles = selected;
+    // The condition has the names of three. The labels of the nodes decide, for who may see them.
+    let mut labelled = snapshot.roles[0].clone();
+    let selector = [("pool".to_owned(), "fast".to_owned())].into();
+    labelled.spec.reservation_templates[1].node_selector = Some(selector);
+    let selected = std::mem::replace(&mut snapshot.roles, vec![labelled]);
+    snapshot.disks = vec![disk("n1.a", "n1", 10, &[])];
+    snapshot.reservations[0].spec.node_disk = Some("n1.a".into());
+    assert!(of(&snapshot).contains("kubectl patch vrole scratch"), "{}", of(&snapshot));
+    for (labels, said) in
+        [(json!({}), "select its node again"), (json!({"pool": "fast"}), "kubectl patch vrole scratch")]
+    {
+        snapshot.nodes =
+            vec![serde_json::from_value(json!({"metadata": {"name": "n1", "labels": labels}})).unwrap()];
+        assert!(of(&snapshot).contains(said), "{}", of(&snapshot));
+    }
+    (snapshot.roles, snapshot.disks, snapshot.nodes) = (selected, vec![], vec![]);
     let held = ask(&snapshot, &RESERVATION, None, "scratch.t.n1.a").unwrap();
     assert!(held.contains("it is of template t of VolumeRole scratch\n"), "{held}");
     assert!(held.contains("next: a reservation with content cannot be deleted"), "{held}");

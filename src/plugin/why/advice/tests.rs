@@ -777,6 +777,9 @@ fn t4_advice_to_make_anew_loses_no_field() {
         ..Snapshot::default()
     };
     assert!(step(&sealed, &VOLUME, "q", NO_RESERVATION).contains("--edit"), "E1");
+    let mut copied = sealed;
+    (copied.volumes[0].spec.sealed, copied.volumes[0].spec.copies) = (false, Some(Default::default()));
+    assert!(step(&copied, &VOLUME, "q", NO_RESERVATION).contains("--edit"), "E2");
     for (step, object) in of(&snapshot).iter().zip(["spv/q", "dr/qq"]) {
         let name = object.split('/').nth(1).unwrap();
         let anew = format!(

@@ -330,6 +330,7 @@ impl<'a> About<'a> {
             || spec.permissions.is_some()
             || recovers && spec.recover.is_some()
             || spec.sealed
+            || spec.copies.is_some()
             || !spec.mount_options.is_empty();
         if has_more {
             return format!(

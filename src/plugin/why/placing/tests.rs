@@ -339,8 +339,12 @@ fn t4_m2_why_pod_leaves_the_holder_alone_where_another_node_is_asked_for() {
         told.contains("next: kubectl delete pod web -n team   # make it again without the other node"),
         "{told}"
     );
-    snapshot.jobs = vec![from(json!({"metadata": {"namespace": "team", "name": "web-29", "ownerReferences":
-        [{"apiVersion": "batch/v1", "kind": "CronJob", "name": "web", "uid": "c", "controller": true}]}}))];
+    let job = |name: &str, kind: &str, maker: &str| {
+        let owner =
+            json!({"apiVersion": "x/v1", "kind": kind, "name": maker, "uid": "c", "controller": true});
+        from(json!({"metadata": {"namespace": "team", "name": name, "ownerReferences": [owner]}}))
+    };
+    snapshot.jobs = vec![job("web-29", "CronJob", "web"), job("set-0", "JobSet", "set")];
     for (kind, name, next) in [
         (
             "ReplicaSet",
@@ -350,9 +354,15 @@ fn t4_m2_why_pod_leaves_the_holder_alone_where_another_node_is_asked_for() {
         (
             "StatefulSet",
             "web",
-            "kubectl edit statefulset web -n team && kubectl delete pod web -n team   # have its pods made without",
+            "kubectl edit statefulset/web -n team && kubectl delete pod web -n team   # have its pods made without",
+        ),
+        (
+            "ReplicaSet",
+            "bare",
+            "kubectl edit replicaset/bare -n team && kubectl delete pod web -n team   # have its pods made without",
         ),
         ("Job", "web", "kubectl delete job web -n team   # make it again without"),
+        ("Job", "set-0", "kubectl edit jobset/set -n team   # have its pods made without"),
         (
             "Job",
             "web-29",
