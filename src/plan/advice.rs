@@ -141,6 +141,9 @@ advice! {
     retire_content(volume) =
         "kubectl reservoir retire {volume}   # destroys it, with its data, after its last use, if nobody needs it; the same for each one in the \
          reservation";
+    unselect_copy(original, node, copy) =
+        "kubectl edit spv {original}   # have spec.copies select node {node} no more: copy {copy}, which is in the reservation, goes then after its \
+         last use; the same for each one in the reservation";
     delete_content(reservation) =
         "kubectl reservoir delete dr/{reservation}   # it was carved out; the same for each one in the reservation";
     find_data_of_lost(volume, uid, disk) =

@@ -227,6 +227,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("leave_ending_namespace", "a look at a namespace, which goes by itself"),
     ("see_kind_out", "a look at a kind, which goes by itself"),
     ("reserve_for_copy", "the command of reserve_for_role; copies.rs reserves on such a node"),
+    ("unselect_copy", "a person edits; copies.rs selects a node no more, whose copy goes"),
     ("free_name_of_copy", "copies.rs retires such a volume"),
     ("end_users_of_copy", "people end what uses the copy (copies.rs)"),
     ("keep_with_original", "the command of keep_volume, for the original"),

@@ -267,6 +267,10 @@ pub(super) fn holder_step(snapshot: &Snapshot, target: &Target) -> String {
     let Some(pod) = target.find_pod(snapshot) else { return advice::look_again() };
     let Some((.., other)) = holder(snapshot, pod) else { return advice::look_again() };
     let (name, namespace) = (other.name_any(), other.namespace().unwrap_or_default());
+    // Its maker has ended it already, as in a drain.
+    if other.metadata.deletion_timestamp.is_some() {
+        return advice::ask_why(POD.argument(&name, Some(&namespace)));
+    }
     let owner = owners::controller(pod);
     match owner.filter(|owner| owners::controller(other).is_some_and(|of| of.uid == owner.uid)) {
         // The owner makes the other pod again after its end.

@@ -94,7 +94,7 @@ pub(super) fn failed_step(snapshot: &Snapshot, target: &Target) -> Option<String
     Some(advice::read_failed_log(last.name_any(), target.namespace.as_deref().unwrap_or("default")))
 }
 
-/// The pods that a workload's selector matches, by name.
+/// The pods that a workload's selector matches, by name. Those that are being deleted, as in a drain, come last.
 pub(super) fn pods_of_workload<'a>(snapshot: &'a Snapshot, target: &Target) -> Vec<&'a Pod> {
     let workload = snapshot.workloads.iter().find(|w| w.name_any() == target.name);
     let labels = |w: &DynamicObject| w.data["spec"]["selector"]["matchLabels"].as_object().cloned();
@@ -104,6 +104,6 @@ pub(super) fn pods_of_workload<'a>(snapshot: &'a Snapshot, target: &Target) -> V
             && labels.iter().all(|(key, value)| pod.labels().get(key).map(String::as_str) == value.as_str())
     };
     let mut pods: Vec<&Pod> = snapshot.pods.iter().filter(chosen).collect();
-    pods.sort_by_key(|pod| pod.name_any());
+    pods.sort_by_key(|pod| (pod.metadata.deletion_timestamp.is_some(), pod.name_any()));
     pods
 }

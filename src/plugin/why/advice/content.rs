@@ -72,7 +72,12 @@ impl<'a> About<'a> {
 
     /// The step that ends the volume of the entry, or the data of a volume without an object.
     fn end_volume(&self, entry: &LedgerEntry) -> String {
-        if self.volume_of_entry(entry).is_some() || !self.snapshot.sees(&VOLUME) {
+        let volume = self.volume_of_entry(entry);
+        // The command `retire` refuses copies.
+        if let Some(of) = volume.and_then(|volume| volume.spec.copy_of.as_ref()) {
+            return advice::unselect_copy(&of.name, &of.node, &entry.name);
+        }
+        if volume.is_some() || !self.snapshot.sees(&VOLUME) {
             return advice::retire_content(&entry.name);
         }
         if !self.snapshot.sees(&DISK) {

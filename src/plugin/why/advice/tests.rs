@@ -906,6 +906,29 @@ fn t4_r6_advice_about_content_goes_on_to_the_next() {
     assert_eq!(of(&snapshot, HAS_REFINEMENTS), advice::ask_why("dr/c"));
 }
 
+/// T4, E2: the command `retire` refuses copies, on which their original decides.
+#[test]
+fn t4_e2_advice_about_content_leads_to_the_original_of_a_copy() {
+    let mut copy = ready_volume("a", "eng", true);
+    copy.spec.copy_of = Some(CopyOf { name: "data".into(), node: "n2".into(), ..Default::default() });
+    let mut snapshot = Snapshot {
+        reservations: vec![reserved("r", "eng", 9, &[("a", 1)])],
+        volumes: vec![copy],
+        ..Snapshot::default()
+    };
+    let told = step(&snapshot, &RESERVATION, "r", HAS_VOLUMES);
+    assert!(
+        told.starts_with("kubectl edit spv data   # have spec.copies select node n2 no more: copy a"),
+        "{told}"
+    );
+    snapshot.volumes[0].status.as_mut().unwrap().claims = vec![bound_by("team", "c", "uid-c")];
+    let told = step(&snapshot, &VOLUME, "a", BACKING_LOST);
+    assert!(told.contains("if the data is lost for good: kubectl delete spv/a"), "{told}");
+    snapshot.volumes[0].spec.copy_of = None;
+    let told = step(&snapshot, &VOLUME, "a", BACKING_LOST);
+    assert!(told.contains("if the data is lost for good: kubectl reservoir retire a"), "{told}");
+}
+
 /// T4, X6, X9: the entry of a volume without an object is that of its data, also if another volume has the name.
 #[test]
 fn t4_x6_advice_about_content_ends_no_other_volume_of_the_name() {

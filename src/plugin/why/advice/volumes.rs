@@ -182,7 +182,10 @@ impl<'a> About<'a> {
             self.volume.and_then(|volume| volume.status.as_ref()).map(|status| !status.claims.is_empty());
         match (self.placed_user(), self.volume) {
             (Some(pod), _) => advice::save_lost_data(&pod.name, &pod.namespace, self.name),
-            (None, Some(volume)) if claimed == Some(true) && pvc_of(volume).is_none() => {
+            // Copies are not retired, and the refusal of their deletion names what uses them.
+            (None, Some(volume))
+                if claimed == Some(true) && pvc_of(volume).is_none() && volume.spec.copy_of.is_none() =>
+            {
                 advice::retire_lost(self.node(), self.name)
             }
             _ => advice::find_lost_data(self.node(), self.to_delete()),

@@ -84,6 +84,15 @@ fn t4_why_names_the_container_that_crashes() {
     snapshot.pods[0].status.as_mut().unwrap().container_statuses = None;
     let said = ask(&snapshot, deploy, Some("team"), "web").unwrap();
     assert!(said.contains("next: kubectl describe pod web -n team"), "{said}");
+    // One that its node's drain has ended is not what is missing.
+    let mut ended = snapshot.pods[0].clone();
+    (ended.metadata.name, ended.metadata.deletion_timestamp) = (Some("a".into()), some_time());
+    snapshot.pods.push(ended);
+    snapshot.pods[0].status.as_mut().unwrap().phase = Some("Pending".into());
+    let said = ask(&snapshot, deploy, Some("team"), "web").unwrap();
+    assert!(said.contains("because Pod team/web is Pending"), "{said}");
+    snapshot.pods[0].status.as_mut().unwrap().phase = Some("Running".into());
+    snapshot.pods.pop();
     let init = json!([{"name": "i", "image": "i", "imageID": "", "ready": false, "restartCount": 1,
         "state": {"waiting": {"reason": "PodInitializing"}}}]);
     snapshot.pods[0].status.as_mut().unwrap().container_statuses = from(init);
@@ -343,6 +352,10 @@ fn t4_m2_why_names_the_pod_that_has_an_exclusive_volume() {
     let answer = ask(&snapshot, &POD, Some("team"), "web").unwrap();
     assert!(answer.contains("because VolumeClaim team/data is VolumeHeld: its volume v is exclusive, and pod team/first uses it"), "{answer}");
     assert!(answer.contains("next: kubectl describe pod first -n team   # end it"), "{answer}");
+    snapshot.pods[1].metadata.deletion_timestamp = some_time();
+    let ending = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(ending.contains("next: kubectl reservoir why pod/first -n team"), "as in a drain: {ending}");
+    snapshot.pods[1].metadata.deletion_timestamp = None;
     assert_eq!(answer.matches("next: ").count(), 1, "{answer}");
     // The set makes a pod that somebody ends again.
     for pod in &mut snapshot.pods {
