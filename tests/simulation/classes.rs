@@ -345,11 +345,12 @@ fn l7_a_claim_gets_a_volume_that_fits(server: &Server, pvc: &PersistentVolumeCla
     // D4: it has its volume, whose data was given up.
     let volumes: Vec<SharedPersistentVolume> = server.all("sharedpersistentvolumes");
     let is_its = |of: &SharedPersistentVolume| of.labels().get(LABEL_PVC_UID) == pvc.metadata.uid.as_ref();
-    // X9: it has its volume, whose data was erased before etcd was restored, and a person decides.
+    // X9, E4: it has its volume, whose data was erased before etcd was restored, or differs, and a person decides.
     let is_lost = |of: &SharedPersistentVolume| {
-        let status = of.status.as_ref();
-        let backed = status.and_then(|status| condition::get(&status.conditions, condition::BACKED));
-        backed.is_some_and(|backed| backed.reason == condition::reason::BACKING_LOST)
+        let conditions = of.status.as_ref().map_or(&[][..], |status| &status.conditions);
+        let lost = condition::get(conditions, condition::BACKED);
+        let differs = condition::get(conditions, condition::INTACT).filter(|intact| intact.status == "False");
+        lost.filter(|backed| backed.reason == condition::reason::BACKING_LOST).or(differs).is_some()
     };
     let is_given_up =
         |of: &SharedPersistentVolume| server.gone.contains(&of.uid().unwrap_or_default()) || is_lost(of);
