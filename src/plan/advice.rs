@@ -490,6 +490,9 @@ advice! {
     pin_by_selector(again, node) =
         "{again} with nodeSelector kubernetes.io/hostname: {node} in place of nodeName: no scheduler sees a pod with nodeName, so none chooses \
          the node of its volume";
+    await_gate(pod, namespace, gate) =
+        "kubectl describe pod {pod} -n {namespace}   # no scheduler looks at it before the program that has set its scheduling gate {gate} takes \
+         that away";
     find_scheduler(pod, namespace, scheduler) =
         "kubectl describe pod {pod} -n {namespace}   # no scheduler has looked at it: its spec.schedulerName is {scheduler}";
     reserve_for_pod(name, role, size, node) =

@@ -99,6 +99,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("have_node_brought_back", "an administrator, who reads another step; as have_administrator_ask"),
     ("pin_by_selector", "a person makes the pod anew; the command of delete_finished_pod"),
     ("find_scheduler", "a look at a pod, as look_elsewhere"),
+    ("await_gate", "a look at a pod, as look_elsewhere"),
     ("run_one_pod", "a person scales; the api tier has no pods of a Deployment (e2e)"),
     ("raise_memory", "an administrator changes the chart's values"),
     ("leave_reservation_to_template", "nobody: the object is at rest"),

@@ -91,7 +91,7 @@ fn volume_to_fill(snapshot: &Snapshot, name: &str, namespace: &str, seals: bool)
             };
         }
         let there: Vec<String> = snapshot.pvcs.iter().map(ResourceExt::name_any).collect();
-        let next = match (claim, volume_of(name)) {
+        let next = match (claim, volume_of(name).filter(|volume| !volume.is_ending())) {
             (Some(_), _) => format!(": {}", advice::ask_why(kind::CLAIM.argument(name, Some(namespace)))),
             (None, Some(volume)) => {
                 format!("; first {}", advice::claim_volume_of_name(name, &volume.spec.role, namespace))
@@ -328,6 +328,9 @@ mod tests {
         let of = |snapshot: &Snapshot, name| volume_to_fill(snapshot, name, "team", false).unwrap_err();
         let none = snapshot(json!(null), json!(null), false);
         assert!(of(&none, "v").contains("; first kubectl reservoir claim v --role eng --volume v -n team"));
+        let mut ending = snapshot(json!(null), json!(null), false);
+        ending.volumes[0].spec.retire = true;
+        assert!(!of(&ending, "v").contains(" claim "), "{}", of(&ending, "v"));
         let other = snapshot(pvc(), json!(null), false);
         assert!(of(&other, "dta").ends_with("did you mean data?"));
         let waits = snapshot(json!(null), claim("ReadWrite", None), false);

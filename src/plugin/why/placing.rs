@@ -109,7 +109,8 @@ struct Place<'a> {
 /// The first volume of the pod on another node than the pod asks for, or one that the scheduler cannot place the pod at, for
 /// example a cordoned one.
 fn other_node<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<Place<'a>> {
-    let spec = pod.spec.as_ref()?;
+    // No scheduler has looked for a node.
+    let spec = pod.spec.as_ref().filter(|_| gate_step(pod).is_none())?;
     let selected = spec.node_selector.as_ref().and_then(|labels| labels.get("kubernetes.io/hostname"));
     let bound = asked_by_affinity(pod);
     let asked = spec.node_name.as_ref().or(selected).or(bound.as_ref());
@@ -247,7 +248,8 @@ fn unplaced<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Vec<&'a PersistentVolumeCl
 /// scheduler has placed.
 pub(super) fn schedule_step(snapshot: &Snapshot, pod: &Pod) -> String {
     let (name, namespace) = (pod.name_any(), pod.namespace().unwrap_or_default());
-    taken_step(snapshot, pod)
+    gate_step(pod)
+        .or_else(|| taken_step(snapshot, pod))
         .or_else(|| by_node_name(snapshot, pod))
         .or_else(|| to_space(snapshot, pod))
         .unwrap_or_else(|| advice::have_pod_scheduled(name, namespace))
@@ -276,6 +278,12 @@ pub(super) fn by_node_name(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
     let mut waiting = unplaced(snapshot, pod).into_iter().filter(|pvc| is_delayed(pvc) && !is_chosen(pvc));
     waiting.next()?;
     Some(advice::pin_by_selector(again(snapshot, pod), node))
+}
+
+/// The step for a pod that a program holds back from the scheduler, as one that queues workloads does.
+pub(super) fn gate_step(pod: &Pod) -> Option<String> {
+    let gate = pod.spec.as_ref()?.scheduling_gates.iter().flatten().next()?;
+    Some(advice::await_gate(pod.name_any(), pod.namespace().unwrap_or_default(), &gate.name))
 }
 
 /// The step for a pod that no scheduler has looked at, if its spec names one that may not be there.

@@ -35,6 +35,9 @@ fn step_of(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
         return pvcs::pvc_step(snapshot, target, reason);
     }
     let pod = target.find_pod(snapshot).filter(|_| target.kind == &POD);
+    if let Some(step) = pod.filter(|_| reason != TERMINATING).and_then(placing::gate_step) {
+        return step;
+    }
     if target.kind == &POD && reason == VOLUME_HELD {
         return pods::holder_step(snapshot, target);
     }

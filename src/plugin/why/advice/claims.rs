@@ -230,10 +230,13 @@ impl<'a> About<'a> {
         }
         let offers = self.snapshot.offers.iter().filter(|o| o.namespace().as_deref() == Some(self.namespace));
         let offered = offers.flat_map(|o| o.spec.volumes.iter().map(|v| v.name.clone()));
-        // A volume that was made for a PersistentVolumeClaim is for no other, however similar the names are. With one that nobody can
-        // claim now the claim would wait as before.
+        // A volume that was made for a PersistentVolumeClaim is for no other, however similar the names are. For one that waits
+        // itself the claim would wait as before.
         let fits = |v: &&SharedPersistentVolume| {
-            Role::name_covers(&v.spec.role, self.role) && pvc_of(*v).is_none() && offer::available(v).is_ok()
+            Role::name_covers(&v.spec.role, self.role)
+                && pvc_of(*v).is_none()
+                && v.is_ready()
+                && !v.is_ending()
         };
         let fitting = self.snapshot.volumes.iter().filter(fits).map(ResourceExt::name_any);
         // A user who sees no volumes sees offers.

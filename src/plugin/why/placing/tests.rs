@@ -222,6 +222,24 @@ fn t4_p2_why_pod_knows_who_places_it() {
     snapshot.pods[0].status.as_mut().unwrap().conditions =
         from(json!([{"type": "PodScheduled", "status": "False", "message": "0/2 nodes"}]));
     assert!(!of(&snapshot).contains(next), "{}", of(&snapshot));
+    // A program that queues workloads holds it back, whatever the node of its volume is like.
+    let said = "Scheduling is blocked due to non-empty scheduling gates";
+    let mut gated = unplaced(said);
+    gated.spec.as_mut().unwrap().scheduling_gates = from(json!([{"name": "kueue.x-k8s.io/admission"}]));
+    let mut gated = on_n1(gated);
+    gated.disks[0].status.as_mut().unwrap().cordoned = true;
+    let next = "next: kubectl describe pod web -n team   # no scheduler looks at it before the program that has set its scheduling gate \
+                kueue.x-k8s.io/admission takes that away\n";
+    assert_eq!(of(&gated), format!("Pod team/web: Pending: {said}\n{next}"));
+    gated.claims.clear();
+    let mut wanted = wants("1Gi");
+    wanted.spec.as_mut().unwrap().storage_class_name = Some("ops".into());
+    (gated.pvcs, gated.classes) = (vec![wanted], vec!["ops".into()]);
+    gated.our_classes = vec![from(class_of_ops())];
+    gated.reservations = vec![reserved("ops", "ops", 4, &[])];
+    gated.disks[0].status.as_mut().unwrap().cordoned = false;
+    gated.events = vec![event("PersistentVolumeClaim", "data", "Normal", "WaitForPodScheduled", waiting)];
+    assert!(of(&gated).contains(next), "{}", of(&gated));
 }
 
 /// T4, P2: nothing is reserved, and no reservation enlarged, where the pod may not run.
