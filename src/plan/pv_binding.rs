@@ -285,8 +285,11 @@ pub fn report(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen)
             let of = volume.name_any();
             let differs = volume.status.as_ref().and_then(verify::differs);
             let differs = differs.map(|differs| format!("; {}", verify::on_pod(&of, &differs.message)));
+            let unless =
+                volume.spec.copy_of.as_ref().map(|copied| format!(", unless volume {} has it", copied.name));
+            let unless = unless.unwrap_or_default();
             let ends = volume.is_ending().then(|| {
-                format!("; volume {of} is destroyed after its last use, and its data with it: copy first what is needed")
+                format!("; volume {of} is destroyed after its last use, and its data with it{unless}: copy first what is needed")
             });
             let why = [Some(why), differs, ends].into_iter().flatten().collect::<String>();
             Verdict::yes(reason::BOUND, format!("pods may {may} PersistentVolumeClaim {name}{why}"))

@@ -206,8 +206,7 @@ pub fn verdict(
 }
 
 /// The words about reservations on disks that their templates do not select any more.
-const UNSELECTED: &str =
-    "is on a disk that its template does not select any more, and ends with its last volume";
+const UNSELECTED: &str = "on a disk that its template does not select any more";
 
 /// True if the condition of the templates names the reservation as one on such a disk.
 pub fn says_unselected(message: &str, reservation: &str) -> bool {
@@ -261,7 +260,12 @@ fn left(
     let is_left = |r: &&&DiskReservation| is_left(role, r, disks, nodes);
     let mut left: Vec<String> = reservations.iter().filter(is_left).map(|r| r.name_any()).collect();
     left.sort();
-    (!left.is_empty()).then(|| format!("DiskReservation {} {UNSELECTED}", names(&left, left.len())))
+    let (are, end) = match left.len() {
+        0 => return None,
+        1 => ("is", "ends with its last volume"),
+        _ => ("are each", "end with their last volumes"),
+    };
+    Some(format!("DiskReservation {} {are} {UNSELECTED}, and {end}", names(&left, left.len())))
 }
 
 /// `first DiskReservation eng.scratch.n1.a`, if the reservation of that name waits, or is not the template's. Without its reason,
@@ -353,7 +357,8 @@ mod tests {
     #[test]
     fn r7_the_condition_names_what_is_not_selected_any_more() {
         let said = format!(
-            "template b: 1 of 1 reservations are not Ready, first DiskReservation b.n2; DiskReservation b.n1 and b.n3 {UNSELECTED}"
+            "template b: 1 of 1 reservations are not Ready, first DiskReservation b.n2; DiskReservation b.n1 and b.n3 are each {UNSELECTED}, and end with \
+             their last volumes"
         );
         assert!(says_unselected(&said, "b.n1") && says_unselected(&said, "b.n3"));
         assert!(!says_unselected(&said, "b.n2"), "seed 30284");
@@ -512,7 +517,9 @@ mod tests {
             |role| verdict(role, &disks, &nodes, &all, &status(role, &disks, &nodes, &all), None).unwrap();
         assert_eq!(
             verdict_of(&role).message,
-            format!("each template has its reservations; DiskReservation left {UNSELECTED}")
+            format!(
+                "each template has its reservations; DiskReservation left is {UNSELECTED}, and ends with its last volume"
+            )
         );
         assert!(verdict(&volume_role("r", "r"), &[], &NodeLabels::new(), &[], &[], None).is_none());
     }

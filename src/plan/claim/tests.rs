@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 
 use super::*;
-use crate::api::{AccessMode, ClaimSelector, Verified};
+use crate::api::{AccessMode, ClaimSelector, CopyOf, Verified};
 use crate::plan::persistent_volume::{persistent_volume, persistent_volume_claim};
 use crate::plan::pv_binding::{Pvc, Step as Pv};
 use crate::plan::testing::*;
@@ -148,6 +148,14 @@ fn x5_e4_a_bound_claim_says_what_becomes_of_its_data() {
     let ends = "; volume v is destroyed after its last use, and its data with it: copy first what is needed";
     assert!(!says(&|_| {}).contains(ends));
     assert!(says(&|volume| volume.spec.retire = true).ends_with(ends));
+    let copy = says(&|volume| {
+        volume.spec.retire = true;
+        volume.spec.copy_of = Some(CopyOf { name: "o".into(), ..CopyOf::default() });
+    });
+    assert!(
+        copy.ends_with("and its data with it, unless volume o has it: copy first what is needed"),
+        "{copy}"
+    );
     assert!(says(&|volume| volume.metadata.deletion_timestamp = some_time()).ends_with(ends));
     let differs = |volume: &mut SharedPersistentVolume| {
         let at = some_time().unwrap();

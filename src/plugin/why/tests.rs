@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::testing::*;
 use super::*;
 use crate::api::UidRef;
-use crate::api::condition::{READY, RESIZED, TEMPLATED, Verdict, reason, set};
+use crate::api::condition::{READY, RESIZED, SEALED, TEMPLATED, Verdict, reason, set};
 use crate::plan::testing::*;
 use crate::plugin::kind::{DISK, Kind, RESERVATION, ROLE, SUBSCRIPTION};
 use crate::plugin::snapshot::Denied;
@@ -234,6 +234,20 @@ fn t4_why_sees_deletions_and_nodes_that_are_off() {
     snapshot.claims[0].metadata.deletion_timestamp = deleted();
     let claim = ask(&snapshot, &CLAIM, Some("team"), "data").unwrap();
     assert!(claim.starts_with("VolumeClaim team/data: Deleting"), "{claim}");
+}
+
+/// T4: beside a step there is nothing to wait for.
+#[test]
+fn t4_why_advises_no_wait_beside_a_step() {
+    let mut v = volume("v", "eng", 1);
+    let conditions = &mut v.status.get_or_insert_default().conditions;
+    for (type_, reason) in [(READY, reason::NO_RESERVATION), (SEALED, reason::SEALING)] {
+        set(conditions, type_, Verdict::no(reason, "said"), None, jiff::Timestamp::UNIX_EPOCH);
+    }
+    let snapshot = Snapshot { volumes: vec![v], ..Snapshot::default() };
+    let answer = ask(&snapshot, &VOLUME, None, "v").unwrap();
+    assert_eq!(answer.matches("next: kubectl reservoir reserve").count(), 1, "{answer}");
+    assert_eq!(answer.matches("next: ").count(), 1, "{answer}");
 }
 
 /// T4: a subscription that offers nothing by a mistake says which.
