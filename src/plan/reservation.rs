@@ -269,7 +269,9 @@ fn take_from_disk(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskRes
     let is_taken =
         |disk: &NodeDisk| !is_placed(reservation) && !disk.spec.gone && current(disk, reservation).is_some();
     let taken = seen.disks.iter().map(AsRef::as_ref).find(|disk| is_taken(disk));
-    let chosen = || seen.disk(Some(name)).filter(|disk| !disk.spec.gone);
+    // A placed one grows on its disk alone. The sharing out may not know yet that it has left its former disk (D7).
+    let own = reservation.status.as_ref().and_then(|status| status.node_disk.as_deref());
+    let chosen = || seen.disk(Some(name)).filter(|disk| !disk.spec.gone && own.is_none_or(|own| own == name));
     let disk = taken.or_else(chosen).ok_or(Step::LookAgain)?;
     let wanted = disk.at_most(reservation, entry.size.bytes_or_zero());
     if let Some(held) = complete(disk, reservation, wanted) {

@@ -9,7 +9,7 @@ use kube::{Resource, ResourceExt};
 
 use super::super::candidate::Candidate;
 use super::super::holder::{Holder, is_parent};
-use super::super::reservation_seen::{Seen, has_no_entry, lost_by};
+use super::super::reservation_seen::Seen;
 use super::super::share::{Outcomes, share_out};
 use crate::api::{DiskReservation, NodeDisk, SharedPersistentVolume, VolumeRole};
 
@@ -89,15 +89,13 @@ impl Store {
             self.roles.values().map(AsRef::as_ref).collect(),
         );
         let candidates: Vec<_> = disks.iter().map(|disk| Candidate { disk, node_labels: None }).collect();
-        let lost = |disk: &Arc<NodeDisk>| {
-            lost_by(disk, self.reservations.values().map(|of| (**of).clone()).collect())
-        };
         let mut outcomes =
             share_out(&reservations, &candidates, &roles, &Outcomes::new(), Timestamp::UNIX_EPOCH);
         Seen {
             parent: reservation.spec.parent.as_ref().and_then(|name| self.get(name)),
             refinements: self.owners(&*reservation),
-            lost: disks.iter().filter(|disk| has_no_entry(disk)).flat_map(lost).collect(),
+            // No NodeDisk is made anew.
+            lost: vec![],
             roles: self.roles.values().cloned().collect(),
             outcome: outcomes.remove(&reservation.uid().unwrap()),
             live: false,

@@ -94,6 +94,22 @@ fn r1_quota_entries_come_first_then_the_disk_then_the_status() {
     assert_eq!(next(&seen), Step::Rest, "it was not shared out yet");
 }
 
+/// S1: the caches do not know yet that the other controller has placed the reservation, and choose another disk for it.
+#[test]
+fn s1_a_placed_reservation_takes_no_bytes_of_another_disk() {
+    let disks = [disk("n1.a", "n1", 10, &[("r", 1)]), disk("n2.a", "n2", 10, &[])];
+    let mut placed = reserved("r", "eng", 1, &[]);
+    placed.spec.size = gi(4);
+    placed.metadata.generation = Some(2);
+    let outcome = |disk: &str| Some(Outcome::Serve { disk: disk.into(), target: 4 << 30 });
+    let seen = seen(placed, &disks, &[]);
+    assert_eq!(seen.status().node_disk.as_deref(), Some("n1.a"));
+    let on = |disk: &str| next(&Seen { outcome: outcome(disk), ..seen.clone() });
+    assert_eq!(on("n2.a"), Step::LookAgain);
+    let step = on("n1.a");
+    assert!(matches!(&step, Step::Take(LedgerOf::Disk(of), _) if of == "n1.a"), "{step:?}");
+}
+
 /// S1, X9: caches that lack the reservations of a NodeDisk that was made anew give none of their bytes away.
 #[test]
 fn s1_x9_the_first_entry_of_a_ledger_comes_with_what_the_disk_has() {
