@@ -343,7 +343,7 @@ pub mod reason {
         pub const ROLE_TAKEN: &str = "RoleTaken";
         /// Role: its guarantee is more than all disks have, more than an ancestor's limit, or all guarantees together are more than
         /// all disks have. The message has the numbers. Free space is kept for it all the same, and others wait (Q2).
-        /// Next: lower `spec.quota.guarantee`, or add disks.
+        /// Next: lower `spec.quota.guarantee`, or what the message names.
         pub const GUARANTEE_TOO_LARGE: &str = "GuaranteeTooLarge";
         /// Role: a reservation of a template is not Ready; the message names the first one (R7).
         /// Next: look at the condition of that reservation.

@@ -10,8 +10,8 @@ use kube::{Api, ResourceExt};
 use crate::api::{PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim};
 use crate::cluster::{self, UsedPod};
 use crate::plan::debounce::DEBOUNCE;
-use crate::plan::unclaim::{Seen, Step, ends, left, next};
-use crate::plan::{bind, persistent_volume};
+use crate::plan::unclaim::{Seen, Step, left, next};
+use crate::plan::{bind, kept, persistent_volume};
 
 use super::context::Context;
 use super::stores::CLAIM;
@@ -93,7 +93,7 @@ async fn gather(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> R
         users: ctx.stores.pods.users(&namespace, &name),
         ended: None,
         refused: None,
-        ends: bound.and_then(|volume| ends(&volume)),
+        ends: bound.and_then(|volume| kept::fate(&volume)),
         volume,
         left: None,
         holder_pods: vec![],

@@ -31,6 +31,23 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// The most bytes of labels of kept volumes in one reservation (A8).
 const MOST_LABELS: usize = 32 << 10;
 
+/// What becomes of the data of a volume that is destroyed after its last use (X5, X8, F5); `None`: it is not to be destroyed.
+pub fn fate(volume: &SharedPersistentVolume) -> Option<String> {
+    let (name, spec) = (volume.name_any(), &volume.spec);
+    let data = if let Some(adopted) = &spec.adopt {
+        format!("; {} stays as it is", adopted.path)
+    } else if let Some(keep_for) =
+        spec.keep_for.as_ref().filter(|_| until(volume, Timestamp::UNIX_EPOCH).is_some())
+    {
+        format!("; its data is kept for {keep_for}, or until its reservation needs the bytes")
+    } else if let Some(of) = &spec.copy_of {
+        format!(", and its data with it, unless volume {} has it: copy first what is needed", of.name)
+    } else {
+        ", and its data with it: copy first what is needed".to_owned()
+    };
+    volume.is_ending().then(|| format!("volume {name} is destroyed after its last use{data}"))
+}
+
 /// The end of the time for which the volume's data is kept, if the volume is destroyed now; `None`: the data is erased.
 pub fn until(volume: &SharedPersistentVolume, now: Timestamp) -> Option<Time> {
     let keep_for = volume.spec.keep_for.as_deref().filter(|_| volume.spec.adopt.is_none())?;

@@ -18,7 +18,7 @@ use super::persistent_volume::{
     persistent_volume_claim,
 };
 use super::resize::size_now;
-use super::{seal, verify};
+use super::{kept, seal, verify};
 
 /// The state of the claim's two objects.
 #[derive(Debug, Default)]
@@ -285,12 +285,7 @@ pub fn report(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen)
             let of = volume.name_any();
             let differs = volume.status.as_ref().and_then(verify::differs);
             let differs = differs.map(|differs| format!("; {}", verify::on_pod(&of, &differs.message)));
-            let unless =
-                volume.spec.copy_of.as_ref().map(|copied| format!(", unless volume {} has it", copied.name));
-            let unless = unless.unwrap_or_default();
-            let ends = volume.is_ending().then(|| {
-                format!("; volume {of} is destroyed after its last use, and its data with it{unless}: copy first what is needed")
-            });
+            let ends = kept::fate(volume).map(|fate| format!("; {fate}"));
             let why = [Some(why), differs, ends].into_iter().flatten().collect::<String>();
             Verdict::yes(reason::BOUND, format!("pods may {may} PersistentVolumeClaim {name}{why}"))
         }

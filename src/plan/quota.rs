@@ -189,6 +189,8 @@ pub struct Impossible {
     pub why: String,
     /// The bytes that the role can be guaranteed.
     pub possible: u64,
+    /// What helps, too.
+    pub or: String,
     /// Another VolumeRole, whose guarantee is to be lowered: it is more than all disks have, or this role has its own in full.
     pub instead: Option<String>,
 }
@@ -209,7 +211,8 @@ pub fn impossible(role: &VolumeRole, roles: &[&VolumeRole], disks: &[&NodeDisk])
             size(own),
             size(limit)
         );
-        return Some(Impossible { why, possible: limit, instead: None });
+        let or = format!("raise the limit of VolumeRole {above}");
+        return Some(Impossible { why, possible: limit, or, instead: None });
     }
     let there = disks.iter().filter(|disk| !disk.spec.gone && disk.metadata.deletion_timestamp.is_none());
     let capacity = there.map(|disk| allocatable::of_disk(disk)).fold(0, u64::saturating_add);
@@ -247,7 +250,7 @@ pub fn impossible(role: &VolumeRole, roles: &[&VolumeRole], disks: &[&NodeDisk])
     let others = promised.iter().filter(|(of, _)| own <= capacity && of.name_any() != role.name_any());
     let instead = others.filter(is_instead).map(|(of, need)| (*need, of.name_any())).max();
     let possible = own.saturating_sub(sum.max(own).saturating_sub(capacity));
-    Some(Impossible { why, possible, instead: instead.map(|(_, other)| other) })
+    Some(Impossible { why, possible, or: "add disks".to_owned(), instead: instead.map(|(_, other)| other) })
 }
 
 #[cfg(test)]

@@ -313,8 +313,8 @@ fn role_condition(
             Some(impossible) => Verdict::no(
                 reason::GUARANTEE_TOO_LARGE,
                 format!(
-                    "{}; what is free is kept for it, and others wait: lower spec.quota.guarantee, or add disks",
-                    impossible.why
+                    "{}; what is free is kept for it, and others wait: lower spec.quota.guarantee, or {}",
+                    impossible.why, impossible.or
                 ),
             ),
             None => Verdict::yes(reason::READY, format!("sums up role {of}")),

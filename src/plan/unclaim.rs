@@ -44,7 +44,7 @@ pub struct Seen {
     pub left: Option<SharedPersistentVolumeStatus>,
     /// Pods that run on the volume's node, read live with [`Seen::left`] if the node reports processes of pods.
     pub holder_pods: Vec<PodRef>,
-    /// The volume, if its data ends with its last use.
+    /// What becomes of the data, if the volume ends with its last use.
     pub ends: Option<String>,
     /// The time.
     pub now: Timestamp,
@@ -170,17 +170,9 @@ fn held(seen: &Seen) -> Option<Verdict> {
     (!users.is_empty()).then(|| Verdict::no(reason::IN_USE, why()))
 }
 
-/// The name of a volume that is destroyed after its last use (X5, F5).
-pub fn ends(volume: &SharedPersistentVolume) -> Option<String> {
-    volume.is_ending().then(|| volume.name_any())
-}
-
 /// The fate of the data when a claim has ended.
-fn data(seen: &Seen) -> String {
-    match &seen.ends {
-        Some(volume) => format!("volume {volume} is destroyed after its last use: copy first what is needed"),
-        None => "the data stays".to_owned(),
-    }
+fn data(seen: &Seen) -> &str {
+    seen.ends.as_deref().unwrap_or("the data stays")
 }
 
 fn report(claim: &VolumeClaim, mut users: Vec<PodRef>, why: Verdict, seen: &Seen) -> Step {
@@ -200,6 +192,7 @@ mod tests {
     use super::*;
     use crate::api::{ClaimBinding, FINALIZER, Process};
     use crate::plan::bind;
+    use crate::plan::kept;
     use crate::plan::persistent_volume::persistent_volume_claim;
     use crate::plan::testing::*;
 
@@ -240,9 +233,9 @@ mod tests {
     #[test]
     fn x5_a_claim_says_that_its_volume_ends() {
         let mut v = ready_volume("v", "eng", true);
-        assert_eq!(ends(&v), None);
+        assert_eq!(kept::fate(&v), None);
         v.metadata.deletion_timestamp = some_time();
-        assert_eq!(ends(&v), Some("v".into()), "F5");
+        assert!(kept::fate(&v).is_some(), "F5");
         (v.metadata.deletion_timestamp, v.spec.retire) = (None, true);
         let mut c = claim("ns", "c", "v");
         c.metadata.deletion_timestamp = some_time();
@@ -251,7 +244,7 @@ mod tests {
         pvc.metadata.finalizers = Some(vec![PVC_PROTECTION.into()]);
         let listed =
             SharedPersistentVolumeStatus { claims: vec![bind::binding(&c)], ..v.status.clone().unwrap() };
-        let ending = || Seen { ends: ends(&v), ..seen() };
+        let ending = || Seen { ends: kept::fate(&v), ..seen() };
         for seen in [
             Seen { pvc: Some(pvc.clone()), users: vec![pod("ns", "p")], ..ending() },
             Seen { pvc: Some(pvc), ended: Some(vec![pod("ns", "job")]), ..ending() },
@@ -259,7 +252,7 @@ mod tests {
         ] {
             let said = message(next(&c, &seen));
             assert!(
-                said.ends_with("; volume v is destroyed after its last use: copy first what is needed"),
+                said.ends_with("; volume v is destroyed after its last use, and its data with it: copy first what is needed"),
                 "{said}"
             );
         }

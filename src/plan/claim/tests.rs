@@ -148,6 +148,10 @@ fn x5_e4_a_bound_claim_says_what_becomes_of_its_data() {
     let ends = "; volume v is destroyed after its last use, and its data with it: copy first what is needed";
     assert!(!says(&|_| {}).contains(ends));
     assert!(says(&|volume| volume.spec.retire = true).ends_with(ends));
+    let keeps = says(&|volume| (volume.spec.retire, volume.spec.keep_for) = (true, Some("1h".into())));
+    let kept =
+        "destroyed after its last use; its data is kept for 1h, or until its reservation needs the bytes";
+    assert!(keeps.ends_with(kept), "X8: {keeps}");
     let copy = says(&|volume| {
         volume.spec.retire = true;
         volume.spec.copy_of = Some(CopyOf { name: "o".into(), ..CopyOf::default() });

@@ -190,9 +190,9 @@ impl<'a> About<'a> {
         match own.and_then(|own| quota::impossible(own, &roles, &disks)) {
             Some(Impossible { instead: Some(other), .. }) => advice::ask_why(format!("vrole/{other}")),
             Some(found) if found.possible >= 1 << 20 => {
-                advice::fit_guarantee(self.name, whole_mebibytes(found.possible))
+                advice::fit_guarantee(self.name, whole_mebibytes(found.possible), found.or)
             }
-            Some(_) => advice::end_guarantee(self.name),
+            Some(found) => advice::end_guarantee(self.name, found.or),
             None => advice::look_again(),
         }
     }

@@ -1485,6 +1485,16 @@ fn t4_q2_a_guarantee_that_is_too_large_leads_to_the_role_that_has_it() {
     assert!(of(&snapshot, "huge").starts_with("kubectl patch vrole huge"));
     snapshot.roles[1] = role("huge", 20);
     assert!(of(&snapshot, "small").contains(r#""guarantee":null"#), "{}", of(&snapshot, "small"));
+    // No disk raises the limit of an ancestor.
+    snapshot.roles = vec![
+        with_quota(volume_role("eng", "eng"), Some(1), None, &[]),
+        with_quota(volume_role("ml", "eng/ml"), None, Some(2), &[]),
+    ];
+    let told = of(&snapshot, "ml");
+    assert!(
+        told.ends_with("the most that can be guaranteed; or raise the limit of VolumeRole eng"),
+        "{told}"
+    );
 }
 
 /// T4, E4: a copy whose files differ is no data that somebody has to bring back.
