@@ -176,6 +176,7 @@ pub fn due_for_pvc(server: &Server, pvc: &Value) -> Option<Request> {
             && of["name"] == *name
             && (of["uid"].is_null() || of["uid"] == pvc["metadata"]["uid"])
             && pv["spec"]["storageClassName"] == *class
+            && Size::written(text(&pv["spec"]["capacity"]["storage"])).bytes_or_zero() >= requested(pvc)
             && !is_being_deleted(pv)
     };
     if pvc["spec"]["volumeName"].is_null()
@@ -345,12 +346,14 @@ fn l7_a_claim_gets_a_volume_that_fits(server: &Server, pvc: &PersistentVolumeCla
     // D4: it has its volume, whose data was given up.
     let volumes: Vec<SharedPersistentVolume> = server.all("sharedpersistentvolumes");
     let is_its = |of: &SharedPersistentVolume| of.labels().get(LABEL_PVC_UID) == pvc.metadata.uid.as_ref();
-    // X9, E4: it has its volume, whose data was erased before etcd was restored, or differs, and a person decides.
+    // X1, X9, E4: it has its volume, which is to be destroyed, or whose data was erased before etcd was restored, or differs, and a
+    // person decides.
     let is_lost = |of: &SharedPersistentVolume| {
         let conditions = of.status.as_ref().map_or(&[][..], |status| &status.conditions);
         let lost = condition::get(conditions, condition::BACKED);
         let differs = condition::get(conditions, condition::INTACT).filter(|intact| intact.status == "False");
         lost.filter(|backed| backed.reason == condition::reason::BACKING_LOST).or(differs).is_some()
+            || of.metadata.deletion_timestamp.is_some()
     };
     let is_given_up =
         |of: &SharedPersistentVolume| server.gone.contains(&of.uid().unwrap_or_default()) || is_lost(of);
