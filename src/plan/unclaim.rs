@@ -113,7 +113,7 @@ fn leave(claim: &VolumeClaim, seen: &Seen) -> Step {
         return report(
             claim,
             seen.users.clone(),
-            still_mounted(of, left, &seen.users, &seen.holder_pods, &data(seen)),
+            still_mounted(of, left, &seen.users, &seen.holder_pods, data(seen)),
             seen,
         );
     }
