@@ -10,7 +10,7 @@ use crate::api::{
     CONTROLLER_MANAGER, DiskReservation, LedgerEntry, NodeDisk, SharedPersistentVolume, VolumeRole,
 };
 use crate::cluster::{self, Kind, Owned, StatusBatcher};
-use crate::plan::entry::{Owner, is_lived_in, settled};
+use crate::plan::entry::{Owner, entry_of, is_lived_in, settled};
 use crate::plan::holder::{Holder, is_parent};
 use crate::plan::kept::{self, Left};
 use crate::plan::reservation_seen::{Gives, Seen};
@@ -162,9 +162,26 @@ pub(super) async fn settle<K: Committed + Holder<DiskReservation>>(
             (entry, Owner::Gone { lived_in })
         }));
     }
+    let others = unlisted(&holder, ctx).await?.into_iter();
+    let others =
+        others.filter(|other| !entries.iter().any(|entry| other.metadata.uid.as_ref() == Some(&entry.uid)));
+    owners.extend(others.map(|other| (entry_of(&other, 0), Owner::Is(Box::new(other), None))));
     let status = settled(&holder, &owners);
     let written = cluster::write_status(&api, &holder, &status, CONTROLLER_MANAGER).await?;
     Ok(Some(written.unwrap_or(holder)))
+}
+
+/// The reservations that a new ledger lacks, by a live read: no cache decides whose bytes they are (S1, X9).
+pub(super) async fn unlisted<K: Holder<DiskReservation>>(
+    holder: &K,
+    ctx: &Context,
+) -> Result<Vec<DiskReservation>, Error> {
+    if !holder.is_new() {
+        return Ok(vec![]);
+    }
+    let reservations: Api<DiskReservation> = Api::all(ctx.client.clone());
+    let all = cluster::list(&reservations, &ListParams::default()).await?;
+    Ok(all.into_iter().filter(|reservation| holder.lacks(reservation)).collect())
 }
 
 /// The reservations in a ledger, from the cache.

@@ -12,7 +12,7 @@ use crate::cluster;
 use crate::plan::entry::entry_of;
 use crate::plan::kept::{Wanted, next_look};
 use crate::plan::reservation::{Step, next};
-use crate::plan::reservation_seen::{Gives, LedgerOf, Seen, has_no_entry, lost_by, of_kind};
+use crate::plan::reservation_seen::{Gives, LedgerOf, Seen, of_kind};
 use crate::plan::share::Outcome;
 use crate::plan::{refs, template};
 
@@ -124,7 +124,7 @@ fn from_caches(reservation: Arc<DiskReservation>, ctx: &Context) -> Seen {
         disks: ctx.stores.disks.all(),
         parent: parent.and_then(|name| ctx.stores.reservations.get(name)),
         refinements: entries::owners(&*reservation, ctx),
-        lost: vec![],
+        unlisted: vec![],
         roles: ctx.stores.roles.all(),
         outcome: ctx.share.of(&reservation.uid().unwrap_or_default()),
         live: false,
@@ -167,15 +167,15 @@ async fn live(seen: &Seen, ctx: &Context) -> Result<Option<Seen>, Error> {
     let outcome = ctx.share.of(&seen.reservation.uid().unwrap_or_default());
     let from = outcome.as_ref().and_then(Outcome::disk);
     let from = disks.iter().find(|disk| disk.metadata.name.as_deref() == from);
-    let lost = match from.filter(|disk| has_no_entry(disk)) {
-        Some(disk) => lost_by(disk, cluster::list(&reservations, &all).await?),
+    let unlisted = match from {
+        Some(disk) => entries::unlisted(disk, ctx).await?,
         None => vec![],
     };
     Ok(reservation.map(|reservation| Seen {
         reservation: Arc::new(reservation),
         disks: disks.into_iter().map(Arc::new).collect(),
         parent: parent.map(Arc::new),
-        lost,
+        unlisted,
         roles: roles.into_iter().map(Arc::new).collect(),
         outcome,
         live: true,

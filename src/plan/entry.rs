@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use kube::ResourceExt;
 
 use crate::api::condition::{Verdict, reason};
-use crate::api::{DiskReservation, LedgerEntry, NodeDisk, Role, SharedPersistentVolume, Size, UidRef};
+use crate::api::{DiskReservation, LedgerEntry, Role, SharedPersistentVolume, Size, UidRef};
 
 use super::holder::{Holder, is_parent, size, used};
 use super::undivided;
@@ -56,15 +56,6 @@ pub fn asked(reservation: &DiskReservation) -> Result<u64, Verdict> {
 /// True if the reservation has its bytes.
 pub fn is_placed(reservation: &DiskReservation) -> bool {
     reservation.status.as_ref().is_some_and(|s| s.node_disk.is_some())
-}
-
-/// True if the reservation has its bytes from that very disk, and from no other reservation.
-pub fn is_on(reservation: &DiskReservation, disk: &NodeDisk) -> bool {
-    let status = reservation.status.as_ref();
-    reservation.spec.parent.is_none()
-        && status.is_some_and(|s| {
-            s.node_disk == disk.metadata.name && s.disk_id.as_ref() == Some(&disk.spec.disk_id)
-        })
 }
 
 /// Reservations by name.

@@ -25,6 +25,15 @@ pub trait Holder<Held>: HasStatus {
     fn belongs(&self, held: &Held, parent: Option<&str>) -> bool;
     /// The largest permitted entry of a `held` object that requests `asked` bytes.
     fn at_most(&self, held: &Held, asked: u64) -> u64;
+    /// True if the ledger may have lost entries. Then its first entry is written together with those of all that it
+    /// [`lacks`](Self::lacks).
+    fn is_new(&self) -> bool {
+        false
+    }
+    /// True if a new ledger lacks the entry of `held`.
+    fn lacks(&self, _held: &Held) -> bool {
+        false
+    }
 }
 
 impl Holder<DiskReservation> for NodeDisk {
@@ -54,6 +63,25 @@ impl Holder<DiskReservation> for NodeDisk {
     fn at_most(&self, _: &DiskReservation, asked: u64) -> u64 {
         if asked == 0 { 0 } else { undivided::of_disk(self, asked) }
     }
+
+    /// The ledger of a NodeDisk that was made anew has no entry (X9).
+    fn is_new(&self) -> bool {
+        self.status.as_ref().is_none_or(|status| status.reservations.is_empty())
+    }
+
+    fn lacks(&self, reservation: &DiskReservation) -> bool {
+        is_on(reservation, self)
+            && self.ledger().get(reservation.metadata.uid.as_deref().unwrap_or_default()).is_none()
+    }
+}
+
+/// True if the reservation has its bytes from that very disk, and from no other reservation.
+pub fn is_on(reservation: &DiskReservation, disk: &NodeDisk) -> bool {
+    let status = reservation.status.as_ref();
+    reservation.spec.parent.is_none()
+        && status.is_some_and(|s| {
+            s.node_disk == disk.metadata.name && s.disk_id.as_ref() == Some(&disk.spec.disk_id)
+        })
 }
 
 /// True if the reservation has no place, and said so after its disk had gone with its node (D7). Whoever took an entry for it

@@ -124,8 +124,8 @@ pub fn next(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -
         let mut wanted = persistent_volume(claim, volume);
         match pvc {
             Some(pvc) if provisioned => provision(&mut wanted, pvc, claim, seen.class.as_deref()),
-            Some(pvc) if is_lost(pvc) => bind_to(&mut wanted, pvc),
-            _ => {}
+            Some(pvc) => bind_to(&mut wanted, pvc),
+            None => {}
         }
         return Step::CreatePv(Box::new(wanted));
     };
@@ -150,9 +150,12 @@ pub fn next(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -
     }
 }
 
-/// True if Kubernetes has bound the PersistentVolumeClaim, and its PersistentVolume went. Only one with its UID brings it back.
+/// The phase of a PersistentVolumeClaim whose PersistentVolume is gone. Only a PersistentVolume with the UID of the
+/// PersistentVolumeClaim binds it again.
+pub const LOST: &str = "Lost";
+
 fn is_lost(pvc: &PersistentVolumeClaim) -> bool {
-    pvc.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Lost"))
+    pvc.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some(LOST))
 }
 
 /// The next step while the name of the PersistentVolumeClaim is taken. A restored backup brings that of an earlier claim of
@@ -396,8 +399,8 @@ mod tests {
             let step = next(&claim, &volume, &seen);
             assert_eq!(matches!(step, Step::DeletePv(_)), useless, "{uid:?}: {step:?}");
         }
-        // F1: Kubernetes brings a lost one back to a PersistentVolume with its UID only.
-        let lost = PersistentVolumeClaimStatus { phase: Some("Lost".into()), ..Default::default() };
+        // C5: Kubernetes binds a lost one again to a PersistentVolume with its UID only.
+        let lost = PersistentVolumeClaimStatus { phase: Some(LOST.into()), ..Default::default() };
         seen.pvc.as_mut().unwrap().status = Some(lost);
         seen.pv = None;
         let Step::CreatePv(pv) = next(&claim, &volume, &seen) else { panic!() };

@@ -269,7 +269,7 @@ fn take_from_disk(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskRes
     let is_taken =
         |disk: &NodeDisk| !is_placed(reservation) && !disk.spec.gone && current(disk, reservation).is_some();
     let taken = seen.disks.iter().map(AsRef::as_ref).find(|disk| is_taken(disk));
-    // A placed one grows on its disk alone. The sharing out may not know yet that it has left its former disk (D7).
+    // A placed reservation grows on its own disk alone. Caches that lack its placement may choose another one (S1).
     let own = reservation.status.as_ref().and_then(|status| status.node_disk.as_deref());
     let chosen = || seen.disk(Some(name)).filter(|disk| !disk.spec.gone && own.is_none_or(|own| own == name));
     let disk = taken.or_else(chosen).ok_or(Step::LookAgain)?;
@@ -285,7 +285,9 @@ fn take_from_disk(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskRes
             ..seen.status()
         });
     }
+    let unlisted = seen.unlisted_on(disk).map(|(_, bytes)| bytes).fold(0, u64::saturating_add);
     let free = seen.disks.iter().map(|disk| free_space(disk)).fold(0, u64::saturating_add);
+    let free = free.saturating_sub(unlisted);
     let more = wanted.saturating_sub(disk.ledger().get(&entry.uid).unwrap_or(0));
     if quota::guaranteed(&entry.role, more, free, &quota::ledgers(&refs(&seen.roles))).is_some() {
         return Err(Step::LookAgain.into());

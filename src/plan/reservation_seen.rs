@@ -9,7 +9,7 @@ use kube::{Resource, ResourceExt};
 use crate::api::condition::{Verdict, reason};
 use crate::api::{DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, Role, Size, VolumeRole};
 
-use super::entry::{ByName, entry_of, fits, goes, is_on};
+use super::entry::{ByName, entry_of, fits, goes};
 use super::holder::{self, Holder, is_parent, serves};
 use super::ledger::{Ledger, Refused};
 use super::list_share::Entry;
@@ -27,8 +27,8 @@ pub struct Seen {
     pub parent: Option<Arc<DiskReservation>>,
     /// The reservations in the ledger of refinements.
     pub refinements: Vec<Arc<DiskReservation>>,
-    /// The reservations on the disk of the outcome, if its ledger has no entry and all was read live ([`lost_by`]).
-    pub lost: Vec<DiskReservation>,
+    /// The reservations that the ledger of the outcome's disk lacks, if it [`is_new`](Holder::is_new) and all was read live.
+    pub unlisted: Vec<DiskReservation>,
     /// All VolumeRoles.
     pub roles: Vec<Arc<VolumeRole>>,
     /// The share of the reservation; `None`: the sharing out has not included the reservation yet.
@@ -84,6 +84,16 @@ impl Seen {
         self.disks.iter().find(|disk| disk.metadata.name.as_deref() == name).map(AsRef::as_ref)
     }
 
+    /// The other reservations that the ledger of the disk lacks, with their bytes.
+    pub(super) fn unlisted_on<'a>(
+        &'a self,
+        disk: &'a NodeDisk,
+    ) -> impl Iterator<Item = (&'a DiskReservation, u64)> {
+        let others = self.unlisted.iter().filter(|other| other.metadata.uid != self.reservation.metadata.uid);
+        let lacking = others.filter(|other| disk.lacks(other));
+        lacking.map(|other| (other, other.status.as_ref().map_or(0, holder::size)))
+    }
+
     /// The parent of the reservation. An object that was made anew under the parent's name is not the parent.
     pub(super) fn parent(&self) -> Option<&DiskReservation> {
         self.parent.as_deref().filter(|parent| is_parent(parent, &self.reservation))
@@ -134,16 +144,6 @@ fn has<H: Holder<DiskReservation>>(holder: &H, uid: &str) -> bool {
     holder.ledger().get(uid).is_some()
 }
 
-/// True for a disk that was never used, or whose NodeDisk was made anew.
-pub fn has_no_entry(disk: &NodeDisk) -> bool {
-    disk.status.as_ref().is_none_or(|status| status.reservations.is_empty())
-}
-
-/// The reservations on a disk whose ledger has no entry. Theirs are written together with the first one (S1, X9).
-pub fn lost_by(disk: &NodeDisk, reservations: Vec<DiskReservation>) -> Vec<DiskReservation> {
-    reservations.into_iter().filter(|reservation| is_on(reservation, disk)).collect()
-}
-
 /// Why a ledger gives no entry; `None`: the reason is not known yet.
 pub type Refusal = Option<Verdict>;
 
@@ -182,9 +182,7 @@ impl Gives for NodeDisk {
             true => Err(None),
             false => {
                 let mut ledger = holder::ledger_for(self, &seen.reservation);
-                let others = seen.lost.iter().filter(|other| is_on(other, self));
-                for other in others.filter(|other| other.metadata.uid != seen.reservation.metadata.uid) {
-                    let bytes = other.status.as_ref().map_or(0, holder::size);
+                for (other, bytes) in seen.unlisted_on(self) {
                     ledger = ledger.set_within(entry_of(other, bytes), bytes, u64::MAX);
                 }
                 ledger.take(entry).map_err(|_| None)

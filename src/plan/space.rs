@@ -10,8 +10,8 @@ use crate::api::condition::{self, READY, Verdict};
 use crate::api::{DiskReservation, LedgerEntry, NodeDisk, Size, VolumeRole};
 
 use super::candidate::{Candidate, free_space, is_ready};
-use super::entry::{is_on, is_placed};
-use super::holder::size;
+use super::entry::is_placed;
+use super::holder::{is_on, size};
 use super::list_share::{Entry, Full, full_for};
 use super::queue::Request;
 use super::{allocatable, orphans, quota, undivided};

@@ -217,10 +217,10 @@ async fn c5_the_label_claim_uid_decides_nothing() {
     assert_eq!(plain.metadata.deletion_timestamp, None, "it is somebody's own");
 }
 
-/// F1, L1: somebody removes the PersistentVolume of a bound claim by force. Kubernetes calls the PersistentVolumeClaim Lost until a
+/// C5, L1: somebody removes the PersistentVolume of a bound claim by force. Kubernetes calls the PersistentVolumeClaim Lost until a
 /// PersistentVolume with its UID is there, also while the controller is away.
 #[tokio::test(flavor = "multi_thread")]
-async fn f1_a_persistent_volume_that_was_removed_by_force_comes_back() {
+async fn c5_a_persistent_volume_that_was_removed_by_force_comes_back() {
     let (cluster, _agent) = start().await;
     let (pvcs, claims): (Api<PersistentVolumeClaim>, Api<VolumeClaim>) =
         (cluster.within("team"), cluster.within("team"));

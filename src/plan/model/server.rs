@@ -95,7 +95,7 @@ impl Store {
             parent: reservation.spec.parent.as_ref().and_then(|name| self.get(name)),
             refinements: self.owners(&*reservation),
             // No NodeDisk is made anew.
-            lost: vec![],
+            unlisted: vec![],
             roles: self.roles.values().cloned().collect(),
             outcome: outcomes.remove(&reservation.uid().unwrap()),
             live: false,

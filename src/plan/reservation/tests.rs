@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use super::*;
 use crate::api::{BackingKind, DiskKind, VolumeRole};
 use crate::plan::candidate::Candidate;
-use crate::plan::reservation_seen::lost_by;
 use crate::plan::share::{Outcomes, share_out};
 use crate::plan::testing::*;
 
@@ -32,7 +31,7 @@ fn seen(reservation: DiskReservation, disks: &[NodeDisk], roles: &[VolumeRole]) 
         disks: disks.iter().cloned().map(Arc::new).collect(),
         parent: None,
         refinements: vec![],
-        lost: vec![],
+        unlisted: vec![],
         roles: roles.iter().cloned().map(Arc::new).collect(),
         live: true,
         settled: false,
@@ -112,14 +111,14 @@ fn s1_a_placed_reservation_takes_no_bytes_of_another_disk() {
 
 /// S1, X9: caches that lack the reservations of a NodeDisk that was made anew give none of their bytes away.
 #[test]
-fn s1_x9_the_first_entry_of_a_ledger_comes_with_what_the_disk_has() {
+fn s1_x9_the_first_entry_comes_with_those_of_the_disk() {
     let on = disk("n1.a", "n1", 10, &[]);
     let mut old = reserved("old", "eng", 7, &[]);
     let status = old.status.as_mut().unwrap();
     (status.node_disk, status.disk_id) = (Some("n1.a".into()), Some(on.spec.disk_id.clone()));
     let asks = |gi| {
         let seen = seen(reservation("r", "ops", gi), std::slice::from_ref(&on), &[]);
-        Seen { lost: lost_by(&on, vec![old.clone(), reservation("waits", "eng", 5)]), ..seen }
+        Seen { unlisted: vec![old.clone(), reservation("waits", "eng", 5)], ..seen }
     };
     assert_eq!(next(&asks(4)), Step::LookAgain);
     let seen = asks(3);

@@ -6,7 +6,7 @@ use serde::Serialize;
 pub(in crate::plugin) use crate::api::condition::reason::TERMINATING;
 
 /// The phase of a PersistentVolumeClaim whose PersistentVolume is gone, as Kubernetes calls it.
-pub(super) const LOST: &str = "Lost";
+pub(super) use crate::plan::pv_binding::LOST;
 
 /// A reported condition of an object, or the phase of a pod.
 #[derive(Debug, Serialize)]
