@@ -464,6 +464,9 @@ advice! {
     leave_apart(pod, namespace, other, node) =
         "kubectl describe pod {pod} -n {namespace}   # leave the podAntiAffinity out that keeps it away from {other}, or give it a volume of its \
          own: all pods of a volume run on its node, {node}";
+    label_topology(node, label) =
+        "kubectl label node {node} {label}={node} --overwrite   # the kubelet writes it once, when the agent registers there, and pods find \
+         the volumes of the node by it";
     take_startup_taint(node, taint) =
         "kubectl taint node {node} {taint}-   # its agent serves; with removeStartupTaint: true in the chart's values the controller does \
          that for each node";

@@ -201,18 +201,53 @@ pub fn impossible(role: &VolumeRole, roles: &[&VolumeRole], disks: &[&NodeDisk])
     let own = role.spec.quota.guarantee.as_ref()?.bytes_or_zero();
     let size = Size::from_bytes;
     let counting = counting(roles);
-    let limits = lineage(&role.spec.role).skip(1).filter_map(|of| {
+    let above = lineage(&role.spec.role).skip(1).filter_map(|of| {
         let above = counting.get(of)?;
-        Some((above.spec.quota.limit.as_ref()?.bytes_or_zero(), above.name_any()))
+        Some((above.spec.quota.limit.as_ref()?.bytes_or_zero(), *above))
     });
-    if let Some((limit, above)) = limits.min().filter(|(limit, _)| *limit < own) {
+    let above: Vec<(u64, &VolumeRole)> = above.collect();
+    let raise = |above: &VolumeRole| format!("raise the limit of VolumeRole {}", above.name_any());
+    if let Some((limit, least)) =
+        above.iter().min_by_key(|(limit, _)| *limit).filter(|(limit, _)| *limit < own)
+    {
         let why = format!(
-            "the guarantee of {} is more than the limit of {} of VolumeRole {above}",
+            "the guarantee of {} is more than the limit of {} of VolumeRole {}",
             size(own),
-            size(limit)
+            size(*limit),
+            least.name_any()
         );
-        let or = format!("raise the limit of VolumeRole {above}");
-        return Some(Impossible { why, possible: limit, or, instead: None });
+        return Some(Impossible { why, possible: *limit, or: raise(least), instead: None });
+    }
+    let each = |promised: &[(&VolumeRole, u64)]| {
+        let mut each: Vec<String> = promised
+            .iter()
+            .map(|(of, need)| format!("{} of VolumeRole {}", size(*need), of.name_any()))
+            .collect();
+        each.sort();
+        names(&each, each.len())
+    };
+    let total = |promised: &[(&VolumeRole, u64)]| {
+        promised.iter().fold(0, |sum: u64, (_, need)| sum.saturating_add(*need))
+    };
+    for (limit, above) in above.into_iter().filter(|_| own > 0) {
+        let is_below = |of: &&VolumeRole| {
+            of.spec.role != above.spec.role && Role::name_covers(&above.spec.role, &of.spec.role)
+        };
+        let below: Vec<(&VolumeRole, u64)> =
+            counting.values().copied().filter(is_below).map(|of| (of, 0)).collect();
+        let promised = open_guarantees("", &below);
+        let sum = total(&promised);
+        if sum > limit {
+            let why = format!(
+                "the guarantees below VolumeRole {} are {} together, and its limit is {}: {}",
+                above.name_any(),
+                size(sum),
+                size(limit),
+                each(&promised)
+            );
+            let possible = own.saturating_sub(sum - limit);
+            return Some(Impossible { why, possible, or: raise(above), instead: None });
+        }
     }
     let there = disks.iter().filter(|disk| !disk.spec.gone && disk.metadata.deletion_timestamp.is_none());
     let capacity = there.map(|disk| allocatable::of_disk(disk)).fold(0, u64::saturating_add);
@@ -223,23 +258,18 @@ pub fn impossible(role: &VolumeRole, roles: &[&VolumeRole], disks: &[&NodeDisk])
     let all: Vec<(&VolumeRole, u64)> = counting.into_values().map(|role| (role, 0)).collect();
     // No role is called like this, so no guarantee is left out.
     let promised = open_guarantees("", &all);
-    let sum = promised.iter().fold(0, |sum: u64, (_, need)| sum.saturating_add(*need));
+    let sum = total(&promised);
     let why = match (own > capacity, sum > capacity) {
         _ if own == 0 => return None,
         (true, _) => {
             format!("the guarantee of {} is more than all disks have, which is {}", size(own), size(capacity))
         }
         (false, true) => {
-            let mut each: Vec<String> = promised
-                .iter()
-                .map(|(of, need)| format!("{} of VolumeRole {}", size(*need), of.name_any()))
-                .collect();
-            each.sort();
             format!(
                 "the guarantees of all roles are {} together, and all disks have {}: {}",
                 size(sum),
                 size(capacity),
-                names(&each, each.len())
+                each(&promised)
             )
         }
         (false, false) => return None,
@@ -365,6 +395,11 @@ mod tests {
         let above = role("eng", Some(2), None);
         let beneath = "the guarantee of 3Gi is more than the limit of 2Gi of VolumeRole eng";
         assert_eq!(told(&ml, &[&above, &ml]), Some((beneath.to_owned(), 2)));
+        let (above, web) = (role("eng", Some(5), None), role("eng/web", None, Some(3)));
+        let below = "the guarantees below VolumeRole eng are 6Gi together, and its limit is 5Gi: 3Gi of VolumeRole eng-ml and 3Gi of \
+                     VolumeRole eng-web";
+        assert_eq!(told(&ml, &[&above, &ml, &web]), Some((below.to_owned(), 2)));
+        assert_eq!(told(&above, &[&above, &ml, &web]), None);
         let none = role("none", Some(2), None);
         assert_eq!(told(&none, &[&none, &lord]), None, "it guarantees nothing");
         let instead = |of: &VolumeRole, all: &[&VolumeRole]| impossible(of, all, &disks).unwrap().instead;

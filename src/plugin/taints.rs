@@ -1,6 +1,14 @@
-//! Taints of nodes, and the tolerations of pods.
+//! What keeps pods off a node: its taints, or no label by which its volumes are found.
 
 use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
+use kube::ResourceExt;
+
+use crate::api::TOPOLOGY_NODE;
+
+/// True if the node lacks the label that the PersistentVolumes of its volumes select.
+pub(super) fn lacks_topology(node: &Node) -> bool {
+    node.labels().get(TOPOLOGY_NODE) != node.metadata.name.as_ref()
+}
 
 /// The taints of a node that keep pods without a toleration away.
 pub(super) fn of(node: &Node) -> impl Iterator<Item = &Taint> {

@@ -94,6 +94,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("unclaim_with_original", "the command of unclaim"),
     ("leave_apart", "a person makes the pod anew, as tolerate_taint"),
     ("tolerate_taint", "a person makes the pod anew; the command of delete_finished_pod"),
+    ("label_topology", "an administrator; the kubelet, which the api tier does not have"),
     ("take_startup_taint", "an administrator; nodes.rs has the controller take it"),
     ("have_data_kept", "an administrator; as keep_data_of_ending_pvc"),
     ("have_node_brought_back", "an administrator, who reads another step; as have_administrator_ask"),

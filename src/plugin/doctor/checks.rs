@@ -16,7 +16,7 @@ use crate::api::condition::reason::{
     BACKING_FAILED, BACKING_LOST, COPY_DIFFERS, NO_ORPHAN, VERIFY_FAILED, VOLUME_GONE,
 };
 use crate::api::condition::{INTACT, READY};
-use crate::api::{self, DRIVER, condition};
+use crate::api::{self, DRIVER, TOPOLOGY_NODE, condition};
 use crate::plan::startup_taint::TAINT;
 use crate::plan::{advice, candidate, kept_on_disk, names, node_disk, orphans};
 use crate::plugin::kind;
@@ -338,6 +338,13 @@ impl Checks {
                     "node {name} has the taint {TAINT}, although its agent is ready: no pod without a toleration is placed there"
                 ),
                 advice::take_startup_taint(&name, TAINT),
+            );
+        }
+        for node in nodes.iter().filter(|node| is_served(node) && taints::lacks_topology(node)) {
+            let name = node.name_any();
+            self.problem(
+                format!("node {name} lacks the label {TOPOLOGY_NODE}={name}: no new pod of its volumes is placed there"),
+                advice::label_topology(&name, TOPOLOGY_NODE),
             );
         }
         let without = nodes.iter().filter(|node| !served.contains(&node.name_any()));

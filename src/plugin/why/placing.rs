@@ -15,7 +15,7 @@ use super::report::Report;
 use super::space::{has_free, space_step};
 use super::target::Target;
 use crate::api::condition::{self, READY};
-use crate::api::{DiskReservation, NodeDisk, Role, SharedPersistentVolume};
+use crate::api::{DiskReservation, NodeDisk, Role, SharedPersistentVolume, TOPOLOGY_NODE};
 use crate::cluster;
 use crate::plan::candidate::is_cordoned;
 use crate::plan::enlarge::new_name;
@@ -413,6 +413,9 @@ pub(super) fn other_node_step(snapshot: &Snapshot, target: &Target) -> String {
         }
         (None, None, _) if let Some(other) = place.kept_from => {
             advice::leave_apart(&target.name, namespace, other.name_any(), node)
+        }
+        (None, None, _) if snapshot.node(&node).is_some_and(taints::lacks_topology) => {
+            advice::label_topology(node, TOPOLOGY_NODE)
         }
         (None, None, _) => {
             let space = space_beside(snapshot, pod).map(|(_, step)| step);

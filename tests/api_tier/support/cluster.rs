@@ -10,7 +10,7 @@ use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::config::Kubeconfig;
 use kube::core::discovery::ApiResource;
 use kube::{Client, Resource, ResourceExt};
-use reservoir::api::{AccessMode, SharedPersistentVolume, VolumeClaim};
+use reservoir::api::{AccessMode, SharedPersistentVolume, TOPOLOGY_NODE, VolumeClaim};
 use reservoir::controller;
 use reservoir::telemetry::{Metrics, log_filter};
 use reservoir_cluster::api::{ApiOptions, ApiServer};
@@ -217,7 +217,8 @@ impl Cluster {
     /// A Node object.
     pub async fn node(&self, name: &str, ready: bool) {
         let nodes: Api<Node> = Api::all(self.client.clone());
-        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
+        let labels = json!({TOPOLOGY_NODE: name});
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}});
         nodes.patch(name, &PatchParams::apply("test"), &Patch::Apply(&node)).await.unwrap();
         let status = if ready { "True" } else { "False" };
         let status = json!({"status": {"conditions": [{"type": "Ready", "status": status, "reason": "Test",

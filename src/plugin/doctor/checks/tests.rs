@@ -121,13 +121,19 @@ fn t4_the_doctor_waits_for_a_rollout() {
 #[test]
 fn t4_f7_the_doctor_names_a_startup_taint_that_stays() {
     let mut facts = healthy();
-    let taint = json!({"metadata": {"name": "n1"}, "spec": {"taints": [
+    let labels = json!({"topology.reservoir.dev/node": "n1"});
+    let taint = json!({"metadata": {"name": "n1", "labels": labels}, "spec": {"taints": [
         {"key": "reservoir.dev/agent-not-ready", "effect": "NoSchedule"}]}});
     facts.nodes = Some(vec![serde_json::from_value(taint).unwrap()]);
     assert_eq!(faults(&facts), [], "its agent is not ready");
     facts.agent_pods.as_mut().unwrap()[0].status =
         serde_json::from_value(json!({"conditions": [{"type": "Ready", "status": "True"}]})).unwrap();
     let said = "node n1 has the taint reservoir.dev/agent-not-ready, although its agent is ready: no pod without a toleration is placed there";
+    assert_eq!(faults(&facts), [(Level::Problem, said.to_owned())]);
+    let node = &mut facts.nodes.as_mut().unwrap()[0];
+    (node.spec, node.metadata.labels) = (None, None);
+    let said =
+        "node n1 lacks the label topology.reservoir.dev/node=n1: no new pod of its volumes is placed there";
     assert_eq!(faults(&facts), [(Level::Problem, said.to_owned())]);
 }
 

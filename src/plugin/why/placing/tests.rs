@@ -45,7 +45,8 @@ fn free(name: &str, node: &str) -> NodeDisk {
 }
 
 fn node(taint: Value) -> Node {
-    from(json!({"metadata": {"name": "n1"}, "spec": {"taints": [taint]}}))
+    let labels = json!({"topology.reservoir.dev/node": "n1"});
+    from(json!({"metadata": {"name": "n1", "labels": labels}, "spec": {"taints": [taint]}}))
 }
 
 fn of(snapshot: &Snapshot) -> String {
@@ -148,6 +149,22 @@ fn t4_f1_why_pod_names_the_taint_of_its_volumes_node() {
     assert!(!of(&snapshot).contains("cordon"), "{}", of(&snapshot));
     snapshot.pods = vec![unplaced(&three.replace("1 Insufficient cpu, ", ""))];
     assert!(of(&snapshot).contains("kubectl uncordon n1   #"), "{}", of(&snapshot));
+}
+
+/// T4, P2: somebody took the label by which the scheduler finds the volume.
+#[test]
+fn t4_p2_why_pod_knows_the_label_of_its_node() {
+    let said = "0/2 nodes are available: 2 node(s) didn't match PersistentVolume's node affinity.";
+    let mut snapshot = on_n1(unplaced(said));
+    snapshot.nodes = vec![from(json!({"metadata": {"name": "n1"}}))];
+    let told = of(&snapshot);
+    assert!(
+        told.contains("next: kubectl label node n1 topology.reservoir.dev/node=n1 --overwrite   #"),
+        "{told}"
+    );
+    snapshot.nodes =
+        vec![from(json!({"metadata": {"name": "n1", "labels": {"topology.reservoir.dev/node": "n1"}}}))];
+    assert!(of(&snapshot).contains("next: kubectl describe node n1   #"), "{}", of(&snapshot));
 }
 
 /// T4, E3: the nodes of the volume and of its copies are all cordoned, or refuse the pod otherwise.
