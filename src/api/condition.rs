@@ -341,7 +341,8 @@ pub mod reason {
         /// Role: another VolumeRole has the same role; the older VolumeRole counts.
         /// Next: delete one of the two VolumeRoles.
         pub const ROLE_TAKEN: &str = "RoleTaken";
-        /// Role: its guarantee, or all guarantees together, are more than all disks have, or more than an ancestor's limit. The message has the numbers. Free space is kept for it all the same, and others wait (Q2).
+        /// Role: its guarantee, or all guarantees together, are more than all disks have, or more than an ancestor's limit. The
+        /// message has the numbers. Free space is kept for it all the same, and others wait (Q2).
         /// Next: lower `spec.quota.guarantee`, or what the message names.
         pub const GUARANTEE_TOO_LARGE: &str = "GuaranteeTooLarge";
         /// Role: a reservation of a template is not Ready; the message names the first one (R7).
