@@ -67,20 +67,27 @@ pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report>
         return report(true, FIRST_POD, "its StorageClass waits for the first pod that uses it".into());
     }
     // Kubernetes repeats events that only say that it waits.
-    let warning = last_event(snapshot, &PVC, target, true);
+    let last = |warning| last_event(snapshot, &PVC, target, warning).filter(|event| !lacked_class(event));
+    let warning = last(true);
     let found = place_found(snapshot, target).filter(|found| {
         !snapshot.sees_space() && warning.is_none_or(|warning| time_of(warning) <= time_of(found))
     });
     if let Some(found) = found {
         return report(true, UNSCHEDULED, message_of(found));
     }
-    match warning.or_else(|| last_event(snapshot, &PVC, target, false)) {
+    match warning.or_else(|| last(false)) {
         Some(event) => {
             let said = snapshot.places_now(pvc, event).unwrap_or_else(|| message_of(event));
             report(true, event.reason.as_deref().unwrap_or("Pending"), said)
         }
         None => report(true, "Pending", UNCAUSED.into()),
     }
+}
+
+/// True for the event of Kubernetes about a StorageClass that is not there. A class that was made since is found within seconds.
+fn lacked_class(event: &Event) -> bool {
+    let said = event.message.as_deref().unwrap_or_default();
+    said.starts_with("storageclass.storage.k8s.io ") && said.ends_with(" not found")
 }
 
 /// The event that some node has a place by now, for who may not see that otherwise.

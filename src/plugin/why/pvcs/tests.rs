@@ -158,6 +158,13 @@ fn t4_why_pvc_is_about_the_class_as_it_is_now() {
     snapshot.our_classes = vec![class_of(json!({"role": "eng", "keepFor": "72h"}), "WaitForFirstConsumer")];
     let well = of(&snapshot);
     assert!(well.contains("next: start a pod that uses PersistentVolumeClaim data"), "{well}");
+    // Kubernetes said so before the class was made.
+    snapshot.our_classes = vec![class_of(json!({"role": "eng"}), "Immediate")];
+    snapshot.reservations = vec![reserved("eng", "eng", 4, &[])];
+    let missed = "storageclass.storage.k8s.io \"eng\" not found";
+    snapshot.events = vec![event("PersistentVolumeClaim", "data", "Warning", "ProvisioningFailed", missed)];
+    let made = of(&snapshot);
+    assert!(made.contains("Pending: Kubernetes has reported no cause yet"), "{made}");
 }
 
 /// T4: what the API server refused has its own step, and a quoted event leads not to itself.
