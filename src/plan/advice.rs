@@ -329,16 +329,16 @@ advice! {
     create_volume(volume, role, namespace) =
         "kubectl reservoir create {volume} --role {role} --size 1Gi   # in the size that is needed; or claim a \
          volume on offer: kubectl get volumeoffers -n {namespace}";
-    select_less(anew, role) = "{anew}   # the most that there is for role {role} now; or free space for more: kubectl reservoir tree";
+    select_less(anew, role) = "{anew}   # the most that there is for role {role} now; or make free space for more: kubectl reservoir tree";
     create_fitting(name, role, size, labels, namespace) =
         "kubectl reservoir create {name} --role {role} --size {size}{labels}   # makes a volume that fits; or change \
          the selector: kubectl get volumeoffers -n {namespace}";
     undelete_for_claim(data, volume, until, create) =
         "kubectl reservoir undelete {data}   # volume {volume} comes back with its data, which is kept until {until}; what follows makes an \
          empty volume: {create}";
-    undelete_for_pod(uid, volume, until) =
-        "kubectl reservoir undelete {uid}   # volume {volume}, which is kept until {until}, has data of this name, and comes back with it: then \
-         claim it as this command says; or name another claim in the pod";
+    undelete_for_pod(uid, volume, claim, until) =
+        "kubectl reservoir undelete {uid}   # brings volume {volume} back with the data of claim {claim}, which is kept until {until}; then claim \
+         {volume} as this command says; or name another claim in the pod";
     recover_for_claim(uid, volume, create) =
         "kubectl reservoir recover {uid}   # a disk has the data of volume {volume} without an object: apply what this prints; what follows \
          makes an empty volume: {create}";

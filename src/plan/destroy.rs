@@ -125,6 +125,7 @@ const FENCING: &str = "new mounts are being refused";
 const ERASING: &str = "its bytes are being erased";
 const KEEPING: &str = "the end of the time for which its data is kept is being noted";
 const LETTING_GO: &str = "its adopted directory is being released";
+const WAITS_FOR_POD: &str = "it waits for pod";
 
 /// The most bytes of labels on a volume that is being destroyed.
 const MOST_LABELS: usize = 64 << 10;
@@ -343,7 +344,8 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
         ));
     }
     if status.user_count > 0 {
-        return hold(format!("it waits for pod {} to end", names(&status.users, status.user_count as usize)));
+        let pods = names(&status.users, status.user_count as usize);
+        return hold(format!("{WAITS_FOR_POD} {pods} to end"));
     }
     // Nobody uses the volume itself, so it stays fenced meanwhile.
     match seen.copies {
@@ -385,7 +387,12 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
 }
 
 fn waits_for_pods(pods: &[PodRef]) -> String {
-    format!("it waits for pod {} to end", names(pods, pods.len()))
+    format!("{WAITS_FOR_POD} {} to end", names(pods, pods.len()))
+}
+
+/// True if the message of the condition `Ready` names the pods that the destruction waits for.
+pub fn says_pods(message: &str) -> bool {
+    message.contains(WAITS_FOR_POD)
 }
 
 /// The receipt of a volume whose data becomes an orphan. A restored etcd may have a volume again whose data was erased before,

@@ -4,8 +4,8 @@
 //! template only makes it, resizes it, and ends it once it is empty. So no decision of a template can cost data, and a stale
 //! cache makes or ends an empty reservation at most.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
@@ -24,8 +24,9 @@ use super::{kept, labels_of, labels_there, names, quota};
 pub type NodeLabels<'a> = BTreeMap<&'a str, &'a BTreeMap<String, String>>;
 
 /// The labels of the Nodes.
-pub fn labels(nodes: &[Arc<Node>]) -> NodeLabels<'_> {
-    nodes.iter().filter_map(|node| Some((node.metadata.name.as_deref()?, node.labels()))).collect()
+pub fn labels<'a, N: Borrow<Node> + 'a>(nodes: impl IntoIterator<Item = &'a N>) -> NodeLabels<'a> {
+    let nodes = nodes.into_iter().map(Borrow::borrow);
+    nodes.filter_map(|node| Some((node.metadata.name.as_deref()?, node.labels()))).collect()
 }
 
 /// The next step for a reservation that was made from a template.

@@ -16,7 +16,7 @@ use super::snapshot::Snapshot;
 use super::write;
 use crate::api::{DiskReservation, Kept, LedgerEntry, Orphan, SharedPersistentVolume, VolumeClaim};
 use crate::plan::offer::entitled;
-use crate::plan::{advice, kept, kept_on_disk, names, orphans};
+use crate::plan::{advice, kept, kept_on_disk, names};
 
 /// Kept data, with its place.
 #[derive(Serialize)]
@@ -125,7 +125,7 @@ fn find<'a>(snapshot: &'a Snapshot, word: &str) -> Result<KeptData<'a>, String> 
         0 => {
             let nearest = did_you_mean(word, all.iter().map(String::as_str));
             let is_it = |orphan: &Orphan| [&orphan.name, &orphan.uid].iter().any(|name| *name == word);
-            let next = match snapshot.disks.iter().flat_map(orphans::lost).any(is_it) {
+            let next = match snapshot.disks.iter().flat_map(|disk| snapshot.lost(disk)).any(is_it) {
                 true => advice::recover_orphan(word),
                 false => advice::see_kept(),
             };
@@ -310,6 +310,10 @@ mod tests {
             let told = of(&snapshot, word, None).unwrap_err();
             assert!(told.ends_with(&advice::recover_orphan(word)), "{told}");
         }
+        // A restored etcd has its volume from before the placement (X9).
+        snapshot.volumes = vec![volume("c", "eng", 2)];
+        let none = of(&snapshot, "c", None).unwrap_err();
+        assert!(none.ends_with(&advice::see_kept()), "{none}");
     }
 
     /// X8: the objects of the reservation were lost and recovered, and its list has the kept data no more.

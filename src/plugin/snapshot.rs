@@ -283,6 +283,11 @@ impl Snapshot {
         orphans::lost(disk).filter(|orphan| orphans::owner(orphan, &self.volumes).is_none())
     }
 
+    /// Number of such data, listed or not.
+    pub fn count_lost(&self, disk: &NodeDisk) -> usize {
+        self.lost(disk).count() + orphans::unlisted(disk).map_or(0, |others| others.count as usize)
+    }
+
     /// The VolumeClaim of that name.
     pub fn claim(&self, namespace: Option<&str>, name: &str) -> Option<&VolumeClaim> {
         self.claims.iter().find(|c| c.name_any() == name && c.namespace().as_deref() == namespace)

@@ -13,7 +13,7 @@ use super::why;
 use crate::api::condition::{self, RETIRING};
 use crate::api::{ClaimPhase, Size, VolumeClaim, VolumeRole, VolumeRoleSpec};
 use crate::plan::candidate::is_cordoned;
-use crate::plan::{advice, allocatable, orphans, quota, summary};
+use crate::plan::{advice, allocatable, quota, summary};
 
 /// The view; sizes are in bytes.
 #[derive(Debug, Serialize)]
@@ -174,7 +174,7 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
         claims: snapshot.sees(&CLAIM).then_some(claims),
         offered: if snapshot.sees(&VOLUME) { vec![] } else { offered(snapshot) },
         sees_disks: snapshot.sees(&DISK),
-        orphans: snapshot.disks.iter().map(orphans::count).sum(),
+        orphans: snapshot.disks.iter().map(|disk| snapshot.count_lost(disk)).sum(),
         leaderless: snapshot.leaderless.clone(),
         waiting: waits
             .map(|item| Waiting {
@@ -412,5 +412,15 @@ mod tests {
         let shown = status(&Snapshot { disks: vec![disk], ..Snapshot::default() });
         let text = text(&shown, Paint::plain());
         assert!(text.contains("\n73 orphans: `kubectl reservoir orphans`"), "{text}");
+    }
+
+    /// X9: a restored etcd has the volume from before its placement, and the data is that volume's.
+    #[test]
+    fn x9_status_counts_no_data_that_has_its_volume() {
+        let mut disk = disk("n1.a", "n1", 100, &[]);
+        disk.status.as_mut().unwrap().orphans = vec![Orphan { uid: "uid-v".into(), ..Orphan::default() }];
+        let volumes = vec![volume("v", "eng", 1)];
+        let shown = status(&Snapshot { disks: vec![disk], volumes, ..Snapshot::default() });
+        assert_eq!(shown.orphans, 0);
     }
 }

@@ -16,8 +16,7 @@ use crate::api::{
 };
 use crate::cluster;
 use crate::plan::candidate::{self, Candidate};
-use crate::plan::template::{is_left, says_unselected};
-use crate::plan::{self, advice, node_disk, seal, share, verify};
+use crate::plan::{self, advice, node_disk, seal, share, template, verify};
 use crate::plugin::kind::{CLAIM, DISK, POD, PVC, RESERVATION, ROLE, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
@@ -134,7 +133,7 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
         add("holds reservation", status.map(|s| entries(&s.reservations)).unwrap_or_default());
         let users = users_of_disk(snapshot, &target.name);
         add("its volumes are used by pod", all_names(&users));
-        let orphans = disk.into_iter().flat_map(plan::orphans::lost);
+        let orphans = disk.into_iter().flat_map(|disk| snapshot.lost(disk));
         let orphans: Vec<String> = orphans.map(|o| format!("{} ({})", o.uid, o.name)).collect();
         add("has data without an object:", all_names(&orphans));
         let unlisted = disk.and_then(plan::orphans::unlisted).map(|others| others.count.to_string());
@@ -161,10 +160,10 @@ pub(super) fn left_by_template(snapshot: &Snapshot, reservation: &DiskReservatio
     let templated = role.and_then(|role| condition::get(&role.status.as_ref()?.conditions, TEMPLATED));
     // The condition names the first ones alone, and not every caller sees nodes.
     let disks: Vec<&NodeDisk> = snapshot.disks.iter().collect();
-    let nodes = snapshot.nodes.iter().map(|node| (node.metadata.name.as_deref(), node.labels()));
-    let nodes = nodes.filter_map(|(name, labels)| Some((name?, labels))).collect();
-    let is_unselected = role.is_some_and(|role| is_left(role, reservation, &disks, &nodes))
-        || templated.is_some_and(|templated| says_unselected(&templated.message, &reservation.name_any()));
+    let nodes = template::labels(&snapshot.nodes);
+    let is_unselected = role.is_some_and(|role| template::is_left(role, reservation, &disks, &nodes))
+        || templated
+            .is_some_and(|templated| template::says_unselected(&templated.message, &reservation.name_any()));
     match (role, is_unselected) {
         (None, _) => Some(", which is gone: it ends with its last volume"),
         (_, true) => Some(", which does not select its node any more: it ends with its last volume"),

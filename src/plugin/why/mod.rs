@@ -172,11 +172,13 @@ fn explain(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
             // The step for the root cause is enough: its effects end by themselves. A pod has one cause at a time.
             if report.trouble && (next.is_empty() || i + 1 == chain.len() && link.kind != &POD) {
                 let step = step_for(snapshot, link, &report.reason);
-                let is_more = next.is_empty() || step != advised::look_again();
-                next.extend(Some(step).filter(|step| is_more && !next.contains(step)));
+                next.extend(Some(step).filter(|step| !next.contains(step)));
             }
             because.push(report);
         }
+    }
+    if next.len() > 1 {
+        next.retain(|step| *step != advised::look_again());
     }
     let ready = next.is_empty();
     let holders = holders(snapshot, target);

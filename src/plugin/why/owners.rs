@@ -51,7 +51,7 @@ pub(super) fn again(snapshot: &Snapshot, pod: &Pod) -> String {
         ("ReplicaSet", Some(deployment)) => {
             advice::change_pod_template(format!("deployment/{deployment}"), namespace)
         }
-        // They leave the pod that is there as it is, whatever their template says.
+        // A ReplicaSet leaves its pods as they are, and a StatefulSet one that is not Ready.
         (kind @ ("StatefulSet" | "ReplicaSet" | "ReplicationController"), _) => {
             advice::change_set_template(argument(kind, &owner.name), namespace, pod.name_any())
         }

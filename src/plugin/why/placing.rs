@@ -56,8 +56,8 @@ pub(super) fn report(snapshot: &Snapshot, target: &Target, pod: &Pod, message: &
         }
     };
     let on = match copies_on.is_empty() || !place.is_shut {
-        true => places,
-        false => format!("{places}; it can start on none of these now, as on node {node}"),
+        true => places.clone(),
+        false => format!("{places}; the pod can start on none of them now, first node {node}"),
     };
     let taint = place
         .taint
@@ -73,14 +73,16 @@ pub(super) fn report(snapshot: &Snapshot, target: &Target, pod: &Pod, message: &
     });
     let why = match (&place.other, &place.asked) {
         (Some((volume, node)), _) => {
-            format!("{on}, and its volume {volume} on node {node}: no node has both")
+            format!("{places}, and its volume {volume} on node {node}: no node has both")
         }
         (None, None) if place.is_cordoned => format!("{on}, which is cordoned"),
         (None, Some(asked)) => {
             let lacks = copy_labels::missing(snapshot, volume, asked).unwrap_or_default();
             match daemon_set_of(pod) {
-                Some(of) => format!("{on}, and the pod is that of DaemonSet {of} for node {asked}{lacks}"),
-                None => format!("{on}, and the pod asks for node {asked}{lacks}"),
+                Some(of) => {
+                    format!("{places}, and the pod is that of DaemonSet {of} for node {asked}{lacks}")
+                }
+                None => format!("{places}, and the pod asks for node {asked}{lacks}"),
             }
         }
         (None, None) => format!("{on}{}: {message}", taint.or(apart).or(lacks).unwrap_or_default()),
@@ -109,8 +111,8 @@ struct Place<'a> {
 /// The first volume of the pod on another node than the pod asks for, or one that the scheduler cannot place the pod at, for
 /// example a cordoned one.
 fn other_node<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<Place<'a>> {
-    // No scheduler has looked for a node.
-    let spec = pod.spec.as_ref().filter(|_| gate_step(pod).is_none())?;
+    // No scheduler looks for a node.
+    let spec = pod.spec.as_ref().filter(|_| gate(pod).is_none())?;
     let selected = spec.node_selector.as_ref().and_then(|labels| labels.get("kubernetes.io/hostname"));
     let bound = asked_by_affinity(pod);
     let asked = spec.node_name.as_ref().or(selected).or(bound.as_ref());
@@ -280,10 +282,14 @@ pub(super) fn by_node_name(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
     Some(advice::pin_by_selector(again(snapshot, pod), node))
 }
 
+/// The scheduling gate of a pod: no scheduler looks for a node before it is removed.
+fn gate(pod: &Pod) -> Option<&str> {
+    Some(&pod.spec.as_ref()?.scheduling_gates.iter().flatten().next()?.name)
+}
+
 /// The step for a pod that a program holds back from the scheduler, as one that queues workloads does.
 pub(super) fn gate_step(pod: &Pod) -> Option<String> {
-    let gate = pod.spec.as_ref()?.scheduling_gates.iter().flatten().next()?;
-    Some(advice::await_gate(pod.name_any(), pod.namespace().unwrap_or_default(), &gate.name))
+    Some(advice::await_gate(pod.name_any(), pod.namespace().unwrap_or_default(), gate(pod)?))
 }
 
 /// The step for a pod that no scheduler has looked at, if its spec names one that may not be there.

@@ -255,7 +255,7 @@ fn missing_step(snapshot: &Snapshot, target: &Target, namespace: &str) -> String
     };
     match About::new(snapshot, target).left_data(is_its) {
         Some(LeftData { volume, uid, until: Some(until) }) => {
-            advice::undelete_for_pod(uid, volume.name_any(), until.0)
+            advice::undelete_for_pod(uid, volume.name_any(), name, until.0)
         }
         Some(LeftData { uid, .. }) => advice::recover_orphan(uid),
         None => advice::make_claim(namespace),

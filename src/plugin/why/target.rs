@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
 use crate::api::LedgerEntry;
-use crate::plan::{advice, kept_on_disk, orphans};
+use crate::plan::{advice, kept_on_disk};
 use crate::plugin::kind::{CLAIM, Kind, POD, PVC, VOLUME, did_you_mean};
 use crate::plugin::snapshot::Snapshot;
 
@@ -104,7 +104,7 @@ impl Target {
                 advice::bring_back(&self.name)
             );
         }
-        let mut lost = disks.iter().flat_map(orphans::lost);
+        let mut lost = disks.iter().flat_map(|disk| snapshot.lost(disk));
         if self.kind == &VOLUME && lost.any(|orphan| orphan.name == self.name) {
             return format!(
                 "there is no {}, and a disk has its data without it: {}",
@@ -152,6 +152,12 @@ mod tests {
         assert!(said("a").ends_with("its data is kept: kubectl reservoir undelete a"), "{}", said("a"));
         assert!(said("c").contains("without it: kubectl reservoir recover c"), "{}", said("c"));
         assert_eq!(said("x"), "there is no SharedPersistentVolume x");
+        // The volume of the data has another name by now (X9).
+        let mut owner = crate::plan::testing::volume("d", "eng", 1);
+        owner.metadata.uid = Some("uid-c".into());
+        let snapshot = Snapshot { volumes: vec![owner], ..snapshot };
+        let told = Target::new(&VOLUME, None, "c".to_owned()).not_found(&snapshot);
+        assert!(!told.contains("recover"), "{told}");
     }
 
     /// T4: as for kubectl, several objects have each its kind, or one kind comes first.

@@ -239,15 +239,37 @@ fn t4_why_sees_deletions_and_nodes_that_are_off() {
 /// T4: beside a step there is nothing to wait for.
 #[test]
 fn t4_why_advises_no_wait_beside_a_step() {
-    let mut v = volume("v", "eng", 1);
-    let conditions = &mut v.status.get_or_insert_default().conditions;
-    for (type_, reason) in [(READY, reason::NO_RESERVATION), (SEALED, reason::SEALING)] {
-        set(conditions, type_, Verdict::no(reason, "said"), None, jiff::Timestamp::UNIX_EPOCH);
+    let snapshot = |ready, sealed| {
+        let mut v = volume("v", "eng", 1);
+        let conditions = &mut v.status.get_or_insert_default().conditions;
+        for (type_, reason) in [(READY, ready), (SEALED, sealed)] {
+            set(conditions, type_, Verdict::no(reason, "said"), None, jiff::Timestamp::UNIX_EPOCH);
+        }
+        Snapshot { volumes: vec![v], ..Snapshot::default() }
+    };
+    for (ready, sealed, wanted) in [
+        (reason::NO_RESERVATION, reason::SEALING, "next: kubectl reservoir reserve"),
+        (reason::CREATING, reason::SEAL_REFUSED, "next: kubectl patch spv v"),
+    ] {
+        let answer = ask(&snapshot(ready, sealed), &VOLUME, None, "v").unwrap();
+        assert!(answer.contains(wanted) && answer.matches("next: ").count() == 1, "{answer}");
     }
-    let snapshot = Snapshot { volumes: vec![v], ..Snapshot::default() };
-    let answer = ask(&snapshot, &VOLUME, None, "v").unwrap();
-    assert_eq!(answer.matches("next: kubectl reservoir reserve").count(), 1, "{answer}");
-    assert_eq!(answer.matches("next: ").count(), 1, "{answer}");
+}
+
+/// T4, X9: a restored etcd has a volume from before its placement, and the disk has the data of that volume.
+#[test]
+fn t4_x9_why_of_a_disk_lists_no_data_that_has_its_volume() {
+    let mut on = disk("n1.a", "n1", 10, &[]);
+    let orphan = crate::api::Orphan { uid: "uid-v".into(), name: "v".into(), ..Default::default() };
+    on.status.as_mut().unwrap().orphans = vec![orphan];
+    let mut snapshot = Snapshot { disks: vec![on], ..Snapshot::default() };
+    let lists = |snapshot: &Snapshot| {
+        let answer = ask(snapshot, &crate::plugin::kind::DISK, None, "n1.a").unwrap();
+        answer.contains("has data without an object: uid-v (v)")
+    };
+    assert!(lists(&snapshot));
+    snapshot.volumes = vec![volume("v", "eng", 1)];
+    assert!(!lists(&snapshot));
 }
 
 /// T4: a subscription that offers nothing by a mistake says which.

@@ -135,9 +135,6 @@ impl<'a> About<'a> {
         if self.snapshot.sees(&SUBSCRIPTION) && !is_subscribed {
             return advice::subscribe(self.role, self.namespace);
         }
-        if let Some(step) = self.select_less(selector) {
-            return step;
-        }
         let there = self.snapshot.volumes.iter().any(|volume| volume.name_any() == self.name);
         let name = if there { format!("{}-2", self.name) } else { self.name.to_owned() };
         let labels = selector.match_labels.iter().flatten();
@@ -146,11 +143,15 @@ impl<'a> About<'a> {
         let size = selector.min_size.as_ref().map_or("1Gi", Size::as_str);
         let fits =
             |volume: &SharedPersistentVolume| self.claim.is_some_and(|claim| bind::fits(claim, volume));
-        self.old_data_first(fits, advice::create_fitting(name, self.role, size, labels, self.namespace))
+        let create = advice::create_fitting(name, self.role, size, labels, self.namespace);
+        match self.old_data(fits, &create).filter(|_| self.sees_old_data()) {
+            Some(step) => step,
+            None => self.select_less(selector).unwrap_or_else(|| self.old_data_first(fits, create)),
+        }
     }
 
     /// The step for a claim that selects a larger volume than there can be now: the most that there can be, or the size of the
-    /// largest volume that fits otherwise.
+    /// largest volume that fits otherwise. Kept data is left alone, although it gives way to volumes (X8).
     fn select_less(&self, selector: &ClaimSelector) -> Option<String> {
         let asked = selector.min_size.as_ref()?.bytes_or_zero();
         if !self.snapshot.sees_space() || !self.snapshot.sees(&VOLUME) {
@@ -166,15 +167,21 @@ impl<'a> About<'a> {
         };
         let mut less = self.claim?.clone();
         less.spec.selector = Some(ClaimSelector { min_size: None, ..selector.clone() });
+        let subscriptions: Vec<_> = self.subscriptions().collect();
+        let is_entitled = |v: &SharedPersistentVolume| {
+            !self.snapshot.sees(&SUBSCRIPTION) || offer::entitled(v, &subscriptions).is_ok()
+        };
         let is_claimed = |v: &SharedPersistentVolume| v.status.as_ref().is_some_and(|s| !s.claims.is_empty());
         let fits = |v: &&SharedPersistentVolume| {
             Role::name_covers(&v.spec.role, self.role)
                 && (v.spec.shared.is_some() || !is_claimed(v))
                 && bind::fits(&less, v)
+                && is_entitled(v)
                 && offer::available(v).is_ok()
         };
         let there = self.snapshot.volumes.iter().filter(fits).map(|v| size_now(v).bytes_or_zero()).max();
-        let most = Some(can_be.max(there.unwrap_or(0)) >> 20 << 20).filter(|most| *most > 0)?;
+        let most =
+            Some(can_be.max(there.unwrap_or(0)) >> 20 << 20).filter(|most| (1..asked).contains(most))?;
         less.spec.selector =
             Some(ClaimSelector { min_size: Some(Size::from_bytes(most)), ..selector.clone() });
         let command = self.command_of(Some(&less.spec), self.name, self.role, None, self.mode());
@@ -189,19 +196,22 @@ impl<'a> About<'a> {
         }
     }
 
-    /// The roles to which the namespace is subscribed.
-    fn subscribed(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+    /// The subscriptions of the namespace.
+    fn subscriptions(&self) -> impl Iterator<Item = &'a RoleSubscription> + use<'a> {
         let (snapshot, namespace) = (self.snapshot, self.namespace);
         let own = move |s: &&RoleSubscription| s.namespace().as_deref() == Some(namespace);
-        snapshot.subscriptions.iter().filter(own).flat_map(|s| s.spec.roles.iter().map(String::as_str))
+        snapshot.subscriptions.iter().filter(own)
+    }
+
+    /// The roles to which the namespace is subscribed.
+    fn subscribed(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.subscriptions().flat_map(|s| s.spec.roles.iter().map(String::as_str))
     }
 
     pub(super) fn no_capability(&self) -> String {
-        let covers = |s: &&RoleSubscription| {
-            s.namespace().as_deref() == Some(self.namespace)
-                && s.spec.roles.iter().any(|role| Role::name_covers(role, self.role))
-        };
-        match self.snapshot.subscriptions.iter().find(covers) {
+        let covers =
+            |s: &&RoleSubscription| s.spec.roles.iter().any(|role| Role::name_covers(role, self.role));
+        match self.subscriptions().find(covers) {
             Some(subscription) => advice::share_resources(subscription.name_any(), self.namespace),
             None => advice::find_subscription(self.namespace),
         }

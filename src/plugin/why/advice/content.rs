@@ -7,6 +7,7 @@ use crate::api::condition::reason::{HAS_REFINEMENTS, HAS_VOLUMES};
 use crate::api::condition::{self, RETIRING};
 use crate::api::{DiskReservation, LedgerEntry, SharedPersistentVolume};
 use crate::plan::candidate::is_ready;
+use crate::plan::copies::{Keeper, keeper};
 use crate::plan::{advice, orphans};
 use crate::plugin::kind::{DISK, VOLUME};
 
@@ -74,8 +75,11 @@ impl<'a> About<'a> {
     fn end_volume(&self, entry: &LedgerEntry) -> String {
         let volume = self.volume_of_entry(entry);
         // The command `retire` refuses copies.
-        if let Some(of) = volume.and_then(|volume| volume.spec.copy_of.as_ref()) {
-            return advice::unselect_copy(&of.name, &of.node, &entry.name);
+        if let Some((copy, of)) = volume.and_then(|volume| Some((volume, volume.spec.copy_of.as_ref()?))) {
+            return match keeper(copy, self.snapshot.original(of)) {
+                Keeper::Selection => advice::unselect_copy(&of.name, &of.node, &entry.name),
+                _ => advice::ask_why(format!("spv/{}", entry.name)),
+            };
         }
         if volume.is_some() || !self.snapshot.sees(&VOLUME) {
             return advice::retire_content(&entry.name);

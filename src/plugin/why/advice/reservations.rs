@@ -287,6 +287,7 @@ impl<'a> About<'a> {
         match (asked_node.and_then(|asked| nearest(asked, nodes)), near_disk, selector) {
             _ if disks.is_empty() => advice::see_no_disk(),
             _ if let Some(node) = there => advice::find_disk_of_node(node, anew),
+            _ if names.is_empty() => advice::ask_why(format!("nd/{}", disks[0].name_any())),
             (Some(node), ..) => advice::reserve_on_node(anew, node),
             (None, Some(disk), _) => advice::reserve_on_disk(anew, disk),
             // The labels of a node lead more than reservations to it, so the reservation is changed, and no node.

@@ -11,7 +11,7 @@ use crate::plan::node_disk::UNCONFIGURED;
 use crate::plan::testing::*;
 use crate::plugin::kind::{self, Kind};
 use crate::plugin::snapshot::Denied;
-use crate::plugin::why::testing::pod_of;
+use crate::plugin::why::testing::{pod_of, set_not_ready};
 
 fn step(snapshot: &Snapshot, kind: &'static Kind, name: &str, reason: &str) -> String {
     let target = Target::new(kind, kind.namespaced.then(|| "team".to_owned()), name.to_owned());
@@ -313,7 +313,7 @@ fn t4_advice_looks_for_the_similar_name_first() {
     set_ready(&mut snapshot.disks[0].status.as_mut().unwrap().conditions, false);
     for name in ["elsewhere", "typo"] {
         let told = step(&snapshot, &RESERVATION, name, NO_SUCH_DISK);
-        assert!(told.contains(" on any disk"), "{told}");
+        assert_eq!(told, advice::ask_why("nd/n1.a"), "nothing is reserved on a disk that is not ready");
     }
     set_ready(&mut snapshot.disks[0].status.as_mut().unwrap().conditions, true);
     // The name of an object that exists is no typo of another name.
@@ -910,18 +910,25 @@ fn t4_r6_advice_about_content_goes_on_to_the_next() {
 #[test]
 fn t4_e2_advice_about_content_leads_to_the_original_of_a_copy() {
     let mut copy = ready_volume("a", "eng", true);
-    copy.spec.copy_of = Some(CopyOf { name: "data".into(), node: "n2".into(), ..Default::default() });
+    copy.spec.copy_of =
+        Some(CopyOf { name: "data".into(), uid: "uid-data".into(), node: "n2".into(), ..Default::default() });
     let mut snapshot = Snapshot {
         reservations: vec![reserved("r", "eng", 9, &[("a", 1)])],
         volumes: vec![copy],
         ..Snapshot::default()
     };
-    let told = step(&snapshot, &RESERVATION, "r", HAS_VOLUMES);
+    let content = |snapshot: &Snapshot| step(snapshot, &RESERVATION, "r", HAS_VOLUMES);
+    assert_eq!(content(&snapshot), advice::ask_why("spv/a"), "its original is gone");
+    snapshot.volumes.push(ready_volume("data", "eng", true));
+    let told = content(&snapshot);
     assert!(
         told.starts_with("kubectl edit spv data   # have spec.copies select node n2 no more: copy a"),
         "{told}"
     );
     snapshot.volumes[0].status.as_mut().unwrap().claims = vec![bound_by("team", "c", "uid-c")];
+    assert_eq!(step(&snapshot, &VOLUME, "a", BACKING_LOST), advice::await_new_copy("data"));
+    snapshot.volumes[1].spec.retire = true;
+    assert_eq!(content(&snapshot), advice::ask_why("spv/a"), "it goes with its original");
     let told = step(&snapshot, &VOLUME, "a", BACKING_LOST);
     assert!(told.contains("if the data is lost for good: kubectl delete spv/a"), "{told}");
     snapshot.volumes[0].spec.copy_of = None;
@@ -1195,6 +1202,22 @@ fn t4_a_claim_that_selects_too_much_selects_less() {
     snapshot.reservations[0] = reserved("eng", "eng", 4, &[("v", 4)]);
     snapshot.volumes = vec![ready_volume("v", "eng", true)];
     assert!(told(&snapshot).contains("--min-size 1Gi"), "{}", told(&snapshot));
+    assert!(told(&snapshot).contains("or make free space for more"), "{}", told(&snapshot));
+    let none = "kubectl reservoir create s --role eng --size 10Gi";
+    snapshot.volumes[0].status.as_mut().unwrap().size = Some(gi(12));
+    assert!(told(&snapshot).starts_with(none), "12Gi is not less: {}", told(&snapshot));
+    snapshot.volumes[0].status.as_mut().unwrap().size = Some(gi(1));
+    snapshot.subscriptions = vec![subscription("team", &["eng"], false)];
+    assert!(told(&snapshot).starts_with(none), "v is shared: {}", told(&snapshot));
+    snapshot.subscriptions = vec![subscription("team", &["eng"], true)];
+    // X8: kept data that fits comes first.
+    let mut kept = with_kept(&[("old", 0, 60)]);
+    let entry = &mut kept.status.as_mut().unwrap().volumes[0];
+    entry.size = gi(10);
+    entry.kept.as_mut().unwrap().spec["size"] = json!("10Gi");
+    snapshot.reservations.push(kept);
+    assert!(told(&snapshot).starts_with("kubectl reservoir undelete uid-old-0   #"), "{}", told(&snapshot));
+    snapshot.reservations.pop();
     snapshot.claims[0].spec.selector.as_mut().unwrap().min_size = Some(gi(1));
     snapshot.disks[0].status.as_mut().unwrap().free = Some(gi(6));
     assert!(told(&snapshot).starts_with("kubectl reservoir create s --role eng --size 1Gi"));
@@ -1342,9 +1365,14 @@ fn t4_x9_advice_about_a_held_volume_looks_on_its_node() {
     let status = snapshot.volumes[0].status.as_mut().unwrap();
     (status.node.as_mut().unwrap().in_use, status.destroy) =
         (false, Some(Destroy { in_use: true, ..Destroy::default() }));
-    assert!(
-        step(&snapshot, &VOLUME, "v", DESTROYING).contains("end the pods that its condition Ready names")
-    );
+    for (waits, names_pods) in
+        [("it waits for pod team/p to end", true), ("it waits for its copy to be destroyed", false)]
+    {
+        let conditions = &mut snapshot.volumes[0].status.as_mut().unwrap().conditions;
+        set_not_ready(conditions, DESTROYING, &format!("volume v is being destroyed: {waits}"));
+        let told = step(&snapshot, &VOLUME, "v", DESTROYING);
+        assert_eq!(told.contains("end the pods that its condition Ready names"), names_pods, "{told}");
+    }
     snapshot.volumes[0].status.as_mut().unwrap().claims = vec![bound_by("team", "c", "uid-c")];
     assert!(step(&snapshot, &VOLUME, "v", DESTROYING).contains("end the claims and pods"));
 }

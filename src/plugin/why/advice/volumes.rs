@@ -4,7 +4,8 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 
 use super::super::ending_pvc;
-use super::{About, up_to_mebibytes, whole_mebibytes, word};
+use super::{About, message, up_to_mebibytes, whole_mebibytes, word};
+use crate::api::condition::reason::DESTROYING;
 use crate::api::{
     BackingState, ClaimBinding, DeletionPolicy, DiskKind, DiskReservation, ErasePolicy, NodeDisk, PodRef,
     Role, SharedPersistentVolume, SharedPersistentVolumeSpec, Size, SubRoles, VolumeClaim, VolumeMode,
@@ -14,7 +15,7 @@ use crate::plan::candidate::is_ready;
 use crate::plan::copies::{Keeper, keeper};
 use crate::plan::enlarge::new_name;
 use crate::plan::own_pvc::pvc_of;
-use crate::plan::{advice, fullness, holder, resize};
+use crate::plan::{advice, destroy, fullness, holder, resize};
 use crate::plugin::item::Item;
 use crate::plugin::kind::{CLAIM, VOLUME, nearest};
 
@@ -100,8 +101,7 @@ impl<'a> About<'a> {
 
     /// True if pods that only the API server knows may have the volume mounted, which is being destroyed.
     pub(super) fn waits_for_pods(&self) -> bool {
-        let destroy = self.volume.and_then(|volume| volume.status.as_ref()?.destroy.as_ref());
-        self.is_unused() && destroy.is_some_and(|destroy| destroy.in_use)
+        self.is_unused() && destroy::says_pods(message(self.conditions, DESTROYING))
     }
 
     /// The first VolumeClaim of the volume. That of a class ends with its PersistentVolumeClaim.
@@ -178,6 +178,11 @@ impl<'a> About<'a> {
 
     /// The step for a volume without its bytes. A pod that has it mounted may be the last that can read them.
     pub(super) fn lost_data(&self) -> String {
+        if let Some((copy, of)) = self.volume.and_then(|volume| Some((volume, volume.spec.copy_of.as_ref()?)))
+            && let Keeper::NewCopy | Keeper::Selection = keeper(copy, self.snapshot.original(of))
+        {
+            return advice::await_new_copy(&of.name);
+        }
         let claimed =
             self.volume.and_then(|volume| volume.status.as_ref()).map(|status| !status.claims.is_empty());
         match (self.placed_user(), self.volume) {

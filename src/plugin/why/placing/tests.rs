@@ -169,7 +169,7 @@ fn t4_p2_why_pod_knows_the_label_of_its_node() {
 
 /// T4, E3: the nodes of the volume and of its copies are all cordoned, or refuse the pod otherwise.
 #[test]
-fn t4_e3_why_pod_names_a_node_if_those_of_all_copies_refuse_the_pod() {
+fn t4_e3_why_names_a_node_if_all_copies_refuse_the_pod() {
     let said = "0/3 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity, 2 node(s) were unschedulable.";
     let mut snapshot = on_n1(unplaced(said));
     let mut copy = ready_volume("v-2", "eng", true);
@@ -183,9 +183,15 @@ fn t4_e3_why_pod_names_a_node_if_those_of_all_copies_refuse_the_pod() {
     assert!(!of(&snapshot).contains("cordoned"), "the other one may take it: {}", of(&snapshot));
     cordon(&mut snapshot.disks[1]);
     let told = of(&snapshot);
-    let why = "its volume v is on node n1, and has complete copies on n2; it can start on none of these now, as on node n1, which is \
-               cordoned\n";
-    assert!(told.contains(why) && told.contains("next: kubectl uncordon n1   #"), "{told}");
+    let places = "its volume v is on node n1, and has complete copies on n2";
+    let why = format!("{places}; the pod can start on none of them now, first node n1, which is cordoned\n");
+    assert!(told.contains(&why) && told.contains("next: kubectl uncordon n1   #"), "{told}");
+    // The other node is the cause.
+    let elsewhere = [("kubernetes.io/hostname".to_owned(), "n3".to_owned())].into();
+    snapshot.pods[0].spec.as_mut().unwrap().node_selector = Some(elsewhere);
+    let told = of(&snapshot);
+    assert!(told.contains(&format!("{places}, and the pod asks for node n3")), "{told}");
+    snapshot.pods[0].spec.as_mut().unwrap().node_selector = None;
     snapshot.disks[1].status.as_mut().unwrap().cordoned = false;
     let mut other = node(json!({"key": "gpu", "value": "yes", "effect": "NoSchedule"}));
     other.metadata.name = Some("n2".into());

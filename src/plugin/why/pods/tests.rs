@@ -266,7 +266,7 @@ fn t4_x8_a_pod_without_its_claim_is_led_to_the_data() {
     entries(&mut snapshot, "other/data");
     assert!(of(&snapshot).contains("next: kubectl reservoir recover u   # prints"), "{}", of(&snapshot));
     entries(&mut snapshot, "team/data");
-    let next = "next: kubectl reservoir undelete uid-pvc-1-0   # volume pvc-1, which is kept until 1970";
+    let next = "next: kubectl reservoir undelete uid-pvc-1-0   # brings volume pvc-1 back with the data of claim data, which is kept until 1970";
     assert!(of(&snapshot).contains(next), "{}", of(&snapshot));
     let mut left = ready_volume("pvc-2", "eng", false);
     left.metadata.annotations =
