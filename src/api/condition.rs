@@ -263,10 +263,11 @@ pub mod reason {
         /// Claim: the role of the named volume is neither the claim's role nor an ancestor (C4).
         /// Next: claim for the volume's role or for a role beneath it.
         pub const ROLE_NOT_ALLOWED: &str = "RoleNotAllowed";
-        /// Claim: the named volume does not exist, or has a role that the namespace cannot use.
+        /// Claim: the named volume does not exist, or has a role that the namespace cannot use. The message names kept or lost data
+        /// of that name.
         /// Next: create that volume, or make the claim anew for another one; `kubectl get volumeoffers` lists the volumes on offer.
         pub const NO_SUCH_VOLUME: &str = "NoSuchVolume";
-        /// Claim: no volume on offer to the namespace fits its selector.
+        /// Claim: no volume on offer to the namespace fits its selector. The message names kept data that fits.
         /// Next: make the claim anew with another selector, or create a volume that fits.
         pub const NO_MATCH: &str = "NoMatch";
         /// Claim: the named volume is not ready yet, or its node or disk has not served it for a minute. A bound claim stays

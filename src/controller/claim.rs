@@ -1,5 +1,6 @@
 //! Claims: ACCEPT, and the PersistentVolume and PersistentVolumeClaim of a bound claim (C1–C5).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
@@ -80,9 +81,21 @@ async fn gather(
 ) -> Result<Seen, Error> {
     let volume = volume(claim, ctx).await?;
     let bound = volume.as_ref().filter(|volume| has(volume, claim));
-    let left = match (bound, claim.spec.volume.as_deref().unwrap_or_default()) {
+    let (keeping, lost_on) = match (bound, claim.spec.volume.as_deref().unwrap_or_default()) {
         (Some(_), _) => Default::default(),
-        (None, name) => (ctx.stores.reservations.by(LEFT, name), ctx.stores.disks.by(LEFT, name)),
+        (None, name) => {
+            let keeping = ctx.stores.reservations.by(LEFT, name);
+            let mut disks = ctx.stores.disks.by(LEFT, name);
+            let on = keeping.iter().filter_map(|r| r.status.as_ref()?.node_disk.as_deref());
+            let on: BTreeSet<&str> =
+                on.filter(|on| disks.iter().all(|disk| disk.name_any() != *on)).collect();
+            disks.extend(on.into_iter().filter_map(|on| ctx.stores.disks.get(on)));
+            (keeping, disks)
+        }
+    };
+    let heirs = match keeping.is_empty() && lost_on.is_empty() {
+        true => vec![],
+        false => ctx.stores.volumes_for(&claim.spec.role),
     };
     let mut binding = pv_binding::Seen { cached: cached_pvc(claim, ctx), ..Default::default() };
     let is_made = bound.is_some_and(|volume| {
@@ -113,7 +126,9 @@ async fn gather(
         volume,
         refused: None,
         binding,
-        left,
+        keeping,
+        lost_on,
+        heirs,
         node_missing: claim
             .status
             .as_ref()

@@ -23,13 +23,13 @@ use crate::plan::holder::{Holder, held_by_volume};
 use crate::plan::offer::covers;
 use crate::plan::own_pvc::pvc_of;
 use crate::plan::postponed::COUNTING;
+use crate::plan::resize;
 use crate::plan::transition::LASTING;
-use crate::plan::{orphans, resize};
 
 use super::context::Context;
 use super::stores::{
     AgentPod, BINDING, CLAIM, COPY_OF, DELETING, DISK, MADE_FOR, QUEUE, REQUESTED_RESERVATION, RESERVATION,
-    Stores, UNPLACED, VOLUME, is_waiting, left_in, queue_of,
+    Stores, UNPLACED, VOLUME, is_waiting, left_in, lost_on, queue_of,
 };
 
 /// The time for which changes are collected into one reconcile. Changes around a subscription are collected because an
@@ -172,7 +172,7 @@ impl Router {
             self.copies();
         }
         self.queues.disks.enqueue(disk);
-        self.left_data(change, |disk| orphans::lost(disk).map(|orphan| orphan.name.as_str()));
+        self.sweep_left_data(change, lost_on);
         self.sharing.notify_one();
         self.with(|queues, stores| {
             let on_it = |disk: Option<&String>| disk.is_some_and(|disk| *disk == name);
@@ -190,15 +190,15 @@ impl Router {
     }
 
     /// Sweeps the claims that wait for a volume whose data comes or goes, and say so (X8, X6). True if there is such data.
-    fn left_data<'a, K: 'a, I: Iterator<Item = &'a str>>(
+    fn sweep_left_data<'a, K: 'a, I: Iterator<Item = (&'a str, &'a str)>>(
         &self,
         change: &Change<'a, K>,
-        names: impl Fn(&'a K) -> I,
+        data: impl Fn(&'a K) -> I,
     ) -> bool {
         let (before, now) = (change.before.into_iter(), change.now.into_iter());
-        let before: BTreeSet<&str> = before.flat_map(&names).collect();
-        let now: BTreeSet<&str> = now.flat_map(&names).collect();
-        before.symmetric_difference(&now).for_each(|name| self.sweep(name));
+        let before: BTreeSet<_> = before.flat_map(&data).collect();
+        let now: BTreeSet<_> = now.flat_map(&data).collect();
+        before.symmetric_difference(&now).for_each(|(name, _)| self.sweep(name));
         before != now
     }
 
@@ -212,7 +212,7 @@ impl Router {
     /// Routes a change of a reservation.
     pub fn reservation(&self, reservation: &DiskReservation, change: &Change<DiskReservation>) {
         self.queues.reservations.enqueue(reservation);
-        if self.left_data(change, left_in) {
+        if self.sweep_left_data(change, left_in) {
             self.sweep("");
         }
         let (name, uid) = (reservation.name_any(), reservation.uid().unwrap_or_default());
@@ -452,3 +452,6 @@ fn without_users(volume: &SharedPersistentVolume) -> SharedPersistentVolume {
     }
     volume
 }
+
+#[cfg(test)]
+mod tests;

@@ -141,21 +141,26 @@ pub fn volume_keys(volume: &SharedPersistentVolume, key: &mut dyn FnMut(Key)) {
 /// Calls `key` with each key of a reservation.
 pub fn reservation_keys(reservation: &DiskReservation, key: &mut dyn FnMut(Key)) {
     reservation.status.iter().flat_map(|s| &s.volumes).for_each(|entry| key((VOLUME_UID, &entry.uid)));
-    for name in left_in(reservation) {
+    for (name, _) in left_in(reservation) {
         key((LEFT, name));
         key((LEFT, ""));
     }
 }
 
-/// The names of the volumes whose data the reservation keeps.
-pub fn left_in(reservation: &DiskReservation) -> impl Iterator<Item = &str> {
+/// Name and UID of each volume whose data the reservation keeps.
+pub fn left_in(reservation: &DiskReservation) -> impl Iterator<Item = (&str, &str)> {
     let entries = reservation.status.iter().flat_map(|status| &status.volumes);
-    entries.filter(|entry| entry.kept.is_some()).map(|entry| entry.name.as_str())
+    entries.filter(|entry| entry.kept.is_some()).map(|entry| (&*entry.name, &*entry.uid))
+}
+
+/// Name and UID of each volume whose data the disk has without an object. Data without a readable record has no name.
+pub fn lost_on(disk: &NodeDisk) -> impl Iterator<Item = (&str, &str)> {
+    orphans::lost(disk).filter(|orphan| !orphan.name.is_empty()).map(|orphan| (&*orphan.name, &*orphan.uid))
 }
 
 /// Calls `key` with each key of a disk.
 pub fn disk_keys(disk: &NodeDisk, key: &mut dyn FnMut(Key)) {
-    orphans::lost(disk).for_each(|orphan| key((LEFT, &orphan.name)));
+    lost_on(disk).for_each(|(name, _)| key((LEFT, name)));
 }
 
 /// Calls `key` with each key of a claim.
@@ -295,5 +300,16 @@ mod tests {
         assert_eq!(after.orphans[0].made_for.as_deref(), Some("team/data"), "F5");
         assert_eq!(after.orphans[0].spec, json!({ "role": "eng" }), "X6");
         assert!(json!(after).to_string().len() < 32 << 10);
+    }
+
+    /// X6: the empty name is the key of kept data, for claims with a selector.
+    #[test]
+    fn x6_data_without_a_readable_record_has_no_key() {
+        let mut disk = testing::disk("n1.a", "n1", 100, &[]);
+        let orphan = |name: &str| Orphan { name: name.into(), ..Default::default() };
+        disk.status.as_mut().unwrap().orphans = vec![orphan(""), orphan("v")];
+        let mut keys = vec![];
+        disk_keys(&disk, &mut |(kind, name)| keys.push((kind, name.to_owned())));
+        assert_eq!(keys, [(LEFT, "v".to_owned())]);
     }
 }

@@ -93,7 +93,7 @@ async fn gather(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> R
         users: ctx.stores.pods.users(&namespace, &name),
         ended: None,
         refused: None,
-        ends: bound.and_then(|volume| kept::fate(&volume)),
+        fate: bound.and_then(|volume| kept::fate(&volume)),
         volume,
         left: None,
         holder_pods: vec![],

@@ -630,8 +630,8 @@ advice! {
         "kubectl reservoir claim {claim} --role {role} --volume {volume}{mode} -n {namespace}   # the claim does not come \
          back by itself; the same in each namespace that needs one";
     claim_again_unsubscribed(claim, role, volume, mode) =
-        "kubectl reservoir claim {claim} --role {role} --volume {volume}{mode}   # in the namespace of its pods, with -n: no namespace that you \
-         may see is subscribed to role {role}; the claim does not come back by itself";
+        "kubectl reservoir claim {claim} --role {role} --volume {volume}{mode}   # in the namespace of its pods, with -n: the volume is \
+         offered to no namespace that you may see; the claim does not come back by itself";
 
     // The doctor.
     have_administrator_look() = "have an administrator run: kubectl reservoir doctor";

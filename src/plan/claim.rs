@@ -39,8 +39,12 @@ pub struct Seen {
     pub refused: Option<Verdict>,
     /// The claim's PersistentVolume and PersistentVolumeClaim.
     pub binding: pv_binding::Seen,
-    /// The reservations and the disks that may have data of a volume for which the claim waits, from the caches.
-    pub left: (Vec<Arc<DiskReservation>>, Vec<Arc<NodeDisk>>),
+    /// The reservations that may keep data of a volume for which the claim waits, from the caches.
+    pub keeping: Vec<Arc<DiskReservation>>,
+    /// The disks of these reservations, and the disks that may have such data without an object.
+    pub lost_on: Vec<Arc<NodeDisk>>,
+    /// The volumes that may be about to have such data.
+    pub heirs: Vec<Arc<SharedPersistentVolume>>,
     /// True if there is no Node of the name in the claim's status.
     pub node_missing: bool,
     /// The time.
@@ -88,10 +92,16 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
     let volume = match volume_of(claim, seen) {
         Ok(Ok(volume)) => volume,
         Ok(Err(mut why)) => {
-            let (kept, lost) = &seen.left;
             let waits = [reason::NO_SUCH_VOLUME, reason::NO_MATCH].contains(&why.reason);
-            let left = waits.then(|| left_data::told(claim, &refs(kept), &refs(lost)));
-            why.message.extend(left.flatten());
+            // A volume of a role that the claim may not know of can have the name.
+            let is_taken =
+                seen.volume.as_ref().is_some_and(|volume| volume.metadata.name == claim.spec.volume);
+            if waits
+                && !is_taken
+                && let Some(sentence) = left_data::sentence(claim, &seen.lost_on, &seen.keeping, &seen.heirs)
+            {
+                why.message.push_str(&sentence);
+            }
             return report(claim, status, why, None, seen);
         }
         Err(step) => return step,

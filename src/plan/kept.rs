@@ -31,21 +31,24 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// The most bytes of labels of kept volumes in one reservation (A8).
 const MOST_LABELS: usize = 32 << 10;
 
-/// What becomes of the data of a volume that is destroyed after its last use (X5, X8, F5); `None`: it is not to be destroyed.
+/// The end of the data of a volume that is destroyed after its last use (X5, X8, F5); `None`: it is not to be destroyed.
 pub fn fate(volume: &SharedPersistentVolume) -> Option<String> {
-    let (name, spec) = (volume.name_any(), &volume.spec);
-    let data = if let Some(adopted) = &spec.adopt {
-        format!("; {} stays as it is", adopted.path)
-    } else if let Some(keep_for) =
-        spec.keep_for.as_ref().filter(|_| until(volume, Timestamp::UNIX_EPOCH).is_some())
-    {
-        format!("; its data is kept for {keep_for}, or until its reservation needs the bytes")
-    } else if let Some(of) = &spec.copy_of {
-        format!(", and its data with it, unless volume {} has it: copy first what is needed", of.name)
-    } else {
-        ", and its data with it: copy first what is needed".to_owned()
+    if !volume.is_ending() {
+        return None;
+    }
+    let spec = &volume.spec;
+    let keep_for = spec.keep_for.as_ref().filter(|_| until(volume, Timestamp::UNIX_EPOCH).is_some());
+    let data = match (&spec.adopt, keep_for, &spec.copy_of) {
+        (Some(adopted), ..) => format!("; {} stays as it is", adopted.path),
+        (None, Some(keep_for), _) => {
+            format!("; its data is kept for {keep_for}, or until its reservation needs the bytes")
+        }
+        (None, None, Some(of)) => {
+            format!(", and its data with it, unless volume {} has it: copy first what is needed", of.name)
+        }
+        (None, None, None) => ", and its data with it: copy first what is needed".to_owned(),
     };
-    volume.is_ending().then(|| format!("volume {name} is destroyed after its last use{data}"))
+    Some(format!("volume {} is destroyed after its last use{data}", volume.name_any()))
 }
 
 /// The end of the time for which the volume's data is kept, if the volume is destroyed now; `None`: the data is erased.

@@ -189,8 +189,8 @@ pub struct Impossible {
     pub why: String,
     /// The bytes that the role can be guaranteed.
     pub possible: u64,
-    /// What helps, too.
-    pub or: String,
+    /// Another remedy than a smaller guarantee.
+    pub remedy: String,
     /// Another VolumeRole, whose guarantee is to be lowered: it is more than all disks have, or this role has its own in full.
     pub instead: Option<String>,
 }
@@ -216,7 +216,7 @@ pub fn impossible(role: &VolumeRole, roles: &[&VolumeRole], disks: &[&NodeDisk])
             size(*limit),
             least.name_any()
         );
-        return Some(Impossible { why, possible: *limit, or: raise(least), instead: None });
+        return Some(Impossible { why, possible: *limit, remedy: raise(least), instead: None });
     }
     let each = |promised: &[(&VolumeRole, u64)]| {
         let mut each: Vec<String> = promised
@@ -246,7 +246,7 @@ pub fn impossible(role: &VolumeRole, roles: &[&VolumeRole], disks: &[&NodeDisk])
                 each(&promised)
             );
             let possible = own.saturating_sub(sum - limit);
-            return Some(Impossible { why, possible, or: raise(above), instead: None });
+            return Some(Impossible { why, possible, remedy: raise(above), instead: None });
         }
     }
     let there = disks.iter().filter(|disk| !disk.spec.gone && disk.metadata.deletion_timestamp.is_none());
@@ -280,7 +280,12 @@ pub fn impossible(role: &VolumeRole, roles: &[&VolumeRole], disks: &[&NodeDisk])
     let others = promised.iter().filter(|(of, _)| own <= capacity && of.name_any() != role.name_any());
     let instead = others.filter(is_instead).map(|(of, need)| (*need, of.name_any())).max();
     let possible = own.saturating_sub(sum.max(own).saturating_sub(capacity));
-    Some(Impossible { why, possible, or: "add disks".to_owned(), instead: instead.map(|(_, other)| other) })
+    Some(Impossible {
+        why,
+        possible,
+        remedy: "add disks".to_owned(),
+        instead: instead.map(|(_, other)| other),
+    })
 }
 
 #[cfg(test)]

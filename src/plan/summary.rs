@@ -314,7 +314,7 @@ fn role_condition(
                 reason::GUARANTEE_TOO_LARGE,
                 format!(
                     "{}; what is free is kept for it, and others wait: lower spec.quota.guarantee, or {}",
-                    impossible.why, impossible.or
+                    impossible.why, impossible.remedy
                 ),
             ),
             None => Verdict::yes(reason::READY, format!("sums up role {of}")),

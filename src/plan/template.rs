@@ -236,7 +236,7 @@ pub fn least(status: &DiskReservationStatus) -> u64 {
     used(status).saturating_sub(kept::bytes(status))
 }
 
-/// True for a reservation of a template of the role on a disk that the template does not select any more. What it holds keeps it.
+/// True for a reservation of a template of the role on a disk that the template does not select any more. Its content keeps it.
 pub fn is_left(
     role: &VolumeRole,
     reservation: &DiskReservation,

@@ -44,8 +44,8 @@ pub struct Seen {
     pub left: Option<SharedPersistentVolumeStatus>,
     /// Pods that run on the volume's node, read live with [`Seen::left`] if the node reports processes of pods.
     pub holder_pods: Vec<PodRef>,
-    /// What becomes of the data, if the volume ends with its last use.
-    pub ends: Option<String>,
+    /// The end of the data, if the volume ends with its last use.
+    pub fate: Option<String>,
     /// The time.
     pub now: Timestamp,
 }
@@ -172,7 +172,7 @@ fn held(seen: &Seen) -> Option<Verdict> {
 
 /// The fate of the data when a claim has ended.
 fn data(seen: &Seen) -> &str {
-    seen.ends.as_deref().unwrap_or("the data stays")
+    seen.fate.as_deref().unwrap_or("the data stays")
 }
 
 fn report(claim: &VolumeClaim, mut users: Vec<PodRef>, why: Verdict, seen: &Seen) -> Step {
@@ -206,7 +206,7 @@ mod tests {
             volume: None,
             left: None,
             holder_pods: vec![],
-            ends: None,
+            fate: None,
             now: Timestamp::from_second(60).unwrap(),
         }
     }
@@ -244,7 +244,7 @@ mod tests {
         pvc.metadata.finalizers = Some(vec![PVC_PROTECTION.into()]);
         let listed =
             SharedPersistentVolumeStatus { claims: vec![bind::binding(&c)], ..v.status.clone().unwrap() };
-        let ending = || Seen { ends: kept::fate(&v), ..seen() };
+        let ending = || Seen { fate: kept::fate(&v), ..seen() };
         for seen in [
             Seen { pvc: Some(pvc.clone()), users: vec![pod("ns", "p")], ..ending() },
             Seen { pvc: Some(pvc), ended: Some(vec![pod("ns", "job")]), ..ending() },

@@ -14,7 +14,10 @@ use super::output::{confirm, note};
 use super::paint::{human, table};
 use super::snapshot::Snapshot;
 use super::write;
-use crate::api::{DiskReservation, Kept, LedgerEntry, Orphan, SharedPersistentVolume, VolumeClaim};
+use crate::api::condition::reason;
+use crate::api::{
+    DiskReservation, Kept, LedgerEntry, Orphan, RoleSubscription, SharedPersistentVolume, VolumeClaim,
+};
 use crate::plan::offer::entitled;
 use crate::plan::{advice, kept, kept_on_disk, names};
 
@@ -187,13 +190,29 @@ fn claimed_again(
     if let Some((namespace, pvc)) = made_for.as_deref().and_then(|made_for| made_for.split_once('/')) {
         return advice::claim_again(pvc, role, &name, mode, namespace);
     }
-    // The volume is offered to no other namespace.
+    // A claim elsewhere would wait.
     let subscribed = snapshot.subscriptions.iter().filter(|s| entitled(volume, &[s]).is_ok());
     let subscribed: BTreeSet<String> = subscribed.filter_map(ResourceExt::namespace).collect();
     match subscribed.get(namespace).or(subscribed.first()) {
         Some(of) => advice::claim_again(&name, role, &name, mode, of),
-        None => advice::claim_again_unsubscribed(&name, role, &name, mode),
+        None => match incapable(snapshot, volume, namespace) {
+            Some((subscription, of)) => advice::share_resources(subscription, of),
+            None => advice::claim_again_unsubscribed(&name, role, &name, mode),
+        },
     }
+}
+
+/// A subscription that lacks the capability for the volume, and its namespace: `namespace`, or another one.
+fn incapable(
+    snapshot: &Snapshot,
+    volume: &SharedPersistentVolume,
+    namespace: &str,
+) -> Option<(String, String)> {
+    let lacks =
+        |s: &&RoleSubscription| entitled(volume, &[s]).is_err_and(|why| why.reason == reason::NO_CAPABILITY);
+    let lacking = snapshot.subscriptions.iter().filter(lacks);
+    let nearest = lacking.min_by_key(|s| s.namespace().as_deref() != Some(namespace))?;
+    Some((nearest.name_any(), nearest.namespace().unwrap_or_default()))
 }
 
 fn undeleted(snapshot: &Snapshot, args: &Undelete) -> Result<SharedPersistentVolume, String> {
@@ -277,6 +296,16 @@ mod tests {
             none.starts_with("kubectl reservoir claim b --role eng --volume b   # in the namespace"),
             "{none}"
         );
+        // R3, O3: a namespace that is subscribed is not always offered the volume.
+        snapshot.subscriptions = vec![subscription("web", &["eng/web"], true)];
+        let mut denies = b.clone();
+        denies.spec.sub_roles = crate::api::SubRoles::Deny;
+        let none = claimed_again(&snapshot, "uid-b-5", &denies, "web");
+        assert!(none.contains("-n: the volume is offered to no namespace that you may see"), "{none}");
+        snapshot.subscriptions = vec![subscription("team", &["eng"], false)];
+        let incapable = claim(&snapshot, "default");
+        assert!(incapable.starts_with("kubectl patch rolesubscription "), "{incapable}");
+        assert!(incapable.contains(" -n team --type=merge"), "{incapable}");
         snapshot.subscriptions =
             vec![subscription("ops", &["ops"], true), subscription("team", &["eng"], true)];
         for (namespace, end) in [("default", " -n team "), ("team", " -n team "), ("ops", " -n team ")] {

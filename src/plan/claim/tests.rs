@@ -15,7 +15,9 @@ fn seen() -> Seen {
         offers: offers(&[]),
         refused: None,
         binding: pv_binding::Seen::default(),
-        left: Default::default(),
+        keeping: vec![],
+        lost_on: vec![],
+        heirs: vec![],
         node_missing: false,
         now: Timestamp::from_second(60).unwrap(),
     }
@@ -48,11 +50,15 @@ fn c1_a_claim_that_selects_prefers_nodes_that_are_not_cordoned() {
 #[test]
 fn x8_a_claim_without_a_volume_names_kept_data() {
     let mut claim = claim("ns", "c", "a");
-    let said = |claim: &VolumeClaim, kept: &[(&str, i64, i64)]| {
-        let left = (vec![Arc::new(with_kept(kept))], vec![]);
-        let Step::Report(status, _) = next(claim, &Seen { left, ..seen() }) else { panic!() };
+    let beside = |claim: &VolumeClaim, kept: &[(&str, i64, i64)], other: Option<SharedPersistentVolume>| {
+        let offers = offers(&other.iter().collect::<Vec<_>>());
+        let (keeping, volume) = (vec![Arc::new(with_kept(kept))], other.map(Arc::new));
+        let Step::Report(status, _) = next(claim, &Seen { keeping, volume, offers, ..seen() }) else {
+            panic!()
+        };
         condition::get(&status.conditions, READY).unwrap().message.clone()
     };
+    let said = |claim: &VolumeClaim, kept: &[(&str, i64, i64)]| beside(claim, kept, None);
     let missing = "there is no SharedPersistentVolume a for role eng; the claim waits for it";
     assert_eq!(said(&claim, &[]), missing);
     let kept = said(&claim, &[("a", 0, 60)]);
@@ -60,6 +66,8 @@ fn x8_a_claim_without_a_volume_names_kept_data() {
         kept.starts_with(&format!("{missing}; DiskReservation r keeps the data of volume a until")),
         "{kept}"
     );
+    let taken = beside(&claim, &[("a", 0, 60)], Some(ready_volume("a", "ops", true)));
+    assert_eq!(taken, missing, "another team's volume has the name");
     (claim.spec.volume, claim.spec.selector) = (None, Some(ClaimSelector::default()));
     let kept = said(&claim, &[("a", 0, 60)]);
     assert!(

@@ -13,11 +13,10 @@ use super::{ending_pvc, growth, lost_pvc, old_data, placing};
 use crate::api::{ANNOTATION_MADE_FOR, DiskReservation, Role, SharedPersistentVolume};
 use crate::cluster;
 use crate::plan::candidate::{is_cordoned, is_ready};
-use crate::plan::left_data::LeftData;
 use crate::plan::pvc_provisioner::class;
 use crate::plan::pvc_provisioner::placement::PLACE_FOUND;
-use crate::plan::{advice, create, holder};
-use crate::plugin::kind::{CLAIM, POD, PVC, did_you_mean, nearest};
+use crate::plan::{advice, create, holder, left_data};
+use crate::plugin::kind::{CLAIM, POD, PVC, SUBSCRIPTION, did_you_mean, nearest};
 use crate::plugin::snapshot::Snapshot;
 
 /// The report of a PersistentVolumeClaim that no VolumeClaim made. `None`: the PersistentVolumeClaim does not exist.
@@ -249,16 +248,21 @@ fn missing_step(snapshot: &Snapshot, target: &Target, namespace: &str) -> String
     if let Some(left) = old_data::left_volume(snapshot, namespace, name) {
         return advice::claim_old_data(name, &left.spec.role, left.name_any(), namespace);
     }
-    let made_for = format!("{namespace}/{name}");
-    let is_its = |volume: &SharedPersistentVolume| {
-        volume.name_any() == *name || volume.annotations().get(ANNOTATION_MADE_FOR) == Some(&made_for)
+    let about = About::new(snapshot, target);
+    // A volume of a role to which the namespace is not subscribed is another team's, unless a PersistentVolumeClaim here had it.
+    let may_use = |role: &str| {
+        !snapshot.sees(&SUBSCRIPTION) || about.subscribed().any(|own| Role::name_covers(role, own))
     };
-    match About::new(snapshot, target).left_data(is_its) {
-        Some(LeftData { volume, uid, until: Some(until) }) => {
-            advice::undelete_for_pod(uid, volume.name_any(), name, until.0)
-        }
-        Some(LeftData { uid, .. }) => advice::recover_orphan(uid),
+    let is_its = |volume: &SharedPersistentVolume| {
+        let is_made_here = volume.annotations().contains_key(ANNOTATION_MADE_FOR);
+        left_data::is_called(volume, namespace, name) && (is_made_here || may_use(&volume.spec.role))
+    };
+    match about.left_data(is_its) {
         None => advice::make_claim(namespace),
+        Some(data) => match data.until() {
+            Some(until) => advice::undelete_for_pod(data.uid(), data.name(), name, until),
+            None => advice::recover_orphan(data.uid()),
+        },
     }
 }
 

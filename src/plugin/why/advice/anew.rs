@@ -36,10 +36,10 @@ pub fn anew(snapshot: &Snapshot, name: &str, namespace: &str, how: &str) -> Stri
 pub fn by_template(snapshot: &Snapshot, pvc: &PersistentVolumeClaim, how: &str) -> Option<String> {
     let (name, namespace) = (pvc.name_any(), pvc.namespace().unwrap_or_default());
     let by_set = || Some(advice::make_set_anew(set_with(snapshot, pvc)?, &namespace, &name, how));
-    let by_pod = |name: &str| {
-        let is_it = |pod: &&Pod| pod.name_any() == name && pod.namespace().as_deref() == Some(&namespace);
-        let pod = snapshot.pods.iter().find(is_it);
-        let again = pod.map_or_else(|| advice::make_pod_again(name, &namespace), |pod| again(snapshot, pod));
+    let by_pod = |pod: &str| {
+        let is_it = |of: &&Pod| of.name_any() == pod && of.namespace().as_deref() == Some(&namespace);
+        let found = snapshot.pods.iter().find(is_it);
+        let again = found.map_or_else(|| advice::make_pod_again(pod, &namespace), |pod| again(snapshot, pod));
         advice::make_pod_anew(again, how)
     };
     pod_of(pvc).map(by_pod).or_else(by_set)

@@ -7,15 +7,15 @@ use super::super::owners::set_of;
 use super::{About, word};
 use crate::api::condition::{self, READY};
 use crate::api::{
-    ANNOTATION_MADE_FOR, AccessMode, ClaimSelector, DiskReservation, Role, RoleSubscription,
-    SharedPersistentVolume, Size, VolumeClaimSpec, VolumeOffer,
+    AccessMode, ClaimSelector, DiskReservation, Role, RoleSubscription, SharedPersistentVolume, Size,
+    VolumeClaimSpec, VolumeOffer,
 };
 use crate::cluster;
 use crate::plan::enlarge::{Way, way};
 use crate::plan::holder;
 use crate::plan::own_pvc::pvc_of;
 use crate::plan::resize::size_now;
-use crate::plan::{advice, bind, foreign_finalizer, offer, pv_binding};
+use crate::plan::{advice, bind, foreign_finalizer, left_data, offer, pv_binding};
 use crate::plugin::kind::{CLAIM, SUBSCRIPTION, VOLUME, nearest};
 
 impl<'a> About<'a> {
@@ -204,7 +204,7 @@ impl<'a> About<'a> {
     }
 
     /// The roles to which the namespace is subscribed.
-    fn subscribed(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+    pub fn subscribed(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         self.subscriptions().flat_map(|s| s.spec.roles.iter().map(String::as_str))
     }
 
@@ -228,11 +228,9 @@ impl<'a> About<'a> {
             };
         }
         // Data of this name comes before volumes of similar names.
-        let made_for = format!("{}/{asked}", self.namespace);
         let is_it = |volume: &SharedPersistentVolume| {
-            let is_named = volume.name_any() == asked
-                || volume.annotations().get(ANNOTATION_MADE_FOR) == Some(&made_for);
-            is_named && Role::name_covers(&volume.spec.role, self.role)
+            left_data::is_called(volume, self.namespace, asked)
+                && Role::name_covers(&volume.spec.role, self.role)
         };
         let create = advice::create_volume(word(asked), self.role, self.namespace);
         if let Some(step) = self.old_data(is_it, &create) {

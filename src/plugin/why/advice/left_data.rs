@@ -10,17 +10,14 @@ use crate::plan::own_pvc::pvc_of;
 use crate::plan::volume::has_data_of;
 use crate::plan::{advice, kept};
 use crate::plugin::kind::{DISK, RESERVATION, VOLUME};
+use crate::plugin::snapshot::Snapshot;
 
 impl About<'_> {
-    /// The newest data that is wanted, if no volume is about to have that data.
-    pub fn left_data(&self, is_wanted: impl Fn(&SharedPersistentVolume) -> bool) -> Option<LeftData> {
-        let volumes = &self.snapshot.volumes;
-        let mut all = left_data::all(&self.snapshot.disks, &self.snapshot.reservations, volumes);
-        let recovers = |volume: &SharedPersistentVolume, uid: &str| {
-            volume.spec.recover.as_ref().is_some_and(|recover| recover.uid == uid)
-        };
-        all.retain(|data| is_wanted(&data.volume) && !volumes.iter().any(|v| recovers(v, &data.uid)));
-        all.into_iter().max_by_key(|data| data.until.as_ref().map(|until| until.0))
+    /// The newest data that is wanted.
+    pub fn left_data(&self, is_wanted: impl Fn(&SharedPersistentVolume) -> bool) -> Option<LeftData<'_>> {
+        let Snapshot { disks, reservations, volumes, .. } = self.snapshot;
+        let fits = |data: &LeftData| data.volume().is_some_and(|volume| is_wanted(&volume));
+        left_data::newest(left_data::all(disks, reservations, volumes), volumes, self.namespace, fits)
     }
 
     /// True if the caller sees all data that a claim could have.
@@ -48,23 +45,23 @@ impl About<'_> {
         create: &str,
     ) -> Option<String> {
         let bare = create.split("   #").next().unwrap_or_default();
-        let Some(LeftData { volume, uid, until }) = self.left_data(&is_wanted) else {
+        let Some(data) = self.left_data(&is_wanted) else {
             let (disk, volume) = self.unseen_data(is_wanted)?;
             return Some(advice::await_data_for_claim(disk, volume, bare));
         };
-        let name = volume.name_any();
+        let (name, uid) = (data.name(), data.uid());
         let is_taken = self.snapshot.volumes.iter().any(|volume| volume.name_any() == name);
         // That of a PersistentVolumeClaim has another name than the claim asks for.
         let asked = self.claim.and_then(|claim| claim.spec.volume.as_ref()).filter(|asked| **asked != name);
-        Some(match until {
+        Some(match data.until() {
             None => advice::recover_for_claim(uid, name, bare),
             Some(until) => {
                 let data = match asked {
                     Some(asked) => format!("{uid} --name {}", word(asked)),
                     None if is_taken => format!("{uid} --name {name}-undeleted"),
-                    None => uid,
+                    None => uid.to_owned(),
                 };
-                advice::undelete_for_claim(data, name, until.0, bare)
+                advice::undelete_for_claim(data, name, until, bare)
             }
         })
     }
@@ -121,12 +118,12 @@ impl About<'_> {
         }
         let all = left_data::all(&snapshot.disks, &snapshot.reservations, &[]);
         let placed = volume.status.as_ref().is_some_and(|status| status.reservation.is_some());
-        match all.into_iter().find(|data| data.uid == recover.uid) {
+        match all.iter().find(|data| data.uid() == recover.uid) {
             Some(_) if placed => advice::list_orphans(&self.argument),
-            Some(LeftData { volume, uid, until: Some(until) }) => {
-                advice::undelete_instead(&self.argument, volume.name_any(), uid, until.0)
-            }
-            Some(data) => advice::recover_as_it_is(&self.argument, data.uid),
+            Some(data) => match data.until() {
+                Some(until) => advice::undelete_instead(&self.argument, data.name(), data.uid(), until),
+                None => advice::recover_as_it_is(&self.argument, data.uid()),
+            },
             None => match snapshot.disks.iter().find(|disk| !disk.spec.gone && !is_ready(disk)) {
                 Some(disk) => advice::await_disk_of_data(disk.name_any(), &self.argument),
                 None => {

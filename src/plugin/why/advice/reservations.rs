@@ -190,9 +190,9 @@ impl<'a> About<'a> {
         match own.and_then(|own| quota::impossible(own, &roles, &disks)) {
             Some(Impossible { instead: Some(other), .. }) => advice::ask_why(format!("vrole/{other}")),
             Some(found) if found.possible >= 1 << 20 => {
-                advice::fit_guarantee(self.name, whole_mebibytes(found.possible), found.or)
+                advice::fit_guarantee(self.name, whole_mebibytes(found.possible), found.remedy)
             }
-            Some(found) => advice::end_guarantee(self.name, found.or),
+            Some(found) => advice::end_guarantee(self.name, found.remedy),
             None => advice::look_again(),
         }
     }

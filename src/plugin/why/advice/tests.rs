@@ -1088,7 +1088,8 @@ fn t4_x8_a_claim_is_led_to_old_data_before_an_empty_volume() {
     far.spec.role = "ops".into();
     let mut snapshot = Snapshot {
         claims: vec![claim("team", "c", "a"), selects, far],
-        reservations: vec![with_kept(&[("a", 0, 60), ("a", 5, 65)])],
+        // The older data is kept for longer.
+        reservations: vec![with_kept(&[("a", 0, 90), ("a", 5, 65)])],
         subscriptions: vec![subscription("team", &["eng"], true)],
         volumes: vec![ready_volume("ab", "eng", true)],
         ..Snapshot::default()
@@ -1102,6 +1103,13 @@ fn t4_x8_a_claim_is_led_to_old_data_before_an_empty_volume() {
     }
     let told = step(&snapshot, &CLAIM, "far", NO_SUCH_VOLUME);
     assert!(told.starts_with("kubectl reservoir create a --role ops"), "the data is another role's: {told}");
+    let kept = snapshot.reservations.clone();
+    for entry in &mut snapshot.reservations[0].status.as_mut().unwrap().volumes {
+        entry.kept.as_mut().unwrap().made_for = Some("other/data".into());
+    }
+    let told = step(&snapshot, &CLAIM, "c", NO_SUCH_VOLUME);
+    assert!(!told.contains("undelete"), "the data is another namespace's: {told}");
+    snapshot.reservations = kept;
 
     let mut new = volume("a", "eng", 1);
     snapshot.volumes.push(new.clone());

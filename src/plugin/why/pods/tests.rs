@@ -268,6 +268,16 @@ fn t4_x8_a_pod_without_its_claim_is_led_to_the_data() {
     entries(&mut snapshot, "team/data");
     let next = "next: kubectl reservoir undelete uid-pvc-1-0   # brings volume pvc-1 back with the data of claim data, which is kept until 1970";
     assert!(of(&snapshot).contains(next), "{}", of(&snapshot));
+    // Data of the name is another team's, if it was of a PersistentVolumeClaim or is of a role of theirs.
+    let kept = std::mem::replace(&mut snapshot.reservations, vec![with_kept(&[("data", 0, 60)])]);
+    let disks = std::mem::take(&mut snapshot.disks);
+    let none = "next: kubectl get volumeoffers -n team";
+    assert!(of(&snapshot).contains(none), "{}", of(&snapshot));
+    snapshot.subscriptions = vec![subscription("team", &["eng"], true)];
+    assert!(of(&snapshot).contains("next: kubectl reservoir undelete uid-data-0 "), "{}", of(&snapshot));
+    entries(&mut snapshot, "other/data");
+    assert!(of(&snapshot).contains(none), "{}", of(&snapshot));
+    (snapshot.subscriptions, snapshot.reservations, snapshot.disks) = (vec![], kept, disks);
     let mut left = ready_volume("pvc-2", "eng", false);
     left.metadata.annotations =
         Some([(crate::api::ANNOTATION_MADE_FOR.to_owned(), "team/data".into())].into());
