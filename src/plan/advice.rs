@@ -85,12 +85,12 @@ advice! {
         "kubectl reservoir resize {object} {size}   # what is guaranteed to nobody else; or wait for free space, or have an \
          administrator lower spec.quota.guarantee of VolumeRole {vrole}";
     see_guarantees() = "kubectl get volumeroles   # wait for free space, or lower another role's guarantee";
-    fit_guarantee(vrole, size, or) =
+    fit_guarantee(vrole, size, remedy) =
         "kubectl patch vrole {vrole} --type=merge -p '{{\"spec\":{{\"quota\":{{\"guarantee\":\"{size}\"}}}}}}'   # the most that can be \
-         guaranteed; or {or}";
-    end_guarantee(vrole, or) =
+         guaranteed; or {remedy}";
+    end_guarantee(vrole, remedy) =
         "kubectl patch vrole {vrole} --type=merge -p '{{\"spec\":{{\"quota\":{{\"guarantee\":null}}}}}}'   # nothing can be guaranteed \
-         beside the limits and guarantees of others; or {or}";
+         beside the limits and guarantees of others; or {remedy}";
     resize_template(vrole, index, size, template) =
         "kubectl patch vrole {vrole} --type=json -p '[{{\"op\":\"replace\",\"path\":\
          \"/spec/reservationTemplates/{index}/size\",\"value\":\"{size}\"}}]'   # template {template} decides about the \

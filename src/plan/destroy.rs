@@ -344,8 +344,7 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
         ));
     }
     if status.user_count > 0 {
-        let pods = names(&status.users, status.user_count as usize);
-        return hold(format!("{WAITS_FOR_POD} {pods} to end"));
+        return hold(waits_for_pods(&status.users, status.user_count as usize));
     }
     // Nobody uses the volume itself, so it stays fenced meanwhile.
     match seen.copies {
@@ -354,7 +353,9 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
         copies => return Ok(Stage::Wait(format!("it waits for its {copies} copies to be destroyed"))),
     }
     // A pod that waits for a node that is gone has nothing mounted.
-    let users = |live: &Live| (!live.pods.is_empty() && !seen.node_gone).then(|| waits_for_pods(&live.pods));
+    let users = |live: &Live| {
+        (!live.pods.is_empty() && !seen.node_gone).then(|| waits_for_pods(&live.pods, live.pods.len()))
+    };
     // The CustomResourceDefinition is read after the volume, since its deletion precedes the deletion of its objects.
     // Without data there is no orphan, and nobody else would credit the reservation.
     let orphaned = |live: &Live| match node.backing {
@@ -386,8 +387,8 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
     users(live).map(hold).or_else(|| orphaned(live)).unwrap_or_else(|| Ok(Stage::Tombstone(name(ending))))
 }
 
-fn waits_for_pods(pods: &[PodRef]) -> String {
-    format!("{WAITS_FOR_POD} {} to end", names(pods, pods.len()))
+fn waits_for_pods(pods: &[PodRef], all: usize) -> String {
+    format!("{WAITS_FOR_POD} {} to end", names(pods, all))
 }
 
 /// True if the message of the condition `Ready` names the pods that the destruction waits for.

@@ -125,7 +125,7 @@ pub fn collected(role: &VolumeRole, said: &str) -> u64 {
 /// reason is an unused guarantee of roles that do not cover `role`. `ledgers` is the result of [`ledgers`].
 pub fn guaranteed(role: &str, asked: u64, free: u64, ledgers: &[(&VolumeRole, u64)]) -> Option<Verdict> {
     let open = open_guarantees(role, ledgers);
-    let kept = open.iter().fold(0, |sum: u64, (_, need)| sum.saturating_add(*need));
+    let kept = total(&open);
     let missing = asked.saturating_add(kept).saturating_sub(free);
     (missing > 0 && kept > 0 && asked > 0).then(|| {
         let mut whose: Vec<(String, String)> = open
@@ -182,6 +182,10 @@ pub fn open_guarantees<'a>(role: &str, ledgers: &[(&'a VolumeRole, u64)]) -> Vec
     outermost
 }
 
+fn total(guarantees: &[(&VolumeRole, u64)]) -> u64 {
+    guarantees.iter().fold(0, |sum, (_, need)| sum.saturating_add(*need))
+}
+
 /// A guarantee that its role can never have, however little the others reserve (Q2).
 #[derive(Debug, PartialEq)]
 pub struct Impossible {
@@ -225,9 +229,6 @@ pub fn impossible(role: &VolumeRole, roles: &[&VolumeRole], disks: &[&NodeDisk])
             .collect();
         each.sort();
         names(&each, each.len())
-    };
-    let total = |promised: &[(&VolumeRole, u64)]| {
-        promised.iter().fold(0, |sum: u64, (_, need)| sum.saturating_add(*need))
     };
     for (limit, above) in above.into_iter().filter(|_| own > 0) {
         let is_below = |of: &&VolumeRole| {

@@ -118,6 +118,14 @@ pub fn reserved(name: &str, role: &str, size: u64, held: &[(&str, u64)]) -> Disk
     reservation
 }
 
+/// A reservation of so many Gi on that very disk.
+pub fn reserved_on(on: &NodeDisk, name: &str, role: &str, size: u64) -> DiskReservation {
+    let mut reservation = reserved(name, role, size, &[]);
+    let status = reservation.status.get_or_insert_default();
+    (status.node_disk, status.disk_id) = (on.metadata.name.clone(), Some(on.spec.disk_id.clone()));
+    reservation
+}
+
 /// Reservation `r` of 10 Gi with kept data of a Gi each: name, begin and end in seconds since 1970.
 pub fn with_kept(of: &[(&str, i64, i64)]) -> DiskReservation {
     let mut reservation = reserved("r", "eng", 10, &[]);

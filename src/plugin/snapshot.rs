@@ -213,6 +213,7 @@ impl Snapshot {
         }
     }
 
+    /// That note.
     pub fn unknown_role(&self, role: &str) -> Option<String> {
         let near = self.near_role(role)?;
         let sees_all = [&kind::ROLE, &kind::RESERVATION, &kind::VOLUME].iter().all(|kind| self.sees(kind));

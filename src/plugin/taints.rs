@@ -1,4 +1,4 @@
-//! What keeps pods off a node: its taints, or no label by which its volumes are found.
+//! The taints of nodes, the tolerations of pods, and the label by which pods find the volumes of a node.
 
 use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
 use kube::ResourceExt;

@@ -51,7 +51,7 @@ impl Rest {
         (self.seconds, self.turns) =
             if others.is_empty() { (self.seconds + 1, self.turns + turns.len()) } else { (0, 0) };
         if self.seconds <= TELLING {
-            (self.events, self.turns) = (server.events.len(), 0);
+            self.events = server.events.len();
         }
     }
 

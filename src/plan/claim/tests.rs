@@ -46,7 +46,7 @@ fn c1_a_claim_that_selects_prefers_nodes_that_are_not_cordoned() {
     assert_eq!(chosen(&["a", "b"], &[&a, &b]).as_deref(), Some("a"));
 }
 
-/// X8: whoever looks at the claim alone sees that its data is there.
+/// X8: the condition of the claim alone says that its data is there.
 #[test]
 fn x8_a_claim_without_a_volume_names_kept_data() {
     let mut claim = claim("ns", "c", "a");

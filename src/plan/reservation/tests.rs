@@ -113,9 +113,7 @@ fn s1_a_placed_reservation_takes_no_bytes_of_another_disk() {
 #[test]
 fn s1_x9_the_first_entry_comes_with_those_of_the_disk() {
     let on = disk("n1.a", "n1", 10, &[]);
-    let mut old = reserved("old", "eng", 7, &[]);
-    let status = old.status.as_mut().unwrap();
-    (status.node_disk, status.disk_id) = (Some("n1.a".into()), Some(on.spec.disk_id.clone()));
+    let old = reserved_on(&on, "old", "eng", 7);
     let asks = |gi| {
         let seen = seen(reservation("r", "ops", gi), std::slice::from_ref(&on), &[]);
         Seen { unlisted: vec![old.clone(), reservation("waits", "eng", 5)], ..seen }

@@ -50,9 +50,7 @@ fn served(rs: &[DiskReservation], disks: &[NodeDisk], roles: &[VolumeRole]) -> V
 #[test]
 fn s1_x9_what_a_ledger_lacks_is_left_to_its_reservation() {
     let on = disk("n1.a", "n1", 10, &[]);
-    let mut old = reserved("old", "eng", 7, &[]);
-    let status = old.status.as_mut().unwrap();
-    (status.node_disk, status.disk_id) = (Some("n1.a".into()), Some(on.spec.disk_id.clone()));
+    let mut old = reserved_on(&on, "old", "eng", 7);
     let (large, small) = (asks("large", "ops", 4, 1), asks("small", "ops", 3, 2));
     let of = |old: &DiskReservation| {
         let all = [old.clone(), large.clone(), small.clone()];

@@ -144,17 +144,17 @@ impl<'a> About<'a> {
         let fits =
             |volume: &SharedPersistentVolume| self.claim.is_some_and(|claim| bind::fits(claim, volume));
         let create = advice::create_fitting(name, self.role, size, labels, self.namespace);
-        match self.old_data(fits, &create).filter(|_| self.sees_old_data()) {
-            Some(step) => step,
-            None => self.select_less(selector).unwrap_or_else(|| self.old_data_first(fits, create)),
+        if !self.sees_old_data() {
+            return advice::have_administrator_ask(&self.argument);
         }
+        self.old_data(fits, &create).or_else(|| self.select_less(selector)).unwrap_or(create)
     }
 
     /// The step for a claim that selects a larger volume than there can be now: the most that there can be, or the size of the
     /// largest volume that fits otherwise. Kept data is left alone, although it gives way to volumes (X8).
     fn select_less(&self, selector: &ClaimSelector) -> Option<String> {
         let asked = selector.min_size.as_ref()?.bytes_or_zero();
-        if !self.snapshot.sees_space() || !self.snapshot.sees(&VOLUME) {
+        if !self.snapshot.sees_space() {
             return None;
         }
         let may_use = |r: &&DiskReservation| Role::name_covers(&r.spec.role, self.role) && holder::serves(r);

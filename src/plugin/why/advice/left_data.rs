@@ -25,19 +25,6 @@ impl About<'_> {
         [&VOLUME, &RESERVATION, &DISK].into_iter().all(|kind| self.snapshot.sees(kind))
     }
 
-    /// The step that makes a volume for a claim. Data that the claim could have comes first. Who does not see such data asks
-    /// somebody who does.
-    pub(super) fn old_data_first(
-        &self,
-        is_wanted: impl Fn(&SharedPersistentVolume) -> bool,
-        create: String,
-    ) -> String {
-        match self.sees_old_data() {
-            true => self.old_data(is_wanted, &create).unwrap_or(create),
-            false => advice::have_administrator_ask(&self.argument),
-        }
-    }
-
     /// The step that brings back data which a claim could have. `create` makes an empty volume instead.
     pub(super) fn old_data(
         &self,
