@@ -32,7 +32,7 @@ pub(super) const OTHER_NODE: &str = "OtherNode";
 /// The reason of a pod that the scheduler cannot place on the node of its volume.
 pub(super) const VOLUME_NODE: &str = "VolumeNode";
 
-/// The time after which the scheduler has tried a pod again for which space was reserved.
+/// The time after which the scheduler has tried a pod again for which space was reserved, or whose StorageClass was made.
 const SCHEDULED_WITHIN: SignedDuration = SignedDuration::from_secs(10);
 
 /// The report of a pod that cannot run on the node of its volume. `message` is that of the scheduler.
@@ -334,7 +334,8 @@ fn space_elsewhere(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
         let namespace = pod.namespace().unwrap_or_default();
         return unplaced.first().map(|_| advice::have_space_found(pod.name_any(), namespace));
     }
-    let wanted = unplaced.into_iter().find_map(|pvc| snapshot.wanted(pvc))?;
+    let of = |pvc| Some((snapshot.our_class(pvc)?, snapshot.wanted(pvc)?));
+    let (class, wanted) = unplaced.into_iter().find_map(of)?;
     // A new one would be of no use to the class.
     if wanted.spec.reservation.is_some() {
         return None;
@@ -348,7 +349,8 @@ fn space_elsewhere(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
     let serving: Vec<&DiskReservation> = snapshot.reservations.iter().filter(serves).collect();
     let on = |r: &DiskReservation| r.status.as_ref().and_then(|status| status.node_name.clone());
     let is_open = |r: &DiskReservation| on(r).is_some_and(|node| !excludes(snapshot, pod, &node));
-    if serving.iter().any(|r| is_just_ready(r) && is_open(r)) {
+    let is_new = class.creation_timestamp().is_some_and(|made| is_just_now(made.0));
+    if serving.iter().any(|r| (is_new || is_just_ready(r)) && is_open(r)) {
         return Some(advice::look_again());
     }
     let is_served = |node: &str| serving.iter().any(|r| on(r).as_deref() == Some(node));
@@ -365,8 +367,11 @@ fn space_elsewhere(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
 fn is_just_ready(reservation: &DiskReservation) -> bool {
     let conditions = reservation.status.as_ref().map_or(&[][..], |status| &status.conditions);
     let ready = condition::get(conditions, READY).filter(|ready| ready.status == "True");
-    let since = |ready: &Condition| Timestamp::now().duration_since(ready.last_transition_time.0);
-    ready.is_some_and(|ready| (SignedDuration::ZERO..SCHEDULED_WITHIN).contains(&since(ready)))
+    ready.is_some_and(|ready| is_just_now(ready.last_transition_time.0))
+}
+
+fn is_just_now(at: Timestamp) -> bool {
+    (SignedDuration::ZERO..SCHEDULED_WITHIN).contains(&Timestamp::now().duration_since(at))
 }
 
 /// The scheduler's condition of a pod that it has placed nowhere.

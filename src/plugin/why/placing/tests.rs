@@ -1,7 +1,8 @@
 //! Tests of the answers about the nodes on which a pod can run.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
 use crate::api::condition::{self, READY, Verdict};
@@ -305,6 +306,12 @@ fn t4_p2_space_is_made_only_where_the_pod_may_run() {
     status.node_name = Some("n3".into());
     condition::set(&mut status.conditions, READY, Verdict::yes("Ready", "m"), None, Timestamp::now());
     snapshot.reservations.push(new);
+    assert!(of(&snapshot).contains("next: wait a few seconds;"), "{}", of(&snapshot));
+    // Nor has it the numbers of a class that was just made.
+    let ready = &mut snapshot.reservations[1].status.as_mut().unwrap().conditions[0];
+    ready.last_transition_time.0 -= SignedDuration::from_mins(1);
+    assert!(!of(&snapshot).contains("next: wait"), "{}", of(&snapshot));
+    snapshot.our_classes[0].metadata.creation_timestamp = Some(Time(Timestamp::now()));
     assert!(of(&snapshot).contains("next: wait a few seconds;"), "{}", of(&snapshot));
     // Nothing is free, and the reservation of n1 could be larger.
     snapshot.reservations = vec![reserved("ops", "ops", 4, &[("x", 4)])];
