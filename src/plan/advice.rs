@@ -338,7 +338,7 @@ advice! {
          empty volume: {create}";
     undelete_for_pod(uid, volume, claim, until) =
         "kubectl reservoir undelete {uid}   # brings volume {volume} back with the data of claim {claim}, which is kept until {until}; then claim \
-         {volume} as this command says; or name another claim in the pod";
+         {volume} as this command says; or name another claim";
     recover_for_claim(uid, volume, create) =
         "kubectl reservoir recover {uid}   # a disk has the data of volume {volume} without an object: apply what this prints; what follows \
          makes an empty volume: {create}";
@@ -417,9 +417,9 @@ advice! {
          (replicas or parallelism 1), or use a volume with spec.shared, or one for each pod (volumeClaimTemplates of a StatefulSet)";
     claim_volume_of_name(name, role, namespace) =
         "kubectl reservoir claim {name} --role {role} --volume {name} -n {namespace}   # claims the volume of this \
-         name; or name another claim in the pod";
+         name; or name another claim";
     make_claim(namespace) =
-        "kubectl get volumeoffers -n {namespace}   # claim a volume on offer, or name another claim in the pod";
+        "kubectl get volumeoffers -n {namespace}   # claim a volume on offer, or name another claim";
     pin_daemon_set(daemonset, namespace, node) =
         "kubectl patch daemonset {daemonset} -n {namespace} -p \
          '{{\"spec\":{{\"template\":{{\"spec\":{{\"nodeSelector\":{{\"kubernetes.io/hostname\":\"{node}\"}}}}}}}}}}'   # its pods run on the \

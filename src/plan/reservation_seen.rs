@@ -206,11 +206,16 @@ impl Gives for DiskReservation {
             return Err(Some(no_parent(&name)));
         }
         if role == theirs || !Role::name_covers(theirs, role) {
+            // A role of the first level has no ancestor.
+            let or = match role.contains('/') {
+                true => format!(", or with a reservation of an ancestor of role {role}"),
+                false => String::new(),
+            };
             return refuse(
                 reason::NOT_A_SUB_ROLE,
                 format!(
                     "DiskReservation {name} is for role {theirs}, and role {role} is no sub-role of that; \
-                     make it anew without spec.parent, or with a reservation of an ancestor of role {role}"
+                     make it anew without spec.parent{or}"
                 ),
             );
         }

@@ -92,7 +92,7 @@ pub(super) async fn wait_until(
                 );
             }
             let reported =
-                if last.is_empty() { ", with no condition yet".into() } else { format!(" ({last})") };
+                if last.is_empty() { ", with no report about it yet".into() } else { format!(" ({last})") };
             bail!(
                 "{} {name} is not done after {} s{reported}, and goes on: {}",
                 kind.name,

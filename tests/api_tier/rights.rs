@@ -1,6 +1,8 @@
 //! `kubectl reservoir grant`, `revoke`, `who-can` and `unclaim` (A1, A2, C6).
 
-use kube::ResourceExt;
+use k8s_openapi::api::rbac::v1::ClusterRole;
+use kube::api::DeleteParams;
+use kube::{Api, ResourceExt};
 use reservoir::api::VolumeClaim;
 use serde_json::{Value, json};
 
@@ -58,7 +60,12 @@ async fn a1_a_grant_works_until_it_is_revoked() {
         ) && !included.contains("no such verb"),
         "{included}"
     );
-    does(&cluster, "revoke eng/ml --from group people");
+    // Somebody deleted the role of the grant: its binding goes, and that is a change.
+    let role = "reservoir:eng:ml::group:people";
+    let roles: Api<ClusterRole> = Api::all(cluster.client.clone());
+    roles.delete(role, &DeleteParams::default()).await.unwrap();
+    let rest = does(&cluster, "revoke eng/ml --from group people");
+    assert!(rest.contains(" deleted\n") && !rest.contains("unchanged"), "{rest}");
     until("nothing is left", || async { read.dry(&jane).await.err() }).await;
     assert!(
         does(&cluster, "revoke eng --from user jane").contains("gave user jane no such verb on role eng")

@@ -205,7 +205,7 @@ impl World {
     }
 
     /// As docs/operations.md says: without controller and agents, and then the agents first.
-    fn restore_etcd(&mut self) {
+    pub fn restore_etcd(&mut self) {
         (0..2).for_each(|controller| self.kill_controller(controller));
         (0..NODES.len()).for_each(|node| self.kill_agent(node));
         lock(&self.server).restore();
@@ -235,7 +235,7 @@ impl World {
 }
 
 /// X9: somebody loses patience with an object, and removes its finalizers.
-fn strip(server: &mut Server, random: &mut Random) {
+pub fn strip(server: &mut Server, random: &mut Random) {
     let Some(plural) = random.pick(&STRIPPED) else { return };
     let only_deleted = random.in_a_thousand(800);
     let all = server.store.list(plural, "").map(|(_, object)| object.clone());

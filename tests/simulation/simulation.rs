@@ -24,20 +24,24 @@ mod seals;
 mod server;
 mod setup;
 mod steps;
+mod strikes;
+mod tour;
 mod users;
 mod world;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use mimalloc::MiMalloc;
+use strikes::{Fault, Strike};
 use world::{Outcome, Plan, run};
 
 /// A quarter of a run's time is the allocator's.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// After so many failed seeds no more are run.
+/// After so many failed ones no more are run.
 const ENOUGH: usize = 3;
 
 fn number(name: &str) -> Option<u64> {
@@ -45,12 +49,47 @@ fn number(name: &str) -> Option<u64> {
 }
 
 fn plan(seed: u64) -> Plan {
-    Plan { seed, steps: number("STEPS").unwrap_or(300), faults: true, told: false }
+    Plan { seed, steps: number("STEPS").unwrap_or(300), faults: true, told: false, tour: None }
 }
 
 /// Runs a seed in a thread of its own, as clocks belong to a thread.
 fn run_alone(plan: Plan) -> Outcome {
     std::thread::spawn(move || run(plan)).join().expect("the run does not panic")
+}
+
+/// Runs all of them, one in each core, and reports those that break a rule. More than enough failures end it.
+fn run_all<T: Copy + Sync>(all: &[T], plan: impl Fn(T) -> Plan + Sync, told_by: impl Fn(T) -> String + Sync) {
+    let (next, requests, started) = (AtomicUsize::new(0), AtomicU64::new(0), Instant::now());
+    let failed = Mutex::new(Vec::new());
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let work = || {
+        while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if failed.lock().expect("no panic").len() >= ENOUGH {
+                return;
+            }
+            let outcome = run_alone(plan(*one));
+            requests.fetch_add(outcome.requests, Ordering::Relaxed);
+            if !outcome.violations.is_empty() {
+                let told_by = told_by(*one);
+                println!("a rule is broken: {:#?}\n{told_by}", outcome.violations);
+                failed.lock().expect("no panic").push(told_by);
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    let (count, requests) = (all.len(), requests.into_inner());
+    println!("{count} runs, {requests} requests in {:.0} s", started.elapsed().as_secs_f64());
+    let failed = failed.into_inner().expect("no panic");
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+/// Runs one, tells its story, and expects no broken rule.
+fn tell(plan: Plan) -> Outcome {
+    let outcome = run_alone(Plan { told: true, ..plan });
+    outcome.story.iter().for_each(|line| println!("{line}"));
+    println!("{} requests, {} revisions, hash {:016x}", outcome.requests, outcome.revisions, outcome.hash);
+    assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
+    outcome
 }
 
 /// One seed is one run.
@@ -68,42 +107,36 @@ fn a_seed_is_a_run() {
 #[test]
 fn no_rule_is_broken() {
     if let Some(seed) = number("SEED") {
-        let outcome = run_alone(Plan { told: true, ..plan(seed) });
-        outcome.story.iter().for_each(|line| println!("{line}"));
-        println!(
-            "{} requests, {} revisions, hash {:016x}",
-            outcome.requests, outcome.revisions, outcome.hash
-        );
-        assert!(outcome.violations.is_empty(), "seed {seed}: {:#?}", outcome.violations);
+        tell(plan(seed));
         return;
     }
     let (first, count) = (number("FIRST").unwrap_or(1), number("SEEDS").unwrap_or(12));
-    let (next, requests, started) = (AtomicU64::new(first), AtomicU64::new(0), Instant::now());
-    let failed = std::sync::Mutex::new(Vec::new());
-    let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + count || failed.lock().expect("no panic").len() >= ENOUGH {
-                        return;
-                    }
-                    let outcome = run_alone(plan(seed));
-                    requests.fetch_add(outcome.requests, Ordering::Relaxed);
-                    if !outcome.violations.is_empty() {
-                        println!(
-                            "seed {seed} breaks a rule: {:#?}\nmake simulate SEED={seed}",
-                            outcome.violations
-                        );
-                        failed.lock().expect("no panic").push(seed);
-                    }
-                }
-            });
-        }
+    let seeds: Vec<u64> = (first..first + count).collect();
+    run_all(&seeds, plan, |seed| format!("make simulate SEED={seed}"));
+}
+
+/// S1 to S17, L1 to L8: no fault at no write of the tour breaks a rule, and the tour goes on after it.
+#[test]
+fn no_fault_at_no_write_breaks_a_rule() {
+    let faults = Fault::all();
+    let tour = |(at, fault): (u64, usize)| Plan {
+        seed: 1,
+        steps: 0,
+        faults: false,
+        told: false,
+        tour: Some(Strike { fault: faults[fault], at }),
+    };
+    if let Some(at) = number("WRITE") {
+        tell(tour((at, number("FAULT").unwrap_or(0) as usize)));
+        return;
+    }
+    // No write has that number.
+    let quiet = run_alone(tour((0, 0)));
+    assert!(quiet.violations.is_empty(), "without a fault: {:#?}", quiet.violations);
+    let plans = (1..=quiet.writes).flat_map(|at| (0..faults.len()).map(move |fault| (at, fault)));
+    let plans: Vec<(u64, usize)> = plans.step_by(number("EVERY").unwrap_or(499) as usize).collect();
+    println!("{} writes of the tour, {} faults", quiet.writes, faults.len());
+    run_all(&plans, tour, |(at, fault)| {
+        format!("make fault-plans WRITE={at} FAULT={fault}: {:?}", faults[fault])
     });
-    let requests = requests.into_inner();
-    println!("{count} seeds, {requests} requests in {:.0} s", started.elapsed().as_secs_f64());
-    let failed = failed.into_inner().expect("no panic");
-    assert!(failed.is_empty(), "seeds {failed:?}");
 }

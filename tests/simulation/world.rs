@@ -8,6 +8,7 @@ use reservoir::plan::startup_taint::TAINT;
 use reservoir::telemetry::Metrics;
 use serde_json::json;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::agent::Agent;
 use crate::classes;
@@ -22,6 +23,7 @@ use crate::rest_of_disks;
 use crate::rules;
 use crate::server::{self, Request, Server, Shared, client, lock};
 use crate::setup::Setup;
+use crate::strikes::{Fault, Strike};
 use crate::users::POOLS;
 use crate::{earlier, kubernetes, users};
 
@@ -35,6 +37,8 @@ pub struct Plan {
     pub faults: bool,
     /// True if the story is told.
     pub told: bool,
+    /// The tour instead of actions at random, with a fault at one of its writes.
+    pub tour: Option<Strike>,
 }
 
 /// What became of a run.
@@ -43,6 +47,8 @@ pub struct Outcome {
     pub hash: u64,
     pub requests: u64,
     pub revisions: u64,
+    /// Those that controllers and agents wrote, and tried to write.
+    pub writes: u64,
     pub story: Vec<String>,
 }
 
@@ -66,6 +72,10 @@ pub struct World {
     pub setup: Setup,
     agents: Vec<Option<JoinHandle<()>>>,
     kubelets: Vec<JoinHandle<()>>,
+    /// The fault that lasts, and its end.
+    pub struck: Option<(Fault, Instant)>,
+    /// True after a disaster.
+    pub is_off_tour: bool,
 }
 
 /// Runs a plan in simulated time.
@@ -87,7 +97,7 @@ impl World {
         let server = Server::new(Random::new(random.next()), hosts.clone(), plan.told);
         let server = Arc::new(Mutex::new(server));
         let (controllers, metrics, agents, kubelets) = Default::default();
-        let setup = Setup::new(plan.seed);
+        let setup = if plan.tour.is_some() { Setup::of_tour() } else { Setup::new(plan.seed) };
         server::lock(&server).tell(|| format!("{setup:?}"));
         let mut world = Self {
             plan,
@@ -101,9 +111,13 @@ impl World {
             setup,
             agents,
             kubelets,
+            struck: None,
+            is_off_tour: false,
         };
         world.found();
-        world.begin_data_sets();
+        if world.plan.tour.is_none() {
+            world.begin_data_sets();
+        }
         for node in &NODES[..if setup.has_third_disk { 3 } else { 2 }] {
             host::lock(&world.hosts).entry((*node).to_owned()).or_default().disk =
                 Some(Disk::new(format!("disk-of-{node}")));
@@ -255,7 +269,7 @@ impl World {
     }
 
     /// What a DaemonSet makes of the agents: a pod of each on a Node that is there, Ready while it serves.
-    fn run_agent_pods(&self) {
+    pub fn run_agent_pods(&self) {
         let mut server = lock(&self.server);
         for (node, agent) in NODES.iter().zip(&self.agents).filter(|_| self.setup.has_agent_pods) {
             let id = |plural, namespace: &str| (plural, namespace.to_owned(), (*node).to_owned());
@@ -289,6 +303,9 @@ impl World {
 
     async fn play(&mut self) {
         tokio::time::sleep(Duration::from_secs(5)).await;
+        if let Some(strike) = self.plan.tour {
+            self.tour(strike).await;
+        }
         for step in 1..=self.plan.steps {
             let longest = if self.random.in_a_thousand(20) { 60_000 } else { 700 };
             let pause = self.random.below(longest);
@@ -333,7 +350,7 @@ impl World {
     }
 
     /// Everything works again.
-    fn recover(&mut self) {
+    pub fn recover(&mut self) {
         self.repair();
         copies::verify_what_rotted(&self.server, &self.hosts);
         NODES.iter().for_each(|node| self.set_node_ready(node, true));
@@ -386,6 +403,7 @@ impl World {
             hash: server.hash(),
             requests: server.requests,
             revisions: server.store.version,
+            writes: server.writes,
             story: server.story.take().unwrap_or_default(),
         }
     }

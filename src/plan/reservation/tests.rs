@@ -193,6 +193,10 @@ fn r4_a_refinement_is_carved_out_of_an_ancestors_reservation() {
     for role in ["eng/ml", "ops", "eng/ml/x"] {
         assert_eq!(reason_of(&refining(Some(parent(role, &[])), &[])), "NotASubRole", "{role}");
     }
+    let mut first = refining(Some(parent("eng", &[])), &[]);
+    Arc::make_mut(&mut first.reservation).spec.role = "eng".to_owned();
+    let said = reported(&first, READY).1;
+    assert!(said.ends_with("make it anew without spec.parent"), "a role of the first level: {said}");
     assert_eq!(reason_of(&refining(Some(reservation("p", "eng", 10)), &[])), "ParentNotReserved");
     let mut leaving = parent("eng", &[]);
     leaving.metadata.deletion_timestamp = some_time();

@@ -104,7 +104,8 @@ pub(in crate::plugin) async fn revoke(
     let done = settle(client, &seen, &wanted, args.dry_run).await?;
     print!("{done}");
     let is_included = kept.contains(&"use") && revoked.contains(&"use-readonly");
-    if unchanged && !is_included {
+    // What was left of a grant whose role somebody deleted goes, though no verb does.
+    if unchanged && !is_included && done.is_empty() {
         let nearest = similar(&from, &rbac.receivers(&args.role));
         println!(
             "unchanged: kubectl reservoir grant gave {from} no such verb on role {}{nearest}",

@@ -516,6 +516,10 @@ fn t4_why_leads_to_a_missing_controller_first() {
         waits.contains(&format!("{told}next: kubectl reservoir doctor   # checks that the controller")),
         "{waits}"
     );
+    // A volume that nobody has looked at leads there by itself.
+    snapshot.volumes.push(volume("new", "eng", 1));
+    let new = ask(&snapshot, &VOLUME, None, "new").unwrap();
+    assert_eq!(new.matches("next: ").count(), 1, "{new}");
     let ready = ask(&snapshot, &VOLUME, None, "v").unwrap();
     assert!(ready.contains(told), "{ready}");
     // The controller is no cause of a pod's own failure.

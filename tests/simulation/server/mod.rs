@@ -28,6 +28,8 @@ use crate::random::Random;
 use crate::rules;
 use store::{Id, Store};
 
+use crate::strikes::{Strike, Struck};
+
 pub use apply::Owners;
 pub use kinds::{CRDS, KINDS};
 pub use network::{Faults, client, parse};
@@ -80,6 +82,13 @@ pub struct Server {
     pub violations: Vec<String>,
     /// The work that waits for Kubernetes; `None` until somebody looks for it again.
     pub due: Option<Vec<Request>>,
+    /// The number of the writes of controllers and agents.
+    pub writes: u64,
+    /// The fault that is to strike at one of them.
+    pub strike: Option<Strike>,
+    /// The write that waits for its fault, and what wakes who makes it.
+    pub struck: Option<Struck>,
+    pub alarm: Arc<Notify>,
     hosts: Hosts,
 }
 
@@ -116,6 +125,10 @@ impl Server {
             epoch_of: Default::default(),
             violations: vec![],
             due: None,
+            writes: 0,
+            strike: None,
+            struck: None,
+            alarm: Arc::default(),
             hosts,
         }
     }

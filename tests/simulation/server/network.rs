@@ -19,6 +19,7 @@ use super::requests::{Answer, Request, as_partial, unavailable};
 use super::select::Selector;
 use super::{Shared, lock};
 use crate::clock;
+use crate::strikes;
 
 /// How often what goes wrong, in a thousand requests.
 #[derive(Clone, Copy, Debug, Default)]
@@ -88,15 +89,19 @@ async fn slot(server: &Shared, longest: u64) {
 }
 
 async fn carry_out(server: Shared, who: Arc<str>, request: Request, sender: oneshot::Sender<Answer>) {
+    let fate = strikes::fate(&server, &who, &request).await;
     let (is_lost, is_unanswered, refused, longest, epoch) = {
         let mut server = lock(&server);
         let faults = server.faults;
         let code = if server.random.in_a_thousand(500) { 429 } else { 503 };
-        let refused = server.random.in_a_thousand(faults.refused).then_some(code);
-        let is_lost = faults.away || server.random.in_a_thousand(faults.lost);
-        let is_unanswered = server.random.in_a_thousand(faults.unanswered);
+        let refused = server.random.in_a_thousand(faults.refused).then_some(code).or(fate.refused);
+        let is_lost = faults.away || server.random.in_a_thousand(faults.lost) || fate.is_lost;
+        let is_unanswered = server.random.in_a_thousand(faults.unanswered) || fate.is_unanswered;
         (is_lost, is_unanswered, refused, faults.slow.max(5), server.epoch)
     };
+    if let Some(time) = fate.late {
+        tokio::time::sleep(time).await;
+    }
     slot(&server, longest).await;
     if is_lost || lock(&server).epoch != epoch {
         // The client learns that when its time is over.
