@@ -168,6 +168,38 @@ fn x3_the_agent_sees_what_its_disks_need_of_the_node() {
     }
 }
 
+/// D6: a directory that several disks need is mounted once. Kubernetes refuses a second mount of a path.
+#[test]
+fn d6_a_directory_of_several_disks_is_mounted_once() {
+    let inner = [
+        "agent.disks[1].name=b",
+        "agent.disks[1].path=/d/sub",
+        "agent.disks[0].name=a",
+        "agent.disks[0].path=/d",
+    ];
+    for more in [
+        &["agent.disks[0].requireMount=false"][..],
+        &[
+            "agent.disks[0].requireMount=false",
+            "agent.disks[0].adoptRoots[0]=/d",
+            "agent.disks[0].allowUnenforced=true",
+        ],
+        &["agent.disks[0].adoptRoots[0]=/d", "agent.disks[0].allowUnenforced=true"],
+    ] {
+        let objects = rendered(&[&inner[..], more].concat());
+        let pod = &only(&objects, "DaemonSet")["spec"]["template"]["spec"];
+        let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+        let of_it: Vec<_> = mounts.iter().filter(|mount| mount["mountPath"] == "/d").collect();
+        assert_eq!(of_it.len(), 1, "{more:?}: {of_it:?}");
+        assert_eq!(of_it[0]["mountPropagation"], "HostToContainer", "{more:?}");
+        let mut volumes: Vec<_> =
+            pod["volumes"].as_array().unwrap().iter().map(|of| of["name"].as_str()).collect();
+        assert!(mounts.iter().all(|mount| volumes.contains(&mount["name"].as_str())), "{more:?}");
+        volumes.dedup();
+        assert_eq!(volumes.len(), pod["volumes"].as_array().unwrap().len(), "{more:?}");
+    }
+}
+
 /// A4: rights that the programs do not have. Another test shows that those in the chart suffice.
 #[test]
 fn a4_the_programs_read_no_secret_and_the_controller_is_confined() {

@@ -5,7 +5,7 @@ use std::path::Path;
 use kube::ResourceExt;
 
 use crate::api::condition::{Verdict, reason};
-use crate::api::{DiskReservation, NodeDisk, SharedPersistentVolume};
+use crate::api::{DiskReservation, NodeDisk, NodeDiskSpec, SharedPersistentVolume};
 
 /// Refuses a reservation on whose disk the volume may not adopt its directory, with the next step. The agent decides
 /// again, by its own configuration.
@@ -18,25 +18,33 @@ pub fn suits(
     let path = Path::new(&adopt.path);
     let on = reservation.status.as_ref().and_then(|s| s.node_disk.as_deref()).unwrap_or("?");
     let disk = disks.iter().find(|disk| disk.name_any() == on);
-    let beneath_it = |root: &String| path != Path::new(root) && path.starts_with(root);
     let refuse = |why: String| {
         let name = reservation.name_any();
         Err(Verdict::no(reason::WRONG_DISK, format!("DiskReservation {name} is on NodeDisk {on}, {why}")))
     };
     match disk.map(|disk| &disk.spec) {
         None => refuse("which is not there".to_owned()),
-        Some(spec) if !spec.adopt_roots.iter().any(beneath_it) => refuse(format!(
-            "from which {} cannot be adopted: add a directory above it to adoptRoots of the agent's disk, or reserve \
-             another disk",
-            adopt.path
-        )),
-        Some(spec) if !spec.allow_unenforced => refuse(
+        Some(spec) if allows(spec, path) => Ok(()),
+        Some(spec) if has_root(spec, path) => refuse(
             "which allows no volume whose size is not enforced, and that of an adopted directory is not: set \
              allowUnenforced on the agent's disk, or reserve another disk"
                 .to_owned(),
         ),
-        Some(_) => Ok(()),
+        Some(_) => refuse(format!(
+            "from which {} cannot be adopted: add a directory above it to adoptRoots of the agent's disk, with allowUnenforced, \
+             or reserve another disk",
+            adopt.path
+        )),
     }
+}
+
+/// True if volumes of the disk may adopt the directory.
+pub fn allows(disk: &NodeDiskSpec, path: &Path) -> bool {
+    has_root(disk, path) && disk.allow_unenforced
+}
+
+fn has_root(disk: &NodeDiskSpec, path: &Path) -> bool {
+    disk.adopt_roots.iter().any(|root| path != Path::new(root) && path.starts_with(root))
 }
 
 #[cfg(test)]

@@ -168,7 +168,7 @@ advice! {
         "{anew}   # with a file system: no disk of the cluster has raw devices; an administrator adds one in \
          agent.disks";
     allow_adoption(path) =
-        "have an administrator allow {path}: adoptRoots of a disk in agent.disks of the chart's values";
+        "have an administrator allow {path}: adoptRoots and allowUnenforced of a disk in agent.disks of the chart's values";
     reserve_for_data(name, role, size, disk) =
         "kubectl reservoir reserve {name} --role {role} --size {size} --disk {disk}   # where the data is that the volume is to recover";
     reserve_for_role(name, role, size) = "kubectl reservoir reserve {name} --role {role} --size {size}";
@@ -381,6 +381,9 @@ advice! {
         "kubectl patch pvc {pvc} -n {namespace} -p \
          '{{\"spec\":{{\"resources\":{{\"requests\":{{\"storage\":\"{size}\"}}}}}}}}'   # it can only grow, if its StorageClass has \
          allowVolumeExpansion";
+    let_grow(class, resize) =
+        "kubectl patch storageclass {class} -p '{{\"allowVolumeExpansion\":true}}'   # an administrator's: now none of its \
+         PersistentVolumeClaims can grow; then: {resize}";
     unclaim_gone(claim, namespace, volume) =
         "kubectl reservoir unclaim {claim} -n {namespace}   # its data is given up; after its last claim: kubectl delete spv/{volume}";
     claim_after_pods(unclaim, claim) = "{unclaim}   # it goes with its pods, which wait for it; then: {claim}";

@@ -277,7 +277,7 @@ fn overbooked(disk: &NodeDisk, status: &NodeDiskStatus) -> String {
 const OTHER_FILES: &str = "other files on";
 
 /// The words for a disk that is no longer configured.
-pub const UNCONFIGURED: &str = "the disk is not in the agent's configuration any more";
+pub const UNCONFIGURED: &str = "the disk is not in the agent's configuration";
 
 /// The status of a disk that is no longer configured; `still_used` lists its static reservations in use. If another
 /// NodeDisk has the disk's ID, that NodeDisk reports the orphans.
@@ -296,8 +296,8 @@ fn report_unconfigured(
         None => {
             let NodeDiskSpec { disk_name, path, .. } = &disk.spec;
             format!(
-                "{UNCONFIGURED}, where it was {disk_name} at {path}; its data stays, and pods that have volumes of it mounted end \
-                 once it is there again"
+                "{UNCONFIGURED}, which has no {disk_name} at {path}; data on it stays, and pods that have volumes of it mounted end \
+                 once it is there"
             )
         }
     };

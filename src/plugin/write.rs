@@ -199,7 +199,7 @@ fn result_of(kind: &Kind, before: &DynamicObject, field: &str, value: &Value) ->
     let has = if kind == &kind::VOLUME { &status["node"]["size"] } else { &status["size"] };
     match field {
         _ if before.metadata.deletion_timestamp.is_some() => Some("is being destroyed already"),
-        "retire" if retires_unused(before, field, value) => Some("is being destroyed: nobody uses it"),
+        "retire" if retires_unused(before, field, value) => Some("is to be destroyed: nobody uses it"),
         // Its node has not made the volume, or the reservation has no bytes.
         "size" if has.is_null() => Some("is to be made in that size"),
         "size" if bytes_of(value) == bytes_of(has) => Some("keeps the size that it has"),

@@ -255,6 +255,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("see_finalizers_of", "a look at an object, as read_events"),
     ("see_finalizers", "a look at a PersistentVolumeClaim, as read_events"),
     ("await_new_pvc", "nobody: it is made anew by itself (claim_losses.rs)"),
+    (
+        "let_grow",
+        "an administrator; the commands of resize_pvc and of a class that is patched (pvc_provisioner.rs)",
+    ),
     ("resize_pvc", "pvc_provisioner.rs and lost_events.rs patch PersistentVolumeClaims so"),
     ("start_pod", "a person starts a pod; pvc_provisioner.rs does"),
     ("delete_pvc", "a person ends the data; pvc_provisioner.rs deletes the PersistentVolumeClaim"),

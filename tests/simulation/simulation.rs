@@ -120,7 +120,8 @@ fn no_rule_is_broken() {
 fn no_fault_at_no_write_breaks_a_rule() {
     let faults = Fault::all();
     let tour = |(at, fault): (u64, usize)| Plan {
-        seed: 1,
+        // Somebody asks at the end.
+        seed: 4,
         steps: 0,
         faults: false,
         told: false,

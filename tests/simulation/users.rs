@@ -60,7 +60,7 @@ pub fn next(server: &Server, random: &mut Random, setup: &Setup) -> Option<(&'st
         0..12 => ("operator", reserve(server, random, role)),
         12..30 => ("user", create_volume(random, role, setup)),
         30..46 => (namespace, claim(random, namespace, role)),
-        46..58 => (namespace, pod(random, namespace)),
+        46..58 => (namespace, pod(server, random, namespace)),
         58..62 => (namespace, subscribe_again(server, random, namespace)),
         62..65 => ("operator", quota(server, random, role)),
         65..70 => {
@@ -216,11 +216,14 @@ fn claim(random: &mut Random, namespace: &str, role: &str) -> Request {
     create("volumeclaims", namespace, &name, spec)
 }
 
-fn pod(random: &mut Random, namespace: &str) -> Request {
+fn pod(server: &Server, random: &mut Random, namespace: &str) -> Request {
     let name = format!("p{}", random.below(PODS as u64));
     let volumes: Vec<Value> = (0..=random.below(2))
         .map(|i| {
-            let claim = format!("c{}", random.below(CLAIMS as u64));
+            let claim = match newest_claim(server, namespace).filter(|_| random.in_a_thousand(250)) {
+                Some(claim) => claim,
+                None => format!("c{}", random.below(CLAIMS as u64)),
+            };
             json!({"name": format!("data{i}"), "persistentVolumeClaim": {"claimName": claim}})
         })
         .collect();
@@ -231,6 +234,12 @@ fn pod(random: &mut Random, namespace: &str) -> Request {
         pod.body["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": "set", "controller": true}]);
     }
     pod
+}
+
+/// The claim that was made last: a manifest has a claim and its pod, and admission may not know the claim yet (M3).
+fn newest_claim(server: &Server, namespace: &str) -> Option<String> {
+    let claims = server.store.list("volumeclaims", namespace).map(|(_, claim)| &claim["metadata"]);
+    claims.max_by_key(|of| text(&of["creationTimestamp"])).map(|of| text(&of["name"]))
 }
 
 /// A PersistentVolumeClaim of nobody's class, with the name of a VolumeClaim (C5).

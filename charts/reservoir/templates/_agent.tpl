@@ -34,6 +34,9 @@ its mount point is shown to the agent; one that holds the kubelet's directory wo
 {{- $places = append $places (or (eq $above "/") $holdsKubelet | ternary .path $above) | uniq }}
 {{- end }}
 {{- end }}
+{{- /* A directory is mounted once, so that later mounts in it are seen if one of its uses needs that. */}}
+{{- range concat $places $adoptRoots }}{{ $shared = without $shared . }}{{ end }}
+{{- range $places }}{{ $adoptRoots = without $adoptRoots . }}{{ end }}
 apiVersion: v1
 kind: ConfigMap
 metadata:
@@ -148,9 +151,7 @@ spec:
             - { name: disks-{{ $i }}, mountPath: {{ $path }}, mountPropagation: HostToContainer }
             {{- end }}
             {{- range $i, $root := $adoptRoots }}
-            {{- if not (has $root $places) }}
             - { name: adopt-{{ $i }}, mountPath: {{ $root }}, mountPropagation: HostToContainer }
-            {{- end }}
             {{- end }}
             {{- if or $hasDevice $hasGroup }}
             - { name: dev, mountPath: /dev }
@@ -178,9 +179,7 @@ spec:
         - { name: disks-{{ $i }}, hostPath: { path: {{ $path }} } }
         {{- end }}
         {{- range $i, $root := $adoptRoots }}
-        {{- if not (has $root $places) }}
         - { name: adopt-{{ $i }}, hostPath: { path: {{ $root }}, type: DirectoryOrCreate } }
-        {{- end }}
         {{- end }}
         {{- if or $hasDevice $hasGroup }}
         - { name: dev, hostPath: { path: /dev, type: Directory } }

@@ -150,7 +150,14 @@ pub(in crate::plugin) fn resize_instead(snapshot: &Snapshot, target: &Target, si
             let ending = target.find_pvc(snapshot).filter(|pvc| pvc.metadata.deletion_timestamp.is_some());
             let step = match ending {
                 Some(pvc) => ending_pvc::explain(snapshot, pvc).1,
-                None => advice::resize_pvc(name, namespace, size),
+                None => {
+                    let resize = advice::resize_pvc(name, namespace, size);
+                    let class = target.find_pvc(snapshot).and_then(|pvc| snapshot.our_class(pvc));
+                    match class.filter(|class| class.allow_volume_expansion != Some(true)) {
+                        Some(class) => advice::let_grow(class.name_any(), resize),
+                        None => resize,
+                    }
+                }
             };
             format!("{}: {step}", target.title())
         }

@@ -744,6 +744,13 @@ fn t4_v8_advice_about_an_adopted_directory_deletes_nothing_healthy() {
     unserved.status = None;
     snapshot.disks = vec![disk("n1.a", "n1", 10, &[]), unserved];
     assert_eq!(of(&snapshot), "kubectl reservoir why nd/n1.b");
+    // Another disk helps only if it allows the directory, and a volume without an enforced size.
+    let wrong = |snapshot: &Snapshot| step(snapshot, &VOLUME, "a", WRONG_DISK);
+    let allow = "have an administrator allow /srv/set: adoptRoots and allowUnenforced of a disk";
+    snapshot.disks[0].spec.adopt_roots = vec!["/srv".into()];
+    assert!(wrong(&snapshot).starts_with(allow), "{}", wrong(&snapshot));
+    snapshot.disks[0].spec.allow_unenforced = true;
+    assert!(wrong(&snapshot).starts_with("kubectl delete spv/a"), "{}", wrong(&snapshot));
     snapshot.volumes[0].spec.adopt = None;
     snapshot.volumes[0].status.as_mut().unwrap().node.as_mut().unwrap().resize_failed = Some(small.into());
     let least = step(&snapshot, &VOLUME, "a", RESIZE_FAILED);

@@ -1,5 +1,7 @@
 //! Steps for volumes.
 
+use std::path::Path;
+
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 
@@ -11,6 +13,7 @@ use crate::api::{
     Role, SharedPersistentVolume, SharedPersistentVolumeSpec, Size, SubRoles, VolumeClaim, VolumeMode,
     condition,
 };
+use crate::plan::adopt::allows;
 use crate::plan::candidate::is_ready;
 use crate::plan::copies::{Keeper, keeper};
 use crate::plan::enlarge::new_name;
@@ -377,7 +380,9 @@ impl<'a> About<'a> {
         }
         let anew = self.create_anew(self.role, spec.and_then(|spec| spec.reservation.as_deref()));
         match adopts {
-            Some(adopt) if self.snapshot.disks.iter().all(|disk| disk.spec.adopt_roots.is_empty()) => {
+            Some(adopt)
+                if !self.snapshot.disks.iter().any(|disk| allows(&disk.spec, Path::new(&adopt.path))) =>
+            {
                 advice::allow_adoption(&adopt.path)
             }
             None if is_block && !kind(DiskKind::Block) => {

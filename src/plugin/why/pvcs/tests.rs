@@ -734,6 +734,21 @@ fn t4_p3_resize_names_the_object_that_has_the_size() {
         "kubectl patch pvc data -n team -p '{\"spec\":{\"resources\":{\"requests\":{\"storage\":\"2Gi\"}}}}'";
     let step = instead(&snapshot, &PVC);
     assert!(step.contains(patch), "{step}");
+    // Kubernetes refuses the patch where the class allows no growth.
+    let class = |grows: bool| {
+        from(
+            json!({"metadata": {"name": "ours"}, "provisioner": "csi.reservoir.dev", "allowVolumeExpansion": grows}),
+        )
+    };
+    snapshot.our_classes = vec![class(true)];
+    assert_eq!(instead(&snapshot, &PVC), step);
+    snapshot.our_classes = vec![class(false)];
+    let first = instead(&snapshot, &PVC);
+    assert!(
+        first.contains(": kubectl patch storageclass ours -p '{\"allowVolumeExpansion\":true}'   #"),
+        "{first}"
+    );
+    assert!(first.ends_with(step.split_once(": ").unwrap().1), "{first}");
     assert_eq!(instead(&snapshot, &POD), "a Pod has no size: resize spv/NAME or dr/NAME");
 }
 
