@@ -79,8 +79,8 @@ simulate: ## A cluster in a box: random orders and faults, SEEDS=n of them; SEED
 	env SEED="$(SEED)" SEEDS="$(SEEDS)" STEPS="$(STEPS)" \
 	  cargo test --quiet --profile simulation --package reservoir-simulation -- --nocapture no_rule_is_broken
 
-fault-plans: ## One fault at one write of the tour in the box: each at each; EVERY=n for each n-th, WRITE=n FAULT=n for the story of one
-	env WRITE="$(WRITE)" FAULT="$(FAULT)" EVERY="$(or $(EVERY),1)" \
+fault-plans: ## One fault at one write of the tour in the box: each at each; EVERY=n for each n-th, FIRST=n from a write on, WRITE=n FAULT=n for the story of one
+	env WRITE="$(WRITE)" FAULT="$(FAULT)" FIRST="$(FIRST)" EVERY="$(or $(EVERY),1)" \
 	  cargo test --quiet --profile simulation --package reservoir-simulation -- --nocapture no_fault_at_no_write
 
 simulation-coverage: ## The lines of src/plan and src/controller that the simulation runs, SEEDS=n of them; needs rustup's llvm-tools

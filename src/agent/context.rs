@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use kube::{Client, Resource};
+use tokio::sync::Notify;
 
 use crate::api::SharedPersistentVolume;
 use crate::cluster::{self, Events, WorkQueue};
@@ -27,6 +28,8 @@ pub(super) struct Context {
     pub(super) disk_names: DiskNames,
     pub(super) metrics: Arc<Metrics>,
     pub(super) publishing: Publishing,
+    /// Notified when data is erased that a NodeDisk lists.
+    pub(super) data_gone: Notify,
     /// Volumes and their copies on this node, for publishes.
     pub(super) live_reads: LiveReads<(Option<SharedPersistentVolume>, Vec<SharedPersistentVolume>)>,
     pub(super) events: Events,

@@ -117,6 +117,7 @@ pub async fn run(
         disk_names: Default::default(),
         metrics: metrics.clone(),
         publishing: Default::default(),
+        data_gone: Default::default(),
         live_reads: Default::default(),
         held_targets: Default::default(),
         refused_readers: Default::default(),
@@ -148,7 +149,7 @@ pub async fn run(
             }
         }
         tokio::join!(
-            report_periodically(&mut disks, measure_every, is_reported),
+            report_periodically(&mut disks, &ctx, measure_every, is_reported),
             gauges.measure(&ctx, measure_every),
             reconcile_volumes(&ctx, look_again, wake)
         );
@@ -175,9 +176,13 @@ pub async fn run(
     }
 }
 
-async fn report_periodically(disks: &mut Disks, every: Duration, mut is_reported: bool) {
+/// Reports in each period, and once listed data is erased: a person who reads of it would look for it.
+async fn report_periodically(disks: &mut Disks, ctx: &Context, every: Duration, mut is_reported: bool) {
     loop {
-        tokio::time::sleep(if is_reported { every } else { AFTER_FAILURE }).await;
+        tokio::select! {
+            () = tokio::time::sleep(if is_reported { every } else { AFTER_FAILURE }) => {}
+            () = ctx.data_gone.notified() => {}
+        }
         is_reported = report(disks).await;
     }
 }

@@ -330,6 +330,9 @@ async fn perform(
                 erased => {
                     let bytes = erased?.bytes;
                     tracing::info!(volume = name, bytes, "erased a volume");
+                    if volume.spec.recover.is_some() {
+                        ctx.data_gone.notify_one();
+                    }
                     Ok(Outcome::Erased(bytes))
                 }
             }

@@ -309,10 +309,15 @@ fn too_many(full: Full, volume: &SharedPersistentVolume, reservation: &DiskReser
 fn no_reservation(volume: &SharedPersistentVolume, reservations: &[&DiskReservation]) -> String {
     let role = &volume.spec.role;
     let Some(name) = &volume.spec.reservation else {
-        let ends = |r: &&&DiskReservation| {
-            r.metadata.deletion_timestamp.is_some() && Role::name_covers(&r.spec.role, role)
-        };
-        return match reservations.iter().find(ends) {
+        let of_role = reservations.iter().filter(|r| Role::name_covers(&r.spec.role, role));
+        // One that waits comes first, in an order that caches do not have.
+        let first = of_role.min_by_key(|r| (r.metadata.deletion_timestamp.is_some(), r.name_any()));
+        return match first {
+            Some(waiting) if waiting.metadata.deletion_timestamp.is_none() => format!(
+                "DiskReservation {} has no bytes yet, and nothing else is reserved for role {role} or an ancestor of it; the volume \
+                 waits for it, or make another DiskReservation",
+                waiting.name_any()
+            ),
             Some(ending) => format!(
                 "DiskReservation {} is being deleted, and takes no new volume, and nothing else is reserved for role {role} or an \
                  ancestor of it; make another DiskReservation",

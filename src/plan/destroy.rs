@@ -296,9 +296,11 @@ fn end(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
         (None, _) if erased.is_none() && node.backing == BackingState::Erased => {
             ("Lost", "nothing was erased, because its data was missing on its disk".to_owned())
         }
-        (None, ErasePolicy::Discard) => ("Erased", format!("{bytes} given back to the disk")),
+        (None, ErasePolicy::Discard) => {
+            ("Erased", format!("{bytes} erased, and free in its reservation again"))
+        }
         (None, ErasePolicy::Zero) => {
-            ("Erased", format!("{bytes} overwritten with zeroes and given back to the disk"))
+            ("Erased", format!("{bytes} overwritten with zeroes, and free in its reservation again"))
         }
     };
     let uid = volume.uid().unwrap_or_default();

@@ -205,7 +205,7 @@ fn report(
                 reason::RESIZING,
                 match is_away {
                     true => format!("node {on_node} makes it {word} when its disk is ready again"),
-                    false => format!("node {on_node} is making it {word}"),
+                    false => format!("node {on_node} is to make it {word}"),
                 },
             )
         }
@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(step(&sized(1, 1, 1), 1, 5), Step::Rest(None), "nothing to do, nothing to say");
         assert_eq!(step(&sized(3, 1, 1), 1, 5), Step::Grow(g(3)));
         assert_eq!(step(&sized(3, 1, 1), 3, 0), Step::Grow(g(3)), "died between ledger and status");
-        assert_eq!(said(step(&sized(3, 3, 1), 3, 0)), ("Resizing", "node n1 is making it larger".into()));
+        assert_eq!(said(step(&sized(3, 3, 1), 3, 0)), ("Resizing", "node n1 is to make it larger".into()));
         let mut away = sized(3, 3, 1);
         let conditions = &mut away.status.as_mut().unwrap().conditions;
         let off = Verdict::no(reason::NODE_UNREACHABLE, "m");

@@ -403,7 +403,7 @@ fn retire(
     let copies_used = status.copies.map_or(0, |copies| copies.used);
     let waits_for = match (status.claims.len(), status.user_count as usize) {
         _ if !volume.spec.retire => {
-            let withdrawn = "the retirement was cancelled: the volume is on offer as before";
+            let withdrawn = "the retirement was cancelled: claims bind to it as before";
             let before = condition::get(&status.conditions, RETIRING);
             return (before.map(|_| Verdict::no(reason::RETIRE_WITHDRAWN, withdrawn)), false);
         }
@@ -505,7 +505,7 @@ fn report(
         ),
         _ => Verdict::no(
             reason::CREATING,
-            format!("node {} is making it", status.node_name.as_deref().unwrap_or("?")),
+            format!("node {} is to make it", status.node_name.as_deref().unwrap_or("?")),
         ),
     };
     (phase, verdict)

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use super::fill::Source;
+use super::kind::{Kind, VOLUME};
 use super::rights::parse_verb;
 use crate::api::{Role, Size, SizeError};
 
@@ -150,6 +151,7 @@ pub(super) enum Command {
     /// Requests the destruction of a volume after its last use.
     Retire {
         /// Name of the volume.
+        #[arg(value_parser = volume)]
         volume: String,
         #[command(flatten)]
         write: Write,
@@ -157,6 +159,7 @@ pub(super) enum Command {
     /// Reads the files of a sealed volume again, and compares them with its digest. With --wait it waits for the answer.
     Verify {
         /// Name of the volume.
+        #[arg(value_parser = volume)]
         volume: String,
         #[command(flatten)]
         write: Write,
@@ -164,6 +167,7 @@ pub(super) enum Command {
     /// Cancels the request of retire, until the last user of the volume is gone.
     Unretire {
         /// Name of the volume.
+        #[arg(value_parser = volume)]
         volume: String,
         #[command(flatten)]
         write: Write,
@@ -500,6 +504,17 @@ fn size(text: &str) -> Result<String, String> {
     }
 }
 
+/// The name of a volume, also as `spv/NAME`.
+fn volume(text: &str) -> Result<String, String> {
+    match text.split_once('/') {
+        None => Ok(text.to_owned()),
+        Some((kind, name)) if Kind::parse(kind)? == &VOLUME => Ok(name.to_owned()),
+        Some((kind, _)) => {
+            Err(format!("{kind} is no kind of volume: write the name of a SharedPersistentVolume"))
+        }
+    }
+}
+
 fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
@@ -532,6 +547,8 @@ mod tests {
         {
             assert_eq!(duration(text).ok().map(|d| d.as_secs()), seconds, "{text}");
         }
+        assert_eq!(volume("spv/data"), volume("data"));
+        assert!(volume("dr/data").unwrap_err().contains("is no kind of volume"));
     }
 
     /// T4: kubectl's flag, where people type it.

@@ -51,7 +51,7 @@ async fn d3_another_disk_in_a_known_place_is_refused() {
         )
         .await;
     let said = until_reason(&disks, "n1.old", "DiskRefused").await;
-    assert!(said.contains("not in the agent's configuration any more"), "{said}");
+    assert!(said.contains("not in the agent's configuration, which has no old at /old"), "{said}");
 
     // D3: nobody moves a disk that is served by an edit.
     let moved = json!({"spec": {"nodeName": "n2"}});
@@ -90,7 +90,7 @@ async fn d3_another_disk_in_a_known_place_is_refused() {
     until("the receipt is in an event", || async {
         let events: Api<k8s_openapi::api::events::v1::Event> = Api::all(cluster.client.clone());
         let events = events.list(&Default::default()).await.unwrap().items;
-        events.iter().any(|e| e.note.as_ref().is_some_and(|n| n.contains("64Mi given back"))).then_some(())
+        events.iter().any(|e| e.note.as_ref().is_some_and(|n| n.contains("64Mi erased"))).then_some(())
     })
     .await;
     let receipts = agent.dir.join("disk/receipts");
@@ -132,7 +132,7 @@ async fn d3_a_disk_whose_name_another_one_had_is_served_again() {
     }
     assert_eq!(disks.get("n1.default").await.unwrap().spec.disk_id, one.disk_id);
     let said = until_reason(&disks, "n1.default-2", "DiskRefused").await;
-    assert!(said.contains(&format!("{}/two; its data stays", dir.path().display())), "{said}");
+    assert!(said.contains(&format!("{}/two; data on it stays", dir.path().display())), "{said}");
     disks.delete("n1.default-2", &DeleteParams::default()).await.unwrap();
     until_gone(&disks, "n1.default-2").await;
 }

@@ -183,6 +183,23 @@ async fn x8_kept_data_is_erased_when_its_time_is_over() {
     .await;
 }
 
+/// X8: nobody reads of data that is erased, for as long as a report of the disks is old.
+#[tokio::test(flavor = "multi_thread")]
+async fn x8_erased_data_is_listed_no_more() {
+    let (cluster, mut agent) = start().await;
+    let disks: Api<NodeDisk> = cluster.all();
+    let listed = async || disks.get("n1.default").await.unwrap().status.unwrap().orphans.len();
+    keep_for(&cluster, "data", "1h").await;
+    destroy(&cluster, "data").await;
+    until("the disk lists it", || async { (listed().await == 1).then_some(()) }).await;
+    agent.kill().await;
+    agent.measure_every = Duration::from_secs(3600);
+    agent.run();
+    does(&cluster, "erase data --yes");
+    until("the disk lists it no more", || async { (listed().await == 0).then_some(()) }).await;
+    agent.nothing_left().await;
+}
+
 /// X6, X4: a volume that is deleted before it has its recovered data takes the data along.
 #[tokio::test(flavor = "multi_thread")]
 async fn x6_a_recovery_that_is_deleted_at_once_leaves_no_bytes() {

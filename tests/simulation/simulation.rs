@@ -134,7 +134,8 @@ fn no_fault_at_no_write_breaks_a_rule() {
     // No write has that number.
     let quiet = run_alone(tour((0, 0)));
     assert!(quiet.violations.is_empty(), "without a fault: {:#?}", quiet.violations);
-    let plans = (1..=quiet.writes).flat_map(|at| (0..faults.len()).map(move |fault| (at, fault)));
+    let writes = number("FIRST").unwrap_or(1)..=quiet.writes;
+    let plans = writes.flat_map(|at| (0..faults.len()).map(move |fault| (at, fault)));
     let plans: Vec<(u64, usize)> = plans.step_by(number("EVERY").unwrap_or(499) as usize).collect();
     println!("{} writes of the tour, {} faults", quiet.writes, faults.len());
     run_all(&plans, tour, |(at, fault)| {

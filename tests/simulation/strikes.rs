@@ -122,7 +122,10 @@ impl Fault {
     fn fate(self) -> Fate {
         let fate = Fate::default();
         match self {
-            Self::Lost | Self::Killed { after: false } | Self::AllKilled => Fate { is_lost: true, ..fate },
+            // No request outlasts the API server whose etcd is restored.
+            Self::Lost | Self::Killed { after: false } | Self::AllKilled | Self::Restored => {
+                Fate { is_lost: true, ..fate }
+            }
             Self::Unanswered | Self::Killed { after: true } | Self::StartedWithOldCaches => {
                 Fate { is_unanswered: true, ..fate }
             }

@@ -189,6 +189,12 @@ fn s2_without_a_live_reservation_of_the_role_there_is_no_volume() {
     gone.metadata.deletion_timestamp = some_time();
     let (_, said) = pick(&volume("v1", "eng", 1), std::slice::from_ref(&gone)).unwrap_err();
     assert!(said.starts_with("DiskReservation r is being deleted, and takes no new volume"), "{said}");
+    let waits = ["s", "r"].map(|name| reservation(name, "eng", 10));
+    let (_, said) = pick(&volume("v1", "eng", 1), &[&[gone.clone()], &waits[..]].concat()).unwrap_err();
+    assert!(
+        said.starts_with("DiskReservation r has no bytes yet, and nothing else is reserved for role eng"),
+        "{said}"
+    );
     for rs in [vec![], vec![reserved("r", "ops", 10, &[])], vec![gone], vec![reservation("r", "eng", 10)]] {
         assert_eq!(pick(&volume("v1", "eng", 1), &rs).unwrap_err().0, "NoReservation");
     }

@@ -405,8 +405,15 @@ fn x4_the_receipt_says_what_became_of_the_bytes() {
         }
     };
     for (policy, erased, disk_gone, adopt, outcome, said) in [
-        (ErasePolicy::Discard, Some(gi(1)), false, None, "Erased", "1Gi given back to the disk"),
-        (ErasePolicy::Zero, Some(gi(1)), true, None, "Erased", "1Gi overwritten with zeroes and"),
+        (
+            ErasePolicy::Discard,
+            Some(gi(1)),
+            false,
+            None,
+            "Erased",
+            "1Gi erased, and free in its reservation again",
+        ),
+        (ErasePolicy::Zero, Some(gi(1)), true, None, "Erased", "1Gi overwritten with zeroes, and"),
         (ErasePolicy::Discard, None, true, None, "DiskGone", "its bytes were not erased"),
         (ErasePolicy::Zero, None, false, None, "Lost", "nothing was erased"),
         (ErasePolicy::Discard, None, false, Some("/srv/a"), "LetGo", "adopted from /srv/a; its data stays"),

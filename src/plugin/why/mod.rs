@@ -72,7 +72,7 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
             .insert(0, format!("{leaderless}; nothing of Reservoir changes, and this may be out of date"));
         let waits = || chain(snapshot, target).pop().is_some_and(|root| is_by_controller(snapshot, &root));
         if !why.ready && waits() {
-            why.next.retain(|step| *step != advised::check_controller());
+            why.next.retain(|step| ![advised::check_controller(), advised::look_again()].contains(step));
             why.next.insert(0, advised::check_controller());
         }
     }

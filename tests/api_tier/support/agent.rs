@@ -65,6 +65,8 @@ pub struct Agent {
     copies: bool,
     /// See [`Cluster::look_again`] and [`Cluster::wake`].
     looks: (Duration, bool),
+    /// The time between two reports of the disks, of an agent in this process.
+    pub measure_every: Duration,
     _temp: tempfile::TempDir,
 }
 
@@ -182,7 +184,9 @@ impl Agent {
         std::fs::write(&kubeconfig, text).unwrap();
         let looks = (cluster.look_again, cluster.wake);
         let copies = false;
-        Self { node: node.into(), dir, running: None, client, kubeconfig, copies, looks, _temp: temp }
+        let measure_every = Duration::from_secs(5);
+        let node = node.into();
+        Self { node, dir, running: None, client, kubeconfig, copies, looks, measure_every, _temp: temp }
     }
 
     /// Starts a killed agent again.
@@ -200,7 +204,7 @@ impl Agent {
             kubelet_dir: self.dir.join("kubelet"),
             nri_socket: self.dir.join("nri.sock"),
             copies: self.copies.then(|| "127.0.0.1:0".parse().unwrap()),
-            measure_every: Duration::from_secs(5),
+            measure_every: self.measure_every,
             look_again: self.looks.0,
             wake: self.looks.1,
         };

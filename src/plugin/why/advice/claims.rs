@@ -189,7 +189,10 @@ impl<'a> About<'a> {
     }
 
     pub(super) fn no_subscription(&self) -> String {
-        let exists = self.snapshot.items().iter().any(|i| i.kind != &CLAIM && i.role == Some(self.role));
+        // The volume that the claim names is for that role, also where its reader may not see it (C4).
+        let is_named = self.claim.is_some_and(|claim| claim.spec.volume.is_some());
+        let seen = || self.snapshot.items().iter().any(|i| i.kind != &CLAIM && i.role == Some(self.role));
+        let exists = is_named || seen();
         match nearest(self.role, self.subscribed()).filter(|_| !exists) {
             Some(near) => advice::for_near_role(self.claim_anew(near, None, self.mode()), near),
             None => advice::subscribe(self.role, self.namespace),

@@ -45,6 +45,24 @@ fn t4_each_reason_has_its_own_advice() {
     }
 }
 
+/// T4, C4: a claim that names its volume has the volume's role, and it is the subscription that may be mistyped.
+#[test]
+fn t4_c4_a_named_volume_shows_that_its_role_exists() {
+    let mut snapshot = Snapshot {
+        claims: vec![claim("team", "data", "data")],
+        subscriptions: vec![subscription("team", &["engg"], false)],
+        denied: [&kind::VOLUME, &kind::RESERVATION, &kind::DISK].map(Denied::unseen).into(),
+        ..Snapshot::default()
+    };
+    let of = |snapshot: &Snapshot| step(snapshot, &CLAIM, "data", NO_SUBSCRIPTION);
+    assert_eq!(of(&snapshot), "kubectl reservoir subscribe eng -n team");
+    // One that selects may have the mistake itself.
+    let spec = &mut snapshot.claims[0].spec;
+    let selector = ClaimSelector { min_size: Some(gi(1)), ..ClaimSelector::default() };
+    (spec.volume, spec.selector) = (None, Some(selector));
+    assert!(of(&snapshot).ends_with("# if role engg is meant"), "{}", of(&snapshot));
+}
+
 #[test]
 fn t4_a_name_is_one_word_of_a_shell() {
     assert_eq!((word("data-1.x"), word("tier=hot")), ("data-1.x".into(), "tier=hot".into()));
