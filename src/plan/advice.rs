@@ -617,6 +617,7 @@ advice! {
     delete_pvc(pvc, namespace) =
         "left alone, since its StorageClass decides about it: kubectl delete pvc {pvc} -n {namespace}";
     grant(role, verbs, receiver) = "kubectl reservoir grant {role} --verbs {verbs} --to {receiver}";
+    have_granted(grant) = "have an administrator run: {grant}   # what was refused is tried again within a minute";
     revoke(role, verbs, receiver) = "kubectl reservoir revoke {role} --verbs {verbs} --from {receiver}";
     extend_subscription(subscription, namespace, patch) =
         "kubectl patch rolesubscription {subscription} -n {namespace} --type=merge -p '{patch}'";

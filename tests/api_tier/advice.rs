@@ -255,6 +255,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("see_finalizers_of", "a look at an object, as read_events"),
     ("see_finalizers", "a look at a PersistentVolumeClaim, as read_events"),
     ("await_new_pvc", "nobody: it is made anew by itself (claim_losses.rs)"),
+    ("have_granted", "the command of grant (rights.rs)"),
     (
         "let_grow",
         "an administrator; the commands of resize_pvc and of a class that is patched (pvc_provisioner.rs)",

@@ -43,3 +43,17 @@ pub(super) fn time_of(event: &Event) -> Option<Timestamp> {
 pub(super) fn message_of(event: &Event) -> String {
     event.message.clone().unwrap_or_default()
 }
+
+/// The command in the message about a missing right.
+pub(super) const GRANT: &str = "kubectl reservoir grant ";
+
+/// The message of an event. A right that it misses may have been granted since: what was refused is tried again each minute.
+pub(super) fn message_with_age(event: &Event) -> String {
+    let said = message_of(event);
+    let age = time_of(event).map(|at| Timestamp::now().duration_since(at).as_secs());
+    match age.filter(|age| *age > 0 && said.contains(GRANT)) {
+        Some(age) if age < 120 => format!("{age} s ago: {said}"),
+        Some(age) => format!("{} min ago: {said}", age / 60),
+        None => said,
+    }
+}

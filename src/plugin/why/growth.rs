@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::ending_pvc;
-use super::events::{last_event, message_of};
+use super::events::{last_event, message_with_age};
 use super::report::{Report, TERMINATING};
 use super::target::Target;
 use super::workloads::pods_of_workload;
@@ -59,7 +59,7 @@ pub(super) fn coming(snapshot: &Snapshot, target: &Target) -> Option<Report> {
 /// The message of the event about a refused growth.
 pub(super) fn refusal(snapshot: &Snapshot, target: &Target) -> Option<String> {
     let failed = |event: &&Event| event.reason.as_deref() == Some("VolumeResizeFailed");
-    last_event(snapshot, &PVC, target, true).filter(failed).map(message_of)
+    last_event(snapshot, &PVC, target, true).filter(failed).map(message_with_age)
 }
 
 /// The PersistentVolumeClaim itself, or the first one of a pod or of the pods of a workload, that ends or waits to grow.

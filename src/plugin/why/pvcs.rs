@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
 use super::advice::{AS_SAID, About, UNNAMED, anew, by_template, of_class, refusal, template};
-use super::events::{last_event, message_of, time_of};
+use super::events::{GRANT, last_event, message_of, message_with_age, time_of};
 use super::owners::{ephemeral, pod_of};
 use super::report::{LOST, PROVISIONING_FAILED, Report, TERMINATING};
 use super::space::{Apart, space_step};
@@ -76,7 +76,7 @@ pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report>
     }
     match warning.or_else(|| last(false)) {
         Some(event) => {
-            let said = snapshot.places_now(pvc, event).unwrap_or_else(|| message_of(event));
+            let said = snapshot.places_now(pvc, event).unwrap_or_else(|| message_with_age(event));
             report(true, event.reason.as_deref().unwrap_or("Pending"), said)
         }
         None => report(true, "Pending", UNCAUSED.into()),
@@ -112,11 +112,11 @@ const UNCAUSED: &str = "Kubernetes has reported no cause yet";
 
 /// The step after a refusal of the API server that the event of a PersistentVolumeClaim quotes.
 fn refusal_step(said: &str, namespace: &str) -> Option<String> {
-    if let Some((_, command)) = said.split_once("kubectl reservoir grant ") {
+    if let Some((_, command)) = said.split_once(GRANT) {
         let words: Vec<&str> = command.split_whitespace().collect();
         let [role, "--verbs", verbs, "--to", kind, name, ..] = words.as_slice() else { return None };
         let name = name.trim_end_matches([';', ',', '.']);
-        return Some(advice::have_run(advice::grant(role, verbs, format!("{kind} {name}"))));
+        return Some(advice::have_granted(advice::grant(role, verbs, format!("{kind} {name}"))));
     }
     refusal(said, namespace)
 }

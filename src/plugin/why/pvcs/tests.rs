@@ -1,7 +1,9 @@
 //! Tests of the answers about PersistentVolumeClaims.
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, VolumeResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
 use crate::api::condition::{READY, RESIZED, Verdict, reason, set};
@@ -183,7 +185,7 @@ fn t4_why_pvc_has_the_step_of_a_refusal() {
         (
             verbs,
             "have an administrator run: kubectl reservoir grant eng --verbs create,use,resize --to group \
-             system:serviceaccounts:team\n",
+             system:serviceaccounts:team   # what was refused is tried again within a minute\n",
         ),
         (quota, "kubectl get resourcequotas,limitranges -n team "),
     ] {
@@ -193,6 +195,15 @@ fn t4_why_pvc_has_the_step_of_a_refusal() {
             let told = ask(&snapshot, kind, Some("team"), name).unwrap();
             assert!(told.contains(&format!("next: {next}")), "{told}");
         }
+    }
+    // Somebody may have granted it since.
+    snapshot.events = vec![event("PersistentVolumeClaim", "data", "Warning", "ProvisioningFailed", verbs)];
+    for (seconds, age) in [(40, "40 s"), (400, "6 min")] {
+        let at = Timestamp::now() - SignedDuration::from_secs(seconds);
+        snapshot.events[0].last_timestamp = Some(Time(at));
+        let told = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+        assert!(told.contains(&format!("ProvisioningFailed: {age} ago: the service accounts")), "{told}");
+        assert!(told.contains("next: have an administrator run: kubectl reservoir grant eng"), "{told}");
     }
     snapshot.reservations = vec![reserved("eng", "eng", 4, &[])];
     snapshot.events =
