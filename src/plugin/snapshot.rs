@@ -40,8 +40,8 @@ pub(super) struct Snapshot {
     pub classes: Vec<String>,
     /// The StorageClasses that Reservoir serves.
     pub our_classes: Vec<StorageClass>,
-    /// Names of the other StorageClasses.
-    pub other_classes: Vec<String>,
+    /// The other StorageClasses.
+    pub other_classes: Vec<StorageClass>,
     /// True if the caller may not list StorageClasses.
     pub classes_unseen: bool,
     /// Events of one namespace, for `why`.
@@ -117,7 +117,7 @@ impl Snapshot {
         let (ours, others): (Vec<_>, Vec<_>) = classes.into_iter().partition(class::is_ours);
         snapshot.classes = ours.iter().map(ResourceExt::name_any).collect();
         snapshot.our_classes = ours;
-        snapshot.other_classes = others.iter().map(ResourceExt::name_any).collect();
+        snapshot.other_classes = others;
         snapshot.classes_unseen = !unseen.is_empty();
         Ok(snapshot)
     }

@@ -1,6 +1,7 @@
 //! Reports about PersistentVolumeClaims, and their next steps.
 
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 
 use super::advice::{AS_SAID, About, UNNAMED, anew, by_template, of_class, refusal, template};
@@ -10,7 +11,7 @@ use super::report::{LOST, PROVISIONING_FAILED, Report, TERMINATING};
 use super::space::{Apart, space_step};
 use super::target::Target;
 use super::{ending_pvc, growth, lost_pvc, old_data, placing};
-use crate::api::{ANNOTATION_MADE_FOR, DiskReservation, Role, SharedPersistentVolume};
+use crate::api::{ANNOTATION_MADE_FOR, DRIVER, DiskReservation, Role, SharedPersistentVolume};
 use crate::cluster;
 use crate::plan::candidate::{is_cordoned, is_ready};
 use crate::plan::pvc_provisioner::class;
@@ -304,7 +305,10 @@ fn class_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str)
         true => advice::read_events(name, namespace),
         // An annotation names the driver only after the first pod.
         false if snapshot.classes_unseen => advice::read_unknown_events(name, namespace),
-        false => advice::read_foreign_events(name, namespace),
+        false => match pvc.and_then(|pvc| mistyped_driver(snapshot, pvc)) {
+            Some(class) => advice::make_class_of_driver(class.name_any(), &class.provisioner, DRIVER),
+            None => advice::read_foreign_events(name, namespace),
+        },
     }
 }
 
@@ -400,7 +404,15 @@ fn place_step(snapshot: &Snapshot, pvc: &PersistentVolumeClaim) -> Option<String
 }
 
 fn all_classes(snapshot: &Snapshot) -> impl Iterator<Item = &str> {
-    snapshot.classes.iter().chain(&snapshot.other_classes).map(String::as_str)
+    let others = snapshot.other_classes.iter().filter_map(|class| class.metadata.name.as_deref());
+    snapshot.classes.iter().map(String::as_str).chain(others)
+}
+
+/// The class of another driver whose name is almost that of Reservoir's.
+fn mistyped_driver<'a>(snapshot: &'a Snapshot, pvc: &PersistentVolumeClaim) -> Option<&'a StorageClass> {
+    let name = pvc.spec.as_ref()?.storage_class_name.as_ref()?;
+    let class = snapshot.other_classes.iter().find(|class| class.metadata.name.as_ref() == Some(name))?;
+    class.provisioner.contains("reservoir").then_some(class)
 }
 
 /// The StorageClass that the PersistentVolumeClaim names and that does not exist.

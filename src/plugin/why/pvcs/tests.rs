@@ -2,6 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, VolumeResourceRequirements};
+use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
@@ -135,9 +136,13 @@ fn t4_p2_why_pvc_has_numbers_that_are_true() {
     assert!(of(&snapshot).contains("next: kubectl reservoir doctor"), "{}", of(&snapshot));
 }
 
-fn class_of(parameters: Value, mode: &str) -> k8s_openapi::api::storage::v1::StorageClass {
+fn class_of(parameters: Value, mode: &str) -> StorageClass {
     from(json!({"metadata": {"name": "eng"}, "provisioner": "csi.reservoir.dev", "parameters": parameters,
         "volumeBindingMode": mode}))
+}
+
+fn of_driver(name: &str, provisioner: &str) -> StorageClass {
+    from(json!({"metadata": {"name": name}, "provisioner": provisioner}))
 }
 
 /// T4: a class that was deleted, or made anew, is told as it is now, and not as an event of before has it.
@@ -145,7 +150,7 @@ fn class_of(parameters: Value, mode: &str) -> k8s_openapi::api::storage::v1::Sto
 fn t4_why_pvc_is_about_the_class_as_it_is_now() {
     let old = "StorageClass eng says keepFor `3d`; make the class anew";
     let mut snapshot = Snapshot {
-        other_classes: vec!["local".into()],
+        other_classes: vec![of_driver("local", "local-path")],
         pvcs: vec![wants("1Gi")],
         events: vec![event("PersistentVolumeClaim", "data", "Warning", "ProvisioningFailed", old)],
         ..Snapshot::default()
@@ -606,7 +611,7 @@ fn t4_why_pvc_sees_a_mistyped_class() {
     let mut snapshot = Snapshot {
         pvcs: vec![pvc("data", "Pending", "enng")],
         classes: vec!["eng".into()],
-        other_classes: vec!["local".into()],
+        other_classes: vec![of_driver("local", "local-path")],
         ..Snapshot::default()
     };
     let next = |snapshot: &Snapshot| {
@@ -646,8 +651,11 @@ fn t4_why_pvc_sees_a_mistyped_class() {
     snapshot.classes_unseen = false;
     snapshot.classes.clear();
     assert!(next(&snapshot).starts_with("kubectl get storageclasses   # none is called enng"));
-    snapshot.other_classes.push("enng".into());
+    snapshot.other_classes.push(of_driver("enng", "ebs.csi.aws.com"));
     assert!(next(&snapshot).contains("it asks for no StorageClass of Reservoir"));
+    snapshot.other_classes[1].provisioner = "reservoir.dev".into();
+    let mistyped = "kubectl get storageclass enng -o yaml   # its provisioner is reservoir.dev, and Reservoir's is csi.reservoir.dev";
+    assert!(next(&snapshot).starts_with(mistyped), "{}", next(&snapshot));
     // Nobody has said which class.
     snapshot.classes = vec!["fast".into()];
     snapshot.pvcs[0].spec.as_mut().unwrap().storage_class_name = None;
