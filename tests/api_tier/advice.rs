@@ -255,6 +255,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("see_finalizers_of", "a look at an object, as read_events"),
     ("see_finalizers", "a look at a PersistentVolumeClaim, as read_events"),
     ("await_new_pvc", "nobody: it is made anew by itself (claim_losses.rs)"),
+    ("make_class_for_role", "an administrator makes a StorageClass anew"),
     ("make_class_of_driver", "an administrator makes a StorageClass anew"),
     ("have_granted", "the command of grant (rights.rs)"),
     (

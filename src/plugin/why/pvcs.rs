@@ -337,7 +337,12 @@ fn known_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str)
     }
     let said = pvc_report(snapshot, target).map(|report| report.message).unwrap_or_default();
     let ended = || Some(advice::end_finished_pod(finished_pod(snapshot, pvc?)?, namespace));
-    let step = refusal_step(&said, namespace);
+    // A right on a mistyped role would be of no use.
+    let mistyped = || {
+        let (class, wanted) = (snapshot.our_class(pvc?)?, snapshot.wanted(pvc?)?);
+        Some(advice::make_class_for_role(class.name_any(), snapshot.near_role(&wanted.spec.role)?))
+    };
+    let step = refusal_step(&said, namespace).map(|step| mistyped().unwrap_or(step));
     let step = step.or_else(|| space_step(snapshot, target).and_then(|step| ended().or(Some(step))));
     let elsewhere = || {
         let mut pods = snapshot.pods_of(namespace, name);

@@ -201,6 +201,11 @@ fn t4_why_pvc_has_the_step_of_a_refusal() {
             assert!(told.contains(&format!("next: {next}")), "{told}");
         }
     }
+    snapshot.reservations = vec![reserved("engg", "engg", 4, &[])];
+    snapshot.events = vec![event("PersistentVolumeClaim", "data", "Warning", "ProvisioningFailed", verbs)];
+    let told = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(told.contains("next: kubectl get storageclass eng -o yaml   # if role engg is meant"), "{told}");
+    snapshot.reservations.clear();
     // Somebody may have granted it since.
     snapshot.events = vec![event("PersistentVolumeClaim", "data", "Warning", "ProvisioningFailed", verbs)];
     for (seconds, age) in [(40, "40 s"), (400, "6 min")] {
