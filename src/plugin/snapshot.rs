@@ -21,6 +21,7 @@ use crate::api::{
 };
 use crate::cluster::{self, Kind};
 use crate::plan::own_pvc::pvc_of;
+use crate::plan::pv_binding::earlier_claim;
 use crate::plan::pvc_provisioner::{class, placement};
 use crate::plan::{names, orphans};
 
@@ -294,11 +295,19 @@ impl Snapshot {
         self.claims.iter().find(|c| c.name_any() == name && c.namespace().as_deref() == namespace)
     }
 
-    /// True if the PersistentVolumeClaim with the claim's name is another one's, and the claim waits for the name.
-    pub fn is_name_taken(&self, namespace: Option<&str>, claim: &str) -> bool {
-        let claim = self.claim(namespace, claim).and_then(|claim| claim.status.as_ref());
-        let ready = claim.and_then(|status| condition::get(&status.conditions, condition::READY));
+    /// True if the PersistentVolumeClaim with the claim's name is another one's. The claim waits for the name, or has no volume
+    /// yet, and would wait then.
+    pub fn is_name_taken(&self, namespace: Option<&str>, name: &str) -> bool {
+        let Some(claim) = self.claim(namespace, name) else { return false };
+        let ready =
+            claim.status.as_ref().and_then(|status| condition::get(&status.conditions, condition::READY));
+        let is_bound = claim.status.as_ref().is_some_and(|status| status.volume.is_some());
+        let is_anothers = |pvc: &PersistentVolumeClaim| {
+            let is_owned = pvc.owner_references().iter().any(|owner| owner.kind == kind::CLAIM.name);
+            pvc_of(claim).is_none() && !is_owned && earlier_claim(pvc).is_none()
+        };
         ready.is_some_and(|ready| ready.reason == NAME_TAKEN)
+            || !is_bound && self.pvc(namespace, name).is_some_and(is_anothers)
     }
 
     /// The volume that a claim, or a PersistentVolumeClaim of a StorageClass, is bound to.

@@ -309,6 +309,7 @@ impl World {
     /// Goes on the tour. A disaster that strikes ends it.
     pub async fn tour(&mut self, strike: Strike) {
         lock(&self.server).strike = Some(strike);
+        self.pause(Duration::from_secs(5)).await;
         let mut kept: Vec<Want> = Vec::new();
         for (number, (what, wants)) in acts().into_iter().enumerate() {
             self.tell(&format!("the tour: {what}"));

@@ -302,9 +302,9 @@ impl World {
     }
 
     async fn play(&mut self) {
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        if let Some(strike) = self.plan.tour {
-            self.tour(strike).await;
+        match self.plan.tour {
+            Some(strike) => self.tour(strike).await,
+            None => tokio::time::sleep(Duration::from_secs(5)).await,
         }
         for step in 1..=self.plan.steps {
             let longest = if self.random.in_a_thousand(20) { 60_000 } else { 700 };

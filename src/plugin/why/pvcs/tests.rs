@@ -875,6 +875,35 @@ fn t4_f5_why_leads_to_the_data_of_before() {
     assert!(!of(&snapshot, (&PVC, "d-db-1")).contains("kubectl reservoir claim"), "somebody has it");
 }
 
+/// T4, P1: a PersistentVolumeClaim of a class does not wait for a VolumeClaim of its name, which has no volume yet.
+#[test]
+fn t4_p1_why_pvc_waits_for_no_claim_of_its_name() {
+    let said = "1Gi asked for, reservation eng has 224Mi left";
+    let mut other = claim("team", "data", "nowhere");
+    let why = Verdict::no(reason::NO_SUCH_VOLUME, "there is no SharedPersistentVolume nowhere");
+    let conditions = &mut other.status.get_or_insert_default().conditions;
+    set(conditions, READY, why, None, Timestamp::UNIX_EPOCH);
+    let mut snapshot = Snapshot {
+        classes: vec!["eng".into()],
+        our_classes: vec![class_of(json!({"role": "eng"}), "Immediate")],
+        claims: vec![other],
+        pvcs: vec![wants("1Gi")],
+        pods: vec![pod_of("data", "Pending")],
+        events: vec![event("PersistentVolumeClaim", "data", "Warning", "ProvisioningFailed", said)],
+        ..Snapshot::default()
+    };
+    for (kind, name) in [(&PVC, "data"), (&POD, "web")] {
+        let told = ask(&snapshot, kind, Some("team"), name).unwrap();
+        assert!(told.contains(said) && !told.contains("nowhere"), "{told}");
+    }
+    // The one that the claim made waits for it.
+    let owner =
+        json!([{"apiVersion": "reservoir.dev/v1alpha1", "kind": "VolumeClaim", "name": "data", "uid": "c"}]);
+    snapshot.pvcs[0].metadata.owner_references = from(owner);
+    let told = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(told.contains("NoSuchVolume") && told.contains("it belongs to VolumeClaim team/data"), "{told}");
+}
+
 /// T4, P3: a growth that failed is told to who sees the PersistentVolumeClaim alone, too. Making it anew would lose its data.
 #[test]
 fn t4_p3_who_sees_no_volume_is_told_of_a_growth_that_failed() {
