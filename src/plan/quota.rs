@@ -58,16 +58,34 @@ pub fn ledgers<'a>(roles: &[&'a VolumeRole]) -> Vec<(&'a VolumeRole, u64)> {
     keeping.map(|role| (role, ledger::total(entries(role)))).collect()
 }
 
-/// Why a role with `reserved` bytes may not reserve `asked` more; `None`: the bytes are within the limit, and the
+/// The bytes of a role that count against its limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Taken {
+    /// The sum of its ledger.
+    pub reserved: u64,
+    /// Unused guarantees of its sub-roles, which another sub-role does not get.
+    pub guaranteed: u64,
+}
+
+/// The bytes of the limit of `of` that a request for `role` finds taken. `ledgers` is the result of [`ledgers`].
+pub fn taken(of: &VolumeRole, role: &str, reserved: u64, ledgers: &[(&VolumeRole, u64)]) -> Taken {
+    let (above, is_limited) = (&of.spec.role, of.spec.quota.limit.is_some());
+    let is_below =
+        |below: &VolumeRole| below.spec.role != *above && Role::name_covers(above, &below.spec.role);
+    let below: Vec<_> = ledgers.iter().filter(|(of, _)| is_limited && is_below(of)).copied().collect();
+    Taken { reserved, guaranteed: total(&open_guarantees(role, &below)) }
+}
+
+/// Why a role with so many bytes taken may not reserve `asked` more; `None`: the bytes are within the limit, and the
 /// ledger has space. `new` is the role of a new entry; `None`: the ledger has the entry already.
-pub fn refusal(role: &VolumeRole, new: Option<&str>, reserved: u64, asked: u64) -> Option<Verdict> {
+pub fn refusal(role: &VolumeRole, new: Option<&str>, taken: Taken, asked: u64) -> Option<Verdict> {
     let (of, listed) = (&role.spec.role, entries(role).iter().map(Entry::of));
     let full = match new {
         _ if asked == 0 => None,
         _ if leaves_out(role) => Some(Full::List),
         new => new.and_then(|new| full_for(of, Entry::for_role(new), listed)),
     };
-    let Some(full) = full else { return over_limit(role, reserved, asked) };
+    let Some(full) = full else { return over_limit(role, taken, asked) };
     let object = format!("VolumeRole {}", role.name_any());
     let why = full.why(&object, "reservations", of, Entry::for_role(new.unwrap_or(of)));
     let message = format!("{why}; delete some that are not needed, or use fewer and larger ones");
@@ -84,14 +102,19 @@ fn entries(role: &VolumeRole) -> &[LedgerEntry] {
     role.status.as_ref().map_or(&[], |status| &status.reservations)
 }
 
-fn over_limit(role: &VolumeRole, reserved: u64, asked: u64) -> Option<Verdict> {
+fn over_limit(role: &VolumeRole, taken: Taken, asked: u64) -> Option<Verdict> {
     let limit = role.spec.quota.limit.as_ref()?.bytes_or_zero();
-    let over = reserved.saturating_add(asked).saturating_sub(limit);
+    let Taken { reserved, guaranteed } = taken;
+    let over = reserved.saturating_add(guaranteed).saturating_add(asked).saturating_sub(limit);
+    let kept = match guaranteed {
+        0 => String::new(),
+        kept => format!(" and {} guaranteed to sub-roles", Size::from_bytes(kept)),
+    };
     (over > 0 && asked > 0).then(|| {
         Verdict::no(
             reason::OVER_QUOTA,
             format!(
-                "role {} has {} of its limit of {} reserved, {} asked for is {} too much; \
+                "role {} has {} of its limit of {} reserved{kept}, {} asked for is {} too much; \
                  {} or raise the limit of VolumeRole {}",
                 role.spec.role,
                 Size::from_bytes(reserved),
@@ -299,8 +322,9 @@ mod tests {
         let names: Vec<String> = (0..1000).map(|i| format!("r{i}")).collect();
         let held: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 1)).collect();
         let role = with_quota(volume_role("eng", "eng"), Some(5000), None, &held);
-        assert_eq!(refusal(&role, Some("eng"), 0, 1).unwrap().reason, reason::TOO_MANY_RESERVATIONS);
-        assert_eq!(refusal(&role, Some("eng"), 0, 0), None);
+        let refusal = |asked| refusal(&role, Some("eng"), Taken::default(), asked);
+        assert_eq!(refusal(1).unwrap().reason, reason::TOO_MANY_RESERVATIONS);
+        assert_eq!(refusal(0), None);
     }
 
     #[test]
@@ -368,6 +392,33 @@ mod tests {
             refused("eng", 5, 10, &[(&ops, 0), (&ml, 0)]).is_some(),
             "a parent cannot take its sub-role's"
         );
+    }
+
+    /// Q2: the rest of an ancestor's limit is not given to one sub-role beside the guarantee of another one.
+    #[test]
+    fn q2_others_cannot_reserve_a_guarantee_away_within_a_limit() {
+        let role = |name: &str, limit, guarantee| {
+            with_quota(volume_role(&name.replace('/', "-"), name), limit, guarantee, &[])
+        };
+        let (corp, a, b) =
+            (role("corp", Some(10), Some(5)), role("corp/a", None, Some(8)), role("corp/b", None, None));
+        let books = |has: u64| vec![(&corp, has << 30), (&a, has << 30), (&b, 0)];
+        let said = |who, has: u64, asked: u64| {
+            let taken = taken(&corp, who, has << 30, &books(has));
+            refusal(&corp, None, taken, asked << 30).map(|why| why.message)
+        };
+        let beside = "role corp has 0 of its limit of 10Gi reserved and 8Gi guaranteed to sub-roles, 6Gi asked for is 4Gi too much; \
+                      ask for less or raise the limit of VolumeRole corp";
+        for other in ["corp/b", "corp", "corp/b/c"] {
+            assert_eq!(said(other, 0, 6).as_deref(), Some(beside), "{other}");
+            assert_eq!(said(other, 0, 2), None, "{other}");
+            assert_eq!(said(other, 8, 2), None, "{other}: a has its own");
+        }
+        for own in ["corp/a", "corp/a/x"] {
+            assert_eq!(said(own, 0, 10), None, "{own}: it is its own");
+        }
+        let free = role("corp", None, None);
+        assert_eq!(taken(&free, "corp/b", 1, &books(0)), Taken { reserved: 1, guaranteed: 0 }, "no limit");
     }
 
     #[test]

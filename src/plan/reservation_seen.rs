@@ -259,7 +259,7 @@ impl Gives for DiskReservation {
 }
 
 impl Gives for VolumeRole {
-    fn give(&self, _: &Seen, entry: &LedgerEntry) -> Result<Ledger<'_>, Refusal> {
+    fn give(&self, seen: &Seen, entry: &LedgerEntry) -> Result<Ledger<'_>, Refusal> {
         ensure_not_behind(self, entry)?;
         let ledger = self.ledger();
         match (quota::has_quota(self), quota::is_current(self)) {
@@ -269,7 +269,9 @@ impl Gives for VolumeRole {
                 let held = ledger.get(&entry.uid);
                 let more = entry.size.bytes_or_zero().saturating_sub(held.unwrap_or(0));
                 let new = held.is_none().then_some(&*entry.role);
-                let refusal = quota::refusal(self, new, ledger.total(), more);
+                let ledgers = quota::ledgers(&refs(&seen.roles));
+                let taken = quota::taken(self, &entry.role, ledger.total(), &ledgers);
+                let refusal = quota::refusal(self, new, taken, more);
                 refusal.map_or_else(|| ledger.take(entry.clone()).map_err(|_| None), |why| Err(Some(why)))
             }
         }

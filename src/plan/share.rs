@@ -194,14 +194,23 @@ impl<'a> Sharing<'a> {
 
     /// Why the request does not get so many bytes of the free space: they are guaranteed to other roles.
     fn guaranteed(&self, request: &Request, bytes: u64) -> Option<Verdict> {
-        let reserved: Vec<(&VolumeRole, u64)> = self.roles.iter().map(|of| (of.role, of.reserved)).collect();
-        quota::guaranteed(request.role(), bytes, sum(&self.disks, |disk| disk.free), &reserved)
+        quota::guaranteed(request.role(), bytes, sum(&self.disks, |disk| disk.free), &self.ledgers())
+    }
+
+    fn ledgers(&self) -> Vec<(&'a VolumeRole, u64)> {
+        self.roles.iter().map(|of| (of.role, of.reserved)).collect()
+    }
+
+    /// Why the limits of the role and its ancestors do not allow so many bytes.
+    fn over_limits(&self, request: &Request, target: u64) -> Option<Verdict> {
+        let ledgers = self.ledgers();
+        self.charged(request).find_map(|of| of.refusal(request, target, &ledgers))
     }
 
     /// True if the request is within all limits. All bytes of an undivided disk count, even for a smaller request (D2,
     /// Q1).
     fn within_limits(&self, request: &Request, disk: &DiskSpace) -> bool {
-        self.charged(request).all(|of| of.refusal(request, disk.target(request)).is_none())
+        self.over_limits(request, disk.target(request)).is_none()
     }
 
     fn look_at(&mut self, request: &Request<'a>) -> Look {
@@ -212,7 +221,7 @@ impl<'a> Sharing<'a> {
         if self.charged(request).any(|of| !quota::is_current(of.role)) {
             return Look::Unknown;
         }
-        if let Some(why) = self.charged(request).find_map(|of| of.refusal(request, request.target)) {
+        if let Some(why) = self.over_limits(request, request.target) {
             return Look::Refuse(why);
         }
         if let Some(why) = self.guaranteed(request, request.asked) {

@@ -251,11 +251,12 @@ impl<'a> RoleSpace<'a> {
     }
 
     /// Why the role does not get the bytes. Free space that is collected for the role counts too (Q5).
-    pub fn refusal(&self, request: &Request, target: u64) -> Option<Verdict> {
+    pub fn refusal(&self, request: &Request, target: u64, ledgers: &[(&VolumeRole, u64)]) -> Option<Verdict> {
         let more = self.more(request, target);
         let new = (!self.entries.contains_key(&*request.uid)).then_some(request.role());
-        quota::refusal(self.role, new, self.reserved, more).or_else(|| {
-            let all = self.reserved.saturating_add(self.collected);
+        let taken = quota::taken(self.role, request.role(), self.reserved, ledgers);
+        quota::refusal(self.role, new, taken, more).or_else(|| {
+            let all = quota::Taken { reserved: taken.reserved.saturating_add(self.collected), ..taken };
             let over = quota::refusal(self.role, None, all, more).filter(|_| self.collected > 0)?;
             Some(quota::beside_collected(over, self.collected))
         })

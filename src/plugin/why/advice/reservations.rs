@@ -67,11 +67,14 @@ impl<'a> About<'a> {
     /// free (Q5). And the role whose limit has the least left.
     fn within_quota(&self, own: u64) -> (u64, &str) {
         let roles: Vec<_> = self.snapshot.roles.iter().collect();
-        let charged =
-            quota::ledgers(&roles).into_iter().filter(|(r, _)| Role::name_covers(&r.spec.role, self.role));
+        let ledgers = quota::ledgers(&roles);
+        let charged = ledgers.iter().filter(|(r, _)| Role::name_covers(&r.spec.role, self.role));
         let left = charged.filter_map(|(r, reserved)| {
             let limit = r.spec.quota.limit.as_ref()?.bytes_or_zero();
-            let taken = reserved.saturating_add(quota::collected(r, self.said(OVER_QUOTA)));
+            let taken = quota::taken(r, self.role, *reserved, &ledgers);
+            let collected = quota::collected(r, self.said(OVER_QUOTA));
+            let taken =
+                [taken.reserved, taken.guaranteed, collected].into_iter().fold(0, u64::saturating_add);
             Some((limit.saturating_add(own).saturating_sub(taken), r.spec.role.as_str()))
         });
         left.min().unwrap_or((own, self.role))
