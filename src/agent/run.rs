@@ -176,7 +176,7 @@ pub async fn run(
     }
 }
 
-/// Reports in each period, and once listed data is erased: a person who reads of it would look for it.
+/// Reports in each period, and at once after data is erased that a NodeDisk lists.
 async fn report_periodically(disks: &mut Disks, ctx: &Context, every: Duration, mut is_reported: bool) {
     loop {
         tokio::select! {

@@ -545,8 +545,8 @@ advice! {
     see_classes(class, made) = "kubectl get storageclasses   # none is called {class}; make it, or {made} anew";
     read_foreign_events(pvc, namespace) =
         "kubectl describe pvc {pvc} -n {namespace}   # it asks for no StorageClass of Reservoir";
-    make_class_for_role(class, role) =
-        "kubectl get storageclass {class} -o yaml   # if role {role} is meant, delete the class, and make it anew with that role";
+    make_class_for_role(class, role, grant) =
+        "kubectl get storageclass {class} -o yaml   # if role {role} is meant, delete the class, and make it anew with that role; else {grant}";
     make_class_of_driver(class, provisioner, driver) =
         "kubectl get storageclass {class} -o yaml   # its provisioner is {provisioner}, and Reservoir's is {driver}: if that is meant, \
          delete the class, and make it anew";

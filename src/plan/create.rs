@@ -310,13 +310,14 @@ fn no_reservation(volume: &SharedPersistentVolume, reservations: &[&DiskReservat
     let role = &volume.spec.role;
     let Some(name) = &volume.spec.reservation else {
         let of_role = reservations.iter().filter(|r| Role::name_covers(&r.spec.role, role));
-        // One that waits comes first, in an order that caches do not have.
-        let first = of_role.min_by_key(|r| (r.metadata.deletion_timestamp.is_some(), r.name_any()));
+        // A waiting reservation comes first. Sorted: caches have no order.
+        let is_placed = |r: &DiskReservation| r.status.as_ref().is_some_and(|s| s.node_disk.is_some());
+        let first =
+            of_role.min_by_key(|r| (r.metadata.deletion_timestamp.is_some(), is_placed(r), r.name_any()));
         return match first {
             Some(waiting) if waiting.metadata.deletion_timestamp.is_none() => format!(
-                "DiskReservation {} has no bytes yet, and nothing else is reserved for role {role} or an ancestor of it; the volume \
-                 waits for it, or make another DiskReservation",
-                waiting.name_any()
+                "{}; nothing else is reserved for role {role} or an ancestor of it: make another DiskReservation, or wait for this one",
+                not_serving(waiting)
             ),
             Some(ending) => format!(
                 "DiskReservation {} is being deleted, and takes no new volume, and nothing else is reserved for role {role} or an \
@@ -354,20 +355,27 @@ fn no_reservation(volume: &SharedPersistentVolume, reservations: &[&DiskReservat
         Some(r) if may_hold(r, &r.spec.role) => {
             format!("DiskReservation {name} is for role {}, which does not cover role {role}", r.spec.role)
         }
-        Some(r) => match r.status.as_ref().filter(|s| s.node_disk.is_some()) {
-            None => {
-                let ready = r.status.as_ref().and_then(|status| condition::get(&status.conditions, READY));
-                let why = ready.map_or("it has no condition yet", |ready| match turn::changes(r, ready) {
+        Some(r) => not_serving(r),
+    }
+}
+
+/// Why a reservation takes no volume now, without the numbers of its turns.
+fn not_serving(reservation: &DiskReservation) -> String {
+    let (name, status) = (reservation.name_any(), reservation.status.as_ref());
+    let ready = status.and_then(|status| condition::get(&status.conditions, READY));
+    match status.filter(|status| status.node_disk.is_some()) {
+        None => {
+            let why =
+                ready.map_or("it has no condition yet", |ready| match turn::changes(reservation, ready) {
                     true => "it waits for space, and its condition Ready says why",
                     false => &ready.message,
                 });
-                format!("DiskReservation {name} has no disk yet: {why}")
-            }
-            Some(status) => {
-                let why = condition::get(&status.conditions, READY).map_or("it is not ready", |c| &c.message);
-                format!("DiskReservation {name} serves nobody now: {why}")
-            }
-        },
+            format!("DiskReservation {name} has no disk yet: {why}")
+        }
+        Some(_) => {
+            let why = ready.map_or("it is not ready", |ready| &ready.message);
+            format!("DiskReservation {name} serves nobody now: {why}")
+        }
     }
 }
 

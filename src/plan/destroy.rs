@@ -296,11 +296,10 @@ fn end(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
         (None, _) if erased.is_none() && node.backing == BackingState::Erased => {
             ("Lost", "nothing was erased, because its data was missing on its disk".to_owned())
         }
-        (None, ErasePolicy::Discard) => {
-            ("Erased", format!("{bytes} erased, and free in its reservation again"))
-        }
-        (None, ErasePolicy::Zero) => {
-            ("Erased", format!("{bytes} overwritten with zeroes, and free in its reservation again"))
+        (None, policy) => {
+            let how = if policy == ErasePolicy::Zero { "overwritten with zeroes" } else { "erased" };
+            let free = if disk_gone { "" } else { ", and free in its reservation again" };
+            ("Erased", format!("{bytes} {how}{free}"))
         }
     };
     let uid = volume.uid().unwrap_or_default();

@@ -276,7 +276,7 @@ fn overbooked(disk: &NodeDisk, status: &NodeDiskStatus) -> String {
 /// The beginning of the message about files of others that take reserved bytes.
 const OTHER_FILES: &str = "other files on";
 
-/// The words for a disk that is no longer configured.
+/// The words for a disk that is not configured.
 pub const UNCONFIGURED: &str = "the disk is not in the agent's configuration";
 
 /// The status of a disk that is no longer configured; `still_used` lists its static reservations in use. If another

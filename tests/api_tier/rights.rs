@@ -53,6 +53,8 @@ async fn a1_a_grant_works_until_it_is_revoked() {
     let gone = does(&cluster, "revoke eng --from user jane");
     assert_eq!(gone.matches(" deleted\n").count(), 2, "{gone}");
     until("by her group she has it", || async { write.dry(&jane).await.ok() }).await;
+    let never = does(&cluster, "revoke eng/ml --verbs resize --from group people");
+    assert!(never.contains("gave group people no such verb on role eng/ml"), "{never}");
     let included = does(&cluster, "revoke eng/ml --verbs use-readonly --from group people");
     assert!(
         included.ends_with(

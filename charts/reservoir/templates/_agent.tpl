@@ -35,6 +35,7 @@ its mount point is shown to the agent; one that holds the kubelet's directory wo
 {{- end }}
 {{- end }}
 {{- /* A directory is mounted once, so that later mounts in it are seen if one of its uses needs that. */}}
+{{- $made := $shared }}
 {{- range concat $places $adoptRoots }}{{ $shared = without $shared . }}{{ end }}
 {{- range $places }}{{ $adoptRoots = without $adoptRoots . }}{{ end }}
 apiVersion: v1
@@ -176,7 +177,7 @@ spec:
         {{- end }}
         {{- /* Without a type, a missing directory does not keep the pod, and the other disks with it, from starting (D6). */}}
         {{- range $i, $path := $places }}
-        - { name: disks-{{ $i }}, hostPath: { path: {{ $path }} } }
+        - { name: disks-{{ $i }}, hostPath: { path: {{ $path }}{{ if has $path $made }}, type: DirectoryOrCreate{{ end }} } }
         {{- end }}
         {{- range $i, $root := $adoptRoots }}
         - { name: adopt-{{ $i }}, hostPath: { path: {{ $root }}, type: DirectoryOrCreate } }

@@ -192,9 +192,17 @@ fn s2_without_a_live_reservation_of_the_role_there_is_no_volume() {
     let waits = ["s", "r"].map(|name| reservation(name, "eng", 10));
     let (_, said) = pick(&volume("v1", "eng", 1), &[&[gone.clone()], &waits[..]].concat()).unwrap_err();
     assert!(
-        said.starts_with("DiskReservation r has no bytes yet, and nothing else is reserved for role eng"),
+        said.starts_with("DiskReservation r has no disk yet: it has no condition yet; nothing else is"),
         "{said}"
     );
+    let mut away = reserved("a", "eng", 10, &[]);
+    let status = away.status.as_mut().unwrap();
+    status.phase = crate::api::ReservationPhase::Pending;
+    set_ready(&mut status.conditions, false);
+    let (_, said) = pick(&volume("v1", "eng", 1), &[away.clone()]).unwrap_err();
+    assert!(said.starts_with("DiskReservation a serves nobody now: "), "{said}");
+    let (_, said) = pick(&volume("v1", "eng", 1), &[&[away], &waits[..]].concat()).unwrap_err();
+    assert!(said.starts_with("DiskReservation r has no disk yet"), "one that may be served: {said}");
     for rs in [vec![], vec![reserved("r", "ops", 10, &[])], vec![gone], vec![reservation("r", "eng", 10)]] {
         assert_eq!(pick(&volume("v1", "eng", 1), &rs).unwrap_err().0, "NoReservation");
     }

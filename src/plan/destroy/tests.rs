@@ -413,7 +413,7 @@ fn x4_the_receipt_says_what_became_of_the_bytes() {
             "Erased",
             "1Gi erased, and free in its reservation again",
         ),
-        (ErasePolicy::Zero, Some(gi(1)), true, None, "Erased", "1Gi overwritten with zeroes, and"),
+        (ErasePolicy::Zero, Some(gi(1)), true, None, "Erased", "1Gi overwritten with zeroes"),
         (ErasePolicy::Discard, None, true, None, "DiskGone", "its bytes were not erased"),
         (ErasePolicy::Zero, None, false, None, "Lost", "nothing was erased"),
         (ErasePolicy::Discard, None, false, Some("/srv/a"), "LetGo", "adopted from /srv/a; its data stays"),

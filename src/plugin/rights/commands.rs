@@ -104,8 +104,8 @@ pub(in crate::plugin) async fn revoke(
     let done = settle(client, &seen, &wanted, args.dry_run).await?;
     print!("{done}");
     let is_included = kept.contains(&"use") && revoked.contains(&"use-readonly");
-    // What was left of a grant whose role somebody deleted goes, though no verb does.
-    if unchanged && !is_included && done.is_empty() {
+    // The binding of a deleted ClusterRole goes, though no verb does.
+    if unchanged && !is_included && !done.contains(" deleted") {
         let nearest = similar(&from, &rbac.receivers(&args.role));
         println!(
             "unchanged: kubectl reservoir grant gave {from} no such verb on role {}{nearest}",

@@ -47,7 +47,7 @@ pub(super) fn message_of(event: &Event) -> String {
 /// The command in the message about a missing right.
 pub(super) const GRANT: &str = "kubectl reservoir grant ";
 
-/// The message of an event. A right that it misses may have been granted since: what was refused is tried again each minute.
+/// The message of an event, with its age if it names a missing right, which may have been granted since.
 pub(super) fn message_with_age(event: &Event) -> String {
     let said = message_of(event);
     let age = time_of(event).map(|at| Timestamp::now().duration_since(at).as_secs());

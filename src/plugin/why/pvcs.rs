@@ -338,11 +338,16 @@ fn known_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str)
     let said = pvc_report(snapshot, target).map(|report| report.message).unwrap_or_default();
     let ended = || Some(advice::end_finished_pod(finished_pod(snapshot, pvc?)?, namespace));
     // A right on a mistyped role would be of no use.
-    let mistyped = || {
+    let mistyped = |grant: &str| {
         let (class, wanted) = (snapshot.our_class(pvc?)?, snapshot.wanted(pvc?)?);
-        Some(advice::make_class_for_role(class.name_any(), snapshot.near_role(&wanted.spec.role)?))
+        let near = snapshot.near_role(&wanted.spec.role)?;
+        let grant = grant.split("   #").next().unwrap_or(grant);
+        Some(advice::make_class_for_role(class.name_any(), near, grant))
     };
-    let step = refusal_step(&said, namespace).map(|step| mistyped().unwrap_or(step));
+    let step = refusal_step(&said, namespace).map(|step| match said.contains(GRANT) {
+        true => mistyped(&step).unwrap_or(step),
+        false => step,
+    });
     let step = step.or_else(|| space_step(snapshot, target).and_then(|step| ended().or(Some(step))));
     let elsewhere = || {
         let mut pods = snapshot.pods_of(namespace, name);
@@ -413,11 +418,13 @@ fn all_classes(snapshot: &Snapshot) -> impl Iterator<Item = &str> {
     snapshot.classes.iter().map(String::as_str).chain(others)
 }
 
-/// The class of another driver whose name is almost that of Reservoir's.
+/// The class of the PersistentVolumeClaim, if its provisioner is almost Reservoir's.
 fn mistyped_driver<'a>(snapshot: &'a Snapshot, pvc: &PersistentVolumeClaim) -> Option<&'a StorageClass> {
     let name = pvc.spec.as_ref()?.storage_class_name.as_ref()?;
     let class = snapshot.other_classes.iter().find(|class| class.metadata.name.as_ref() == Some(name))?;
-    class.provisioner.contains("reservoir").then_some(class)
+    let is_near = class.provisioner.contains("reservoir")
+        || nearest(&class.provisioner, [DRIVER].into_iter()).is_some();
+    is_near.then_some(class)
 }
 
 /// The StorageClass that the PersistentVolumeClaim names and that does not exist.

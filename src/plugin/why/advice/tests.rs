@@ -104,7 +104,7 @@ fn t4_advice_about_a_disk_names_who_mends_it() {
     snapshot.disks[0].status.as_mut().unwrap().cordoned = true;
     assert!(of(&snapshot, NODE_CORDONED).starts_with("kubectl uncordon n1   # nothing new is placed"));
     let set = |disk: &mut NodeDisk| {
-        let why = condition::Verdict::no(DISK_REFUSED, format!("{UNCONFIGURED}, where it was a"));
+        let why = condition::Verdict::no(DISK_REFUSED, format!("{UNCONFIGURED}, which has no a"));
         let conditions = &mut disk.status.as_mut().unwrap().conditions;
         condition::set(conditions, condition::READY, why, None, jiff::Timestamp::UNIX_EPOCH);
     };

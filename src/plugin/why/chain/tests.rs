@@ -18,7 +18,7 @@ fn ready(conditions: &mut Vec<Condition>, generation: i64, message: &str) {
 #[test]
 fn t4_d8_why_of_a_reservation_sees_its_disk() {
     let mut disk = disk("n1.a", "n1", 10, &[("eng", 4)]);
-    let refused = "the disk is not in the agent's configuration any more";
+    let refused = "the disk is not in the agent's configuration";
     set_not_ready(&mut disk.status.as_mut().unwrap().conditions, reason::DISK_REFUSED, refused);
     let mut eng = reserved("eng", "eng", 4, &[]);
     ready(&mut eng.status.as_mut().unwrap().conditions, 1, "4Gi of n1.a are the role's");
