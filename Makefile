@@ -1,5 +1,5 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything else is a part of them.
-.PHONY: simulation-coverage bench-btrfs bench-copies bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e test-conformance test-versions rules bench-api crds help bench-node simulate model-check mutants fuzz release
+.PHONY: fault-plans simulation-coverage bench-btrfs bench-copies bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e test-conformance test-versions rules bench-api crds help bench-node simulate model-check mutants fuzz release
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /  \1  /p' $(MAKEFILE_LIST) | column -t -l 2
@@ -79,9 +79,9 @@ simulate: ## A cluster in a box: random orders and faults, SEEDS=n of them; SEED
 	env SEED="$(SEED)" SEEDS="$(SEEDS)" STEPS="$(STEPS)" \
 	  cargo test --quiet --profile simulation --package reservoir-simulation -- --nocapture no_rule_is_broken
 
-fault-plans: ## One fault at one write of the tour in the box: each at each; EVERY=n for each n-th, FIRST=n from a write on, WRITE=n FAULT=n for the story of one
+fault-plans: ## One fault at one write of a scenario in the box: each at each; EVERY=n for each n-th, FIRST=n from a write on, WRITE=n FAULT=n for the story of one
 	env WRITE="$(WRITE)" FAULT="$(FAULT)" FIRST="$(FIRST)" EVERY="$(or $(EVERY),1)" \
-	  cargo test --quiet --profile simulation --package reservoir-simulation -- --nocapture no_fault_at_no_write
+	  cargo test --quiet --profile simulation --package reservoir-simulation -- --nocapture a_fault_at_any_write
 
 simulation-coverage: ## The lines of src/plan and src/controller that the simulation runs, SEEDS=n of them; needs rustup's llvm-tools
 	@env FIRST="$(FIRST)" SEEDS="$(or $(SEEDS),24)" STEPS="$(or $(STEPS),600)" tools/coverage

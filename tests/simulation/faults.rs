@@ -14,7 +14,7 @@ use crate::users::POOLS;
 use crate::world::{NODES, World};
 
 /// The kinds whose objects a person removes by force.
-const STRIPPED: [&str; 5] = [
+pub const STRIPPED: [&str; 5] = [
     "sharedpersistentvolumes",
     "diskreservations",
     "volumeclaims",
@@ -22,7 +22,7 @@ const STRIPPED: [&str; 5] = [
     "persistentvolumeclaims",
 ];
 /// The kinds that a person deletes, with all their objects. Without the chart no policy keeps them (X7).
-const DELETED: [&str; 7] = [
+pub const DELETED: [&str; 7] = [
     "sharedpersistentvolumes",
     "diskreservations",
     "volumeclaims",
@@ -52,7 +52,11 @@ impl World {
                 self.set_node_ready(node, ready);
             }
             12 => self.change_node(),
-            13 => self.cut_power(),
+            13 => {
+                let node = self.any_node();
+                let and_cache = self.random.in_a_thousand(500);
+                self.cut_power(node, and_cache);
+            }
             14 | 15 => self.fail_disk(),
             16 => strip(&mut lock(&self.server), &mut self.random),
             17 => edit(&mut lock(&self.server), &mut self.random),
@@ -130,18 +134,17 @@ impl World {
             broken_watch: often(100),
             slow: often(3000),
             away: often(1000) > 900,
+            old: 0,
         };
         self.tell(&format!("the network: {faults:?}"));
         lock(&self.server).faults = faults;
     }
 
     /// The node boots at once, without an agent.
-    fn cut_power(&mut self) {
-        let node = self.any_node();
-        let and_cache = self.random.in_a_thousand(500);
+    pub fn cut_power(&mut self, node: usize, and_cache: bool) {
         self.kill_agent(node);
         self.tell(&format!("the power of {} is cut, and its cache is lost: {and_cache}", NODES[node]));
-        host::lock(&self.hosts).entry(NODES[node].to_owned()).or_default().cut_power(and_cache);
+        self.on_host(node, |host| host.cut_power(and_cache));
     }
 
     /// D3: a disk is put into another node, which has none, or the node has another name now.
@@ -218,7 +221,7 @@ impl World {
         lock(&self.server).faults = Faults::default();
         lock(&self.server).end_kinds(true);
         for host in host::lock(&self.hosts).values_mut() {
-            (host.is_full, host.failing, host.sends_other, host.is_calm) = (false, 0, 0, true);
+            (host.is_full, host.failing, host.sends_other) = (false, 0, 0);
             host.held.clear();
         }
         let kept = by_hand::let_go(&lock(&self.server));
@@ -235,12 +238,16 @@ impl World {
 }
 
 /// X9: somebody loses patience with an object, and removes its finalizers.
-pub fn strip(server: &mut Server, random: &mut Random) {
+fn strip(server: &mut Server, random: &mut Random) {
     let Some(plural) = random.pick(&STRIPPED) else { return };
     let only_deleted = random.in_a_thousand(800);
     let all = server.store.list(plural, "").map(|(_, object)| object.clone());
     let all: Vec<_> = all.filter(|object| is_being_deleted(object) || !only_deleted).collect();
     let Some(object) = random.pick(&all) else { return };
+    strip_it(server, plural, object);
+}
+
+pub fn strip_it(server: &mut Server, plural: &'static str, object: &Object) {
     let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
     server.lost.insert(uid.to_owned());
     server.stripped.insert(uid.to_owned());

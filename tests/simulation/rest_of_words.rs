@@ -15,7 +15,7 @@ use crate::steps;
 use crate::world::World;
 
 /// Of so many seeds one has a person at its end who asks about everything, and does what the answers say.
-const WORDS: u64 = 4;
+pub const WORDS: u64 = 4;
 /// The number of steps that this person follows.
 const FOLLOWED: usize = 4;
 

@@ -15,15 +15,16 @@ use crate::classes;
 use crate::clock;
 use crate::copies;
 use crate::disks::Disk;
-use crate::host::{self, Hosts};
+use crate::fault_plans::FaultPlan;
+use crate::host::{self, Host, Hosts};
 use crate::kubernetes::AGENTS;
 use crate::random::Random;
 use crate::rest;
 use crate::rest_of_disks;
 use crate::rules;
+use crate::scenario;
 use crate::server::{self, Request, Server, Shared, client, lock};
 use crate::setup::Setup;
-use crate::strikes::{Fault, Strike};
 use crate::users::POOLS;
 use crate::{earlier, kubernetes, users};
 
@@ -37,8 +38,8 @@ pub struct Plan {
     pub faults: bool,
     /// True if the story is told.
     pub told: bool,
-    /// The tour instead of actions at random, with a fault at one of its writes.
-    pub tour: Option<Strike>,
+    /// The scenario instead of actions at random.
+    pub scenario: Option<FaultPlan>,
 }
 
 /// What became of a run.
@@ -47,7 +48,7 @@ pub struct Outcome {
     pub hash: u64,
     pub requests: u64,
     pub revisions: u64,
-    /// Those that controllers and agents wrote, and tried to write.
+    /// The writes of controllers and agents in the scenario.
     pub writes: u64,
     pub story: Vec<String>,
 }
@@ -72,10 +73,10 @@ pub struct World {
     pub setup: Setup,
     agents: Vec<Option<JoinHandle<()>>>,
     kubelets: Vec<JoinHandle<()>>,
-    /// The fault that lasts, and its end.
-    pub struck: Option<(Fault, Instant)>,
-    /// True after a disaster.
-    pub is_off_tour: bool,
+    /// The end of the fault that lasts.
+    pub ends: Option<Instant>,
+    /// True once the scenario is cut short.
+    pub is_cut_short: bool,
 }
 
 /// Runs a plan in simulated time.
@@ -97,7 +98,7 @@ impl World {
         let server = Server::new(Random::new(random.next()), hosts.clone(), plan.told);
         let server = Arc::new(Mutex::new(server));
         let (controllers, metrics, agents, kubelets) = Default::default();
-        let setup = if plan.tour.is_some() { Setup::of_tour() } else { Setup::new(plan.seed) };
+        let setup = if plan.scenario.is_some() { Setup::of_scenario() } else { Setup::new(plan.seed) };
         server::lock(&server).tell(|| format!("{setup:?}"));
         let mut world = Self {
             plan,
@@ -111,11 +112,11 @@ impl World {
             setup,
             agents,
             kubelets,
-            struck: None,
-            is_off_tour: false,
+            ends: None,
+            is_cut_short: false,
         };
         world.found();
-        if world.plan.tour.is_none() {
+        if world.plan.scenario.is_none() {
             world.begin_data_sets();
         }
         for node in &NODES[..if setup.has_third_disk { 3 } else { 2 }] {
@@ -194,6 +195,11 @@ impl World {
             failures: Default::default(),
             setup: self.setup,
         }
+    }
+
+    /// Does something on the host of a node.
+    pub fn on_host(&self, node: usize, work: impl FnOnce(&mut Host)) {
+        work(host::lock(&self.hosts).entry(NODES[node].to_owned()).or_default());
     }
 
     pub fn tell(&self, line: &str) {
@@ -302,8 +308,8 @@ impl World {
     }
 
     async fn play(&mut self) {
-        match self.plan.tour {
-            Some(strike) => self.tour(strike).await,
+        match self.plan.scenario {
+            Some(plan) => self.act_out(plan).await,
             None => tokio::time::sleep(Duration::from_secs(5)).await,
         }
         for step in 1..=self.plan.steps {
@@ -320,8 +326,13 @@ impl World {
             }
         }
         self.tell("nothing fails any more, and nobody wants anything new");
+        host::lock(&self.hosts).values_mut().for_each(|host| host.is_calm = true);
         self.recover();
         self.come_to_rest().await;
+        if self.plan.scenario.is_some() && !self.is_over() {
+            let left = scenario::left(&lock(&self.server), &self.hosts);
+            self.report(left);
+        }
         self.ask_about_everything().await;
     }
 

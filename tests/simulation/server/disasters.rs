@@ -155,8 +155,15 @@ impl Server {
     }
 
     /// A watch of the kind ends when this changes.
-    pub(super) fn epoch(&self, plural: &'static str) -> (u64, Option<u64>) {
-        (self.epoch, self.epoch_of.get(plural).copied())
+    pub(super) fn epoch(&self, plural: &'static str) -> (u64, u64, Option<u64>) {
+        (self.epoch, self.watch_epoch, self.epoch_of.get(plural).copied())
+    }
+
+    /// All watches end, and none can go on where it was (410).
+    pub fn end_watches(&mut self) {
+        self.compacted = self.store.version;
+        self.watch_epoch += 1;
+        self.wake_all_watchers();
     }
 
     /// True if the kind is being deleted: nothing of it is created any more.

@@ -11,6 +11,7 @@ mod requests;
 mod schema;
 mod select;
 mod store;
+mod strike;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hasher};
@@ -28,8 +29,6 @@ use crate::random::Random;
 use crate::rules;
 use store::{Id, Store};
 
-use crate::strikes::{Strike, Struck};
-
 pub use apply::Owners;
 pub use kinds::{CRDS, KINDS};
 pub use network::{Faults, client, parse};
@@ -37,6 +36,7 @@ pub use object::{Object, typed};
 pub use path::{Key, Path};
 pub use requests::{Request, is_being_deleted};
 pub use store::Revision;
+pub use strike::{Fate, Strike, Struck};
 
 /// The API server.
 pub struct Server {
@@ -74,6 +74,8 @@ pub struct Server {
     backup: Option<disasters::Backup>,
     /// Number of times that etcd was restored. No request and no watch outlasts one.
     epoch: u64,
+    /// Number of times that all watches ended.
+    watch_epoch: u64,
     /// The kinds that were deleted, and are not there again.
     gone_kinds: BTreeSet<&'static str>,
     /// The version at which a kind was deleted last. No watch of that kind outlasts it.
@@ -82,12 +84,13 @@ pub struct Server {
     pub violations: Vec<String>,
     /// The work that waits for Kubernetes; `None` until somebody looks for it again.
     pub due: Option<Vec<Request>>,
-    /// The number of the writes of controllers and agents.
+    /// The number of the writes of controllers and agents while a fault is to strike.
     pub writes: u64,
     /// The fault that is to strike at one of them.
     pub strike: Option<Strike>,
-    /// The write that waits for its fault, and what wakes who makes it.
+    /// The write that waits for its fault.
     pub struck: Option<Struck>,
+    /// Wakes the run when a write waits for its fault.
     pub alarm: Arc<Notify>,
     hosts: Hosts,
 }
@@ -121,6 +124,7 @@ impl Server {
             orphaned_entries: Default::default(),
             backup: None,
             epoch: 0,
+            watch_epoch: 0,
             gone_kinds: Default::default(),
             epoch_of: Default::default(),
             violations: vec![],

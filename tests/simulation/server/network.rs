@@ -17,9 +17,9 @@ use super::kinds::KINDS;
 use super::object::{Body as Answered, Object};
 use super::requests::{Answer, Request, as_partial, unavailable};
 use super::select::Selector;
+use super::strike;
 use super::{Shared, lock};
 use crate::clock;
-use crate::strikes;
 
 /// How often what goes wrong, in a thousand requests.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,6 +32,8 @@ pub struct Faults {
     pub refused: u64,
     /// A watch ends, or begins with an old state, or is too old to go on (410).
     pub broken_watch: u64,
+    /// So many revisions old are the lists with which watches begin; 0: none is.
+    pub old: u64,
     /// Longest time on the way, in milliseconds.
     pub slow: u64,
     /// True while no request is answered.
@@ -89,7 +91,7 @@ async fn slot(server: &Shared, longest: u64) {
 }
 
 async fn carry_out(server: Shared, who: Arc<str>, request: Request, sender: oneshot::Sender<Answer>) {
-    let fate = strikes::fate(&server, &who, &request).await;
+    let fate = strike::fate(&server, &who, &request).await;
     let (is_lost, is_unanswered, refused, longest, epoch) = {
         let mut server = lock(&server);
         let faults = server.faults;
@@ -99,9 +101,15 @@ async fn carry_out(server: Shared, who: Arc<str>, request: Request, sender: ones
         let is_unanswered = server.random.in_a_thousand(faults.unanswered) || fate.is_unanswered;
         (is_lost, is_unanswered, refused, faults.slow.max(5), server.epoch)
     };
-    if let Some(time) = fate.late {
-        tokio::time::sleep(time).await;
-    }
+    let sender = match fate.is_late {
+        false => Some(sender),
+        true => {
+            tokio::time::sleep(strike::PATIENCE).await;
+            drop(sender);
+            tokio::time::sleep(strike::LATE).await;
+            None
+        }
+    };
     slot(&server, longest).await;
     if is_lost || lock(&server).epoch != epoch {
         // The client learns that when its time is over.
@@ -146,7 +154,9 @@ async fn carry_out(server: Shared, who: Arc<str>, request: Request, sender: ones
         return;
     }
     slot(&server, longest).await;
-    let _ = sender.send(answer);
+    if let Some(sender) = sender {
+        let _ = sender.send(answer);
+    }
 }
 
 impl Request {
@@ -237,8 +247,8 @@ struct Watch {
     /// The next revision in the log.
     next: usize,
     ends: tokio::time::Instant,
-    /// The number of restores of etcd, and of the last end of the kind, when the watch began.
-    epoch: (u64, Option<u64>),
+    /// [`Server::epoch`] when the watch began.
+    epoch: (u64, u64, Option<u64>),
     /// True after an error.
     is_over: bool,
 }
@@ -307,7 +317,11 @@ async fn watch(
         // Version 0 means any state: an API server that lags behind answers with an old one.
         let faults = server.faults;
         let is_old = server.random.in_a_thousand(faults.broken_watch);
-        let back = if is_old { server.random.below(30).min(newest - server.compacted) } else { 0 };
+        let back = match faults.old {
+            0 if is_old => server.random.below(30),
+            old => old,
+        };
+        let back = back.min(newest - server.compacted);
         let from = if is_list { newest - back } else { asked };
         let mut first = std::collections::VecDeque::new();
         if is_list {

@@ -1,33 +1,34 @@
-//! The tour: what one team does with its space from the first reservation to the last, one act after the other.
+//! The scenario of fault plans: what one team does with its space from the first reservation to the last, one act after the other.
 //!
 //! Each act lasts until the objects are as wanted. What somebody made and has not ended is made again if it goes, as a
 //! workload makes its pods again.
 
 use std::time::Duration;
 
+use reservoir::api::{DiskReservation, NodeDisk};
 use reservoir::plan::kept;
 use serde_json::{Value, json};
 
-use crate::host;
+use crate::fault_plans::FaultPlan;
+use crate::host::{self, Hosts};
 use crate::kubernetes::{self, delete, get, patch};
-use crate::server::{Object, Request, Server, is_being_deleted, lock};
+use crate::server::{Request, Server, is_being_deleted, lock};
 use crate::setup::{DISK, Setup};
-use crate::strikes::Strike;
 use crate::users::create;
 use crate::world::World;
 
-/// So many times somebody looks for what is wanted.
-const PATIENCE: u64 = 3600;
+/// So many times somebody looks for what is wanted in an act.
+const LOOKS: u64 = 3600;
 /// The time between two looks.
 const PAUSE: Duration = Duration::from_millis(500);
 const VOLUMES: &str = "sharedpersistentvolumes";
 const RESERVATIONS: &str = "diskreservations";
 const PVCS: &str = "persistentvolumeclaims";
 
-/// Tells whether an object is as wanted.
+/// True if an object is as wanted.
 type Check = fn(&Value) -> bool;
 
-/// What somebody wants.
+/// An aim of somebody.
 enum Want {
     /// An object, made by the request.
     Object(&'static str, Request, Check),
@@ -35,13 +36,15 @@ enum Want {
     Undeleted(&'static str),
     /// Fields of an object.
     Fields(&'static str, [&'static str; 3], Value, Check),
+    /// The end of an object that goes by itself.
+    Gone([&'static str; 3]),
     /// The end of an object.
     End(&'static str, [&'static str; 3]),
     /// A state of the whole cluster.
     State(fn(&Server) -> bool),
 }
 
-use Want::{End, Fields, State, Undeleted};
+use Want::{End, Fields, Gone, State, Undeleted};
 
 fn ready(object: &Value) -> bool {
     let conditions = object["status"]["conditions"].as_array();
@@ -121,7 +124,7 @@ fn acts() -> Vec<(&'static str, Vec<Want>)> {
         let all = kubernetes::objects(server, RESERVATIONS);
         all.iter().filter(|of| ready(of) && !of["spec"]["template"].is_null()).count() == 3
     };
-    let has_none = |server: &Server| kubernetes::objects(server, RESERVATIONS).len() == 1;
+    let has_only_home = |server: &Server| kubernetes::objects(server, RESERVATIONS).len() == 1;
     let has_no_volume = |server: &Server| kubernetes::objects(server, VOLUMES).is_empty();
     vec![
         (
@@ -161,7 +164,10 @@ fn acts() -> Vec<(&'static str, Vec<Want>)> {
                 pod("blue", "own", "own", None),
             ],
         ),
-        ("its end", vec![End("blue", ["pods", "blue", "own"]), End("blue", ["volumeclaims", "blue", "own"])]),
+        (
+            "the end of its claim",
+            vec![End("blue", ["pods", "blue", "own"]), End("blue", ["volumeclaims", "blue", "own"])],
+        ),
         ("its destruction", vec![End("user", [VOLUMES, "", "own"])]),
         ("its return", vec![Undeleted("own"), claim("blue", "own", "own", "ReadWrite")]),
         (
@@ -173,7 +179,10 @@ fn acts() -> Vec<(&'static str, Vec<Want>)> {
             vec![Want::Object("blue", create(PVCS, "blue", "db", pvc), any), pod("blue", "db", "db", None)],
         ),
         ("its growth", vec![Fields("blue", [PVCS, "blue", "db"], grown, has_grown)]),
-        ("its end", vec![End("blue", ["pods", "blue", "db"]), End("blue", [PVCS, "blue", "db"])]),
+        (
+            "the end of the PersistentVolumeClaim",
+            vec![End("blue", ["pods", "blue", "db"]), End("blue", [PVCS, "blue", "db"])],
+        ),
         (
             "a data set",
             vec![
@@ -193,7 +202,7 @@ fn acts() -> Vec<(&'static str, Vec<Want>)> {
                 End("red", ["pods", "red", "one"]),
                 End("blue", ["volumeclaims", "blue", "data"]),
                 End("red", ["volumeclaims", "red", "data"]),
-                End("user", [VOLUMES, "", "data"]),
+                Gone([VOLUMES, "", "data"]),
             ],
         ),
         (
@@ -215,7 +224,7 @@ fn acts() -> Vec<(&'static str, Vec<Want>)> {
                 End("blue", ["rolesubscriptions", "blue", "all"]),
                 End("red", ["rolesubscriptions", "red", "all"]),
                 Fields("operator", ["volumeroles", "", "eng"], json!({"reservationTemplates": null}), any),
-                State(has_none),
+                State(has_only_home),
                 End("operator", [RESERVATIONS, "", "home"]),
                 End("operator", ["volumeroles", "", "eng"]),
             ],
@@ -226,19 +235,14 @@ fn acts() -> Vec<(&'static str, Vec<Want>)> {
 /// True if the object has all fields of the patch.
 fn has_fields(object: &Value, fields: &Value) -> bool {
     match fields {
-        Value::Object(all) => all.iter().all(|(name, value)| has_fields(&object[name], value)),
+        Value::Object(all) => {
+            object.is_object() && all.iter().all(|(name, value)| has_fields(&object[name], value))
+        }
         _ => object == fields,
     }
 }
 
 impl Want {
-    fn there(
-        server: &Server,
-        [plural, namespace, name]: [&'static str; 3],
-    ) -> Option<std::sync::Arc<Object>> {
-        get(server, plural, namespace, name)
-    }
-
     /// True if it is so. Otherwise with the request that leads there, if there is one.
     fn look(&self, server: &Server) -> (bool, Option<(&'static str, Request)>) {
         match self {
@@ -253,12 +257,13 @@ impl Want {
                 Some(volume) => (ready(&volume) && !is_being_deleted(&volume), None),
                 None => (false, undelete(server, name).map(|request| ("user", request))),
             },
-            Fields(who, at, fields, check) => match Self::there(server, *at) {
+            Fields(who, at, fields, check) => match get(server, at[0], at[1], at[2]) {
                 Some(object) if has_fields(&object["spec"], fields) => (check(&object), None),
                 Some(object) => (false, Some((who, patch(at[0], &object, "", json!({"spec": fields}))))),
                 None => (false, None),
             },
-            End(who, at) => match Self::there(server, *at) {
+            Gone(at) => (get(server, at[0], at[1], at[2]).is_none(), None),
+            End(who, at) => match get(server, at[0], at[1], at[2]) {
                 Some(object) if is_being_deleted(&object) => (false, None),
                 Some(_) => (false, Some((who, delete(at[0], at[1], at[2], Value::Null)))),
                 None => (true, None),
@@ -267,12 +272,21 @@ impl Want {
         }
     }
 
+    /// True if the other one's object is not wanted any more.
+    fn ends(&self, other: &Self) -> bool {
+        let (End(_, [plural, namespace, name]) | Gone([plural, namespace, name])) = self else {
+            return false;
+        };
+        matches!(other, Self::Object(_, request, _)
+            if request.plural == *plural && request.namespace == *namespace && request.body["metadata"]["name"] == **name)
+    }
+
     fn name(&self) -> String {
         match self {
             Self::Object(_, request, _) => format!("{} {}", request.plural, request.body["metadata"]["name"]),
             Undeleted(name) => format!("volume {name} again"),
             Fields(_, at, fields, _) => format!("{} with {fields}", at.join(" ")),
-            End(_, at) => format!("the end of {}", at.join(" ")),
+            End(_, at) | Gone(at) => format!("the end of {}", at.join(" ")),
             State(_) => "a state of all".into(),
         }
     }
@@ -281,16 +295,16 @@ impl Want {
 /// The request for a volume with the data that is kept of it.
 fn undelete(server: &Server, name: &str) -> Option<Request> {
     let reservation = server.get(RESERVATIONS, "", "home")?;
-    let status: &reservoir::api::DiskReservation = &reservation;
-    let entries = kept::entries(status.status.as_ref()?);
+    let reservation: &DiskReservation = &reservation;
+    let entries = kept::entries(reservation.status.as_ref()?);
     let (entry, _) = entries.into_iter().find(|(entry, _)| entry.name == name)?;
-    let volume = kept::undeleted(name, entry, status).ok()?;
+    let volume = kept::undeleted(name, entry, reservation).ok()?;
     Some(create(VOLUMES, "", name, json!(volume.spec)))
 }
 
 impl Setup {
-    /// The cluster of the tour.
-    pub fn of_tour() -> Self {
+    /// The cluster of the scenario.
+    pub fn of_scenario() -> Self {
         Self {
             has_keys: true,
             lifetime: reservoir::api::Lifetime::Disk,
@@ -305,56 +319,76 @@ impl Setup {
     }
 }
 
+/// What is left of the scenario, once everything is at rest.
+pub fn left(server: &Server, hosts: &Hosts) -> Vec<String> {
+    let kinds = [
+        "persistentvolumes",
+        PVCS,
+        VOLUMES,
+        RESERVATIONS,
+        "volumeclaims",
+        "volumeoffers",
+        "csistoragecapacities",
+    ];
+    let object = |plural: &'static str| {
+        let all = kubernetes::objects(server, plural).into_iter();
+        all.map(move |of| format!("X4: the scenario leaves {plural} {}", of["metadata"]["name"]))
+    };
+    let disks: Vec<NodeDisk> = server.all("nodedisks");
+    let status = |disk: &NodeDisk| disk.status.clone().unwrap_or_default();
+    let has_entries = disks.iter().any(|disk| !status(disk).reservations.is_empty());
+    let has_data = host::lock(hosts).values().any(|host| !host.records.is_empty());
+    let others = [(has_entries, "a ledger has entries"), (has_data, "a disk has volumes")];
+    let others =
+        others.iter().filter(|(is_so, _)| *is_so).map(|(_, what)| format!("X4: after the scenario {what}"));
+    kinds.into_iter().flat_map(object).chain(others).collect()
+}
+
 impl World {
-    /// Goes on the tour. A disaster that strikes ends it.
-    pub async fn tour(&mut self, strike: Strike) {
-        lock(&self.server).strike = Some(strike);
+    /// Acts it out, with its fault. A fault that cuts it short ends it.
+    pub async fn act_out(&mut self, plan: FaultPlan) {
+        lock(&self.server).strike = Some(plan.strike());
         self.pause(Duration::from_secs(5)).await;
-        let mut kept: Vec<Want> = Vec::new();
+        let mut made: Vec<Want> = Vec::new();
         for (number, (what, wants)) in acts().into_iter().enumerate() {
-            self.tell(&format!("the tour: {what}"));
+            self.tell(&format!("the act: {what}"));
             // A restore goes back by an act, or by two.
             if number % 2 == 0 && lock(&self.server).strike.is_some() {
                 lock(&self.server).back_up();
             }
+            made.retain(|other| !wants.iter().any(|want| want.ends(other)));
             let mut wants = wants.into_iter();
             let mut next = wants.next();
-            let mut patience = PATIENCE;
+            let mut looks = LOOKS;
             while let Some(want) = &next {
                 self.pause(PAUSE).await;
-                if self.has_given_up() {
+                if self.is_over() {
                     return;
                 }
-                if let End(_, at) = want {
-                    kept.retain(|other| !other.is_of(at));
-                }
                 let (is_so, request) = want.look(&lock(&self.server));
-                let remade = kept.iter().filter_map(|want| want.look(&lock(&self.server)).1);
-                for (who, request) in remade.collect::<Vec<_>>().into_iter().chain(request) {
+                let again = made.iter().filter_map(|want| want.look(&lock(&self.server)).1);
+                for (who, request) in again.collect::<Vec<_>>().into_iter().chain(request) {
                     lock(&self.server).answer(who, &request);
                 }
-                patience -= 1;
-                if patience == 0 {
+                looks -= 1;
+                if looks == 0 {
                     let name = want.name();
-                    self.report(vec![format!("L1: the tour does not go on, at {what}: {name}")]);
+                    self.report(vec![format!("L1: the scenario does not go on, at {what}: {name}")]);
                     return;
                 }
                 if is_so {
-                    kept.extend(next.take().filter(|want| matches!(want, Want::Object(..))));
+                    made.extend(next.take().filter(|want| matches!(want, Want::Object(..))));
                     next = wants.next();
                 }
             }
         }
-        let left = host::lock(&self.hosts).values().map(|host| host.records.len()).sum::<usize>();
-        if left > 0 {
-            self.report(vec![format!("X4: {left} volumes are left on the disks after the tour")]);
+        // The fault lasts longer than the last act.
+        while self.ends.is_some() {
+            self.pause(PAUSE).await;
         }
-    }
-}
-
-impl Want {
-    fn is_of(&self, [plural, namespace, name]: &[&str; 3]) -> bool {
-        matches!(self, Self::Object(_, request, _)
-            if request.plural == *plural && request.namespace == *namespace && request.body["metadata"]["name"] == *name)
+        let strike = lock(&self.server).strike.take();
+        if strike.is_some_and(|strike| strike.at > 0) {
+            self.report(vec![format!("the fault never struck: {plan:?}")]);
+        }
     }
 }

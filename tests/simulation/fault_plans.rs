@@ -1,16 +1,16 @@
-//! Fault plans: one fault at one write of the tour, each at each.
+//! Fault plans: one fault at one write of the scenario, each at each.
 
 use std::time::Duration;
 
+use reservoir::api::Process;
 use serde_json::json;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::clock;
-use crate::faults::strip;
-use crate::host;
-use crate::kubernetes::{delete, get, patch};
-use crate::server::{Faults, Request, Server, Shared, lock};
+use crate::faults::{DELETED, STRIPPED, strip_it};
+use crate::host::Host;
+use crate::kubernetes::{self, delete, get, objects, patch};
+use crate::server::{Fate, Faults, Request, Server, Strike, Struck, lock};
 use crate::world::{NODES, World};
 
 /// A fault.
@@ -22,23 +22,23 @@ pub enum Fault {
     Unanswered,
     /// 429 or 503.
     Refused(u16),
-    /// Somebody else changes the object before.
+    /// Somebody else changes the object that is written before.
     Conflict,
-    /// The request arrives minutes later, and another controller goes on meanwhile.
+    /// The request arrives after its client has given up, and another controller goes on meanwhile.
     Late,
     /// The process that writes is killed before or after the write.
     Killed {
         after: bool,
     },
-    /// Killed after the write, and started again with caches of a time before.
-    StartedWithOldCaches,
+    /// Killed after the write, and started again with caches of before.
+    OldCaches,
     /// Another controller starts, and both run.
     SecondController,
     /// All controllers and agents are killed.
     AllKilled,
     /// The API server is away for a minute.
     Away,
-    /// All watches end and cannot go on where they were (410).
+    /// All watches end, and none can go on where it was (410).
     WatchesEnd,
     /// Each request and event is late by up to three seconds for some minutes.
     Slow,
@@ -46,8 +46,11 @@ pub enum Fault {
     Flaky,
     /// The clocks of the controllers are wrong by so many hours.
     Clocks(i64),
-    /// Of a node.
-    PowerCut(usize, bool),
+    /// A node loses its power, and what is on no stable storage with it, or not.
+    PowerCut {
+        node: usize,
+        and_cache: bool,
+    },
     AgentKilled(usize),
     DiskFails(usize),
     DiskFull(usize),
@@ -63,10 +66,6 @@ pub enum Fault {
     Restored,
 }
 
-/// The kinds that somebody deletes.
-const KINDS: [&str; 5] =
-    ["sharedpersistentvolumes", "diskreservations", "volumeclaims", "rolesubscriptions", "nodedisks"];
-
 impl Fault {
     pub fn all() -> Vec<Self> {
         let of_requests = [Self::Lost, Self::Unanswered, Self::Refused(429), Self::Refused(503)];
@@ -75,7 +74,7 @@ impl Fault {
             Self::Late,
             Self::Killed { after: false },
             Self::Killed { after: true },
-            Self::StartedWithOldCaches,
+            Self::OldCaches,
             Self::SecondController,
             Self::AllKilled,
             Self::Away,
@@ -87,8 +86,8 @@ impl Fault {
         ];
         let of_nodes = (0..NODES.len()).flat_map(|node| {
             [
-                Self::PowerCut(node, false),
-                Self::PowerCut(node, true),
+                Self::PowerCut { node, and_cache: false },
+                Self::PowerCut { node, and_cache: true },
                 Self::AgentKilled(node),
                 Self::DiskFails(node),
                 Self::DiskFull(node),
@@ -98,27 +97,27 @@ impl Fault {
                 Self::Held(node),
             ]
         });
-        let of_people = [Self::Stripped, Self::Restored].into_iter().chain(KINDS.map(Self::KindDeleted));
+        let of_people = [Self::Stripped, Self::Restored].into_iter().chain(DELETED.map(Self::KindDeleted));
         of_requests.into_iter().chain(of_processes).chain(of_nodes).chain(of_people).collect()
     }
 
-    /// True for what the tour does not go on after.
+    /// True for what no scenario goes on after.
     fn is_disaster(self) -> bool {
         matches!(self, Self::Stripped | Self::KindDeleted(_) | Self::Restored)
     }
 
-    /// Until then it lasts.
+    /// The time until its end.
     fn lasts(self) -> Duration {
         Duration::from_secs(match self {
             Self::Lost | Self::Unanswered | Self::Refused(_) | Self::Conflict => 0,
-            Self::StartedWithOldCaches | Self::WatchesEnd => 5,
-            Self::Killed { .. } | Self::AgentKilled(_) | Self::PowerCut(..) | Self::AllKilled => 20,
+            Self::OldCaches | Self::WatchesEnd => 5,
+            Self::Killed { .. } | Self::AgentKilled(_) | Self::PowerCut { .. } | Self::AllKilled => 20,
             Self::Late | Self::SecondController | Self::Slow | Self::Flaky | Self::Clocks(_) => 200,
             _ => 70,
         })
     }
 
-    /// What becomes of the request.
+    /// The fate of the request.
     fn fate(self) -> Fate {
         let fate = Fate::default();
         match self {
@@ -126,63 +125,41 @@ impl Fault {
             Self::Lost | Self::Killed { after: false } | Self::AllKilled | Self::Restored => {
                 Fate { is_lost: true, ..fate }
             }
-            Self::Unanswered | Self::Killed { after: true } | Self::StartedWithOldCaches => {
+            Self::Unanswered | Self::Killed { after: true } | Self::OldCaches => {
                 Fate { is_unanswered: true, ..fate }
             }
             Self::Refused(code) => Fate { refused: Some(code), ..fate },
-            Self::Late => Fate { late: Some(Duration::from_secs(180)), ..fate },
+            Self::Late => Fate { is_late: true, ..fate },
             _ => fate,
         }
     }
 }
 
-/// A fault at the n-th write of controllers and agents.
+/// A fault at the n-th write of the scenario. None is the write 0.
 #[derive(Clone, Copy, Debug)]
-pub struct Strike {
+pub struct FaultPlan {
     pub at: u64,
     pub fault: Fault,
 }
 
-/// What becomes of a request.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Fate {
-    pub is_lost: bool,
-    pub is_unanswered: bool,
-    pub refused: Option<u16>,
-    pub late: Option<Duration>,
+impl FaultPlan {
+    pub fn strike(self) -> Strike {
+        Strike { at: self.at, fate: self.fault.fate() }
+    }
+
+    /// True if everything is to come to rest where the fault ended, with all objects that are there.
+    fn cuts_short(self) -> bool {
+        self.fault.is_disaster() || self.at % 4 == 1
+    }
 }
 
-/// A write that waits until its fault is there.
-pub struct Struck {
-    who: String,
-    request: Request,
-    fault: Fault,
-    goes_on: oneshot::Sender<()>,
-}
-
-/// Counts a write, and waits if the fault is to strike at it.
-pub async fn fate(server: &Shared, who: &str, request: &Request) -> Fate {
-    let (fault, waits, alarm) = {
-        let mut server = lock(server);
-        let is_ours = who.starts_with("controller") || who.starts_with("agent");
-        if !is_ours || request.method == "GET" || ["events", "leases"].contains(&request.plural) {
-            return Fate::default();
-        }
-        server.writes += 1;
-        let writes = server.writes;
-        let Some(strike) = server.strike.take_if(|strike| strike.at == writes) else {
-            return Fate::default();
-        };
-        server
-            .tell(|| format!("{:?} strikes at write {writes}: {who}: {}", strike.fault, request.describe()));
-        let (goes_on, waits) = oneshot::channel();
-        let (who, request, fault) = (who.to_owned(), request.clone(), strike.fault);
-        server.struck = Some(Struck { who, request, fault, goes_on });
-        (fault, waits, server.alarm.clone())
-    };
-    alarm.notify_one();
-    let _ = waits.await;
-    fault.fate()
+impl Host {
+    /// A process begins to hold a volume that a pod has mounted.
+    fn hold_first(&mut self) {
+        let uid = self.mounts.values().next().map(|mount| mount.volume.clone());
+        let process = Process { pid: 1000, command: "shell".into(), pod_uid: None, mount: None };
+        self.held.extend(uid.map(|uid| (uid, process)));
+    }
 }
 
 impl World {
@@ -191,40 +168,40 @@ impl World {
         let until = Instant::now() + time;
         loop {
             let alarm = lock(&self.server).alarm.clone();
-            let alarmed = tokio::time::timeout_at(until, alarm.notified()).await.is_ok();
+            let is_alarmed = tokio::time::timeout_at(until, alarm.notified()).await.is_ok();
             let struck = lock(&self.server).struck.take();
-            if let Some(struck) = struck {
-                self.struck = Some((struck.fault, Instant::now() + struck.fault.lasts()));
-                self.strike(&struck);
-                let _ = struck.goes_on.send(());
+            if let (Some(struck), Some(plan)) = (struck, self.plan.scenario) {
+                self.tell(&format!("{:?}", plan.fault));
+                self.ends = Some(Instant::now() + plan.fault.lasts());
+                self.strike(plan, &struck);
+                struck.go_on();
             }
-            if !alarmed {
+            if !is_alarmed {
                 break;
             }
         }
-        if let Some((fault, _)) = self.struck.filter(|(_, ends)| *ends <= Instant::now()) {
-            self.struck = None;
-            self.is_off_tour |= fault.is_disaster();
+        if self.ends.is_some_and(|ends| ends <= Instant::now()) {
+            self.ends = None;
+            self.is_cut_short |= self.plan.scenario.is_some_and(FaultPlan::cuts_short);
             self.recover();
         }
-        while crate::kubernetes::turn(&self.server) {}
+        while kubernetes::turn(&self.server) {}
         self.run_agent_pods();
     }
 
-    /// True once a rule is broken, or a disaster has struck.
-    pub fn has_given_up(&self) -> bool {
-        self.is_broken() || self.is_off_tour
+    /// True once a rule is broken, or the scenario is cut short.
+    pub fn is_over(&self) -> bool {
+        self.is_broken() || self.is_cut_short
     }
 
-    fn strike(&mut self, struck: &Struck) {
-        let fault = struck.fault;
-        match fault {
+    fn strike(&mut self, plan: FaultPlan, struck: &Struck) {
+        match plan.fault {
             Fault::Lost | Fault::Unanswered | Fault::Refused(_) => {}
             Fault::Conflict => touch(&mut lock(&self.server), &struck.request),
             Fault::Late | Fault::SecondController => self.start_controller(1),
             Fault::Killed { .. } => self.kill(&struck.who),
-            Fault::StartedWithOldCaches => {
-                lock(&self.server).faults.broken_watch = 1000;
+            Fault::OldCaches => {
+                lock(&self.server).faults.old = 30;
                 self.kill(&struck.who);
                 self.start_controller(0);
                 self.start_agents();
@@ -234,26 +211,19 @@ impl World {
                 (0..NODES.len()).for_each(|node| self.kill_agent(node));
             }
             Fault::Away => lock(&self.server).faults.away = true,
-            Fault::WatchesEnd => lock(&self.server).faults.broken_watch = 1000,
+            Fault::WatchesEnd => lock(&self.server).end_watches(),
             Fault::Slow => lock(&self.server).faults.slow = 3000,
             Fault::Flaky => {
-                lock(&self.server).faults =
-                    Faults { lost: 200, unanswered: 200, refused: 200, ..Faults::default() };
+                let faults = Faults { lost: 200, unanswered: 200, refused: 200, ..Faults::default() };
+                lock(&self.server).faults = faults;
             }
             Fault::Clocks(hours) => {
                 (0..2).for_each(|controller| clock::set_wrong(controller, hours * 3600));
             }
-            Fault::PowerCut(node, and_cache) => {
-                self.kill_agent(node);
-                host::lock(&self.hosts).entry(NODES[node].to_owned()).or_default().cut_power(and_cache);
-            }
+            Fault::PowerCut { node, and_cache } => self.cut_power(node, and_cache),
             Fault::AgentKilled(node) => self.kill_agent(node),
-            Fault::DiskFails(node) => {
-                host::lock(&self.hosts).entry(NODES[node].to_owned()).or_default().failing = 1000;
-            }
-            Fault::DiskFull(node) => {
-                host::lock(&self.hosts).entry(NODES[node].to_owned()).or_default().is_full = true;
-            }
+            Fault::DiskFails(node) => self.on_host(node, |host| host.failing = 1000),
+            Fault::DiskFull(node) => self.on_host(node, |host| host.is_full = true),
             Fault::NotReady(node) => self.set_node_ready(NODES[node], false),
             Fault::NodeGone(node) => {
                 lock(&self.server).answer("operator", &delete("nodes", "", NODES[node], json!(null)));
@@ -263,11 +233,8 @@ impl World {
                 let cordon = patch("nodes", &object, "", json!({"spec": {"unschedulable": true}}));
                 lock(&self.server).answer("operator", &cordon);
             }
-            Fault::Held(node) => {
-                let random = &mut lock(&self.server).random;
-                host::lock(&self.hosts).entry(NODES[node].to_owned()).or_default().hold(random);
-            }
-            Fault::Stripped => strip(&mut lock(&self.server), &mut self.random),
+            Fault::Held(node) => self.on_host(node, Host::hold_first),
+            Fault::Stripped => strip_near(&mut lock(&self.server), &struck.request, plan.at),
             Fault::KindDeleted(kind) => lock(&self.server).delete_kind(kind),
             Fault::Restored => self.restore_etcd(),
         }
@@ -285,10 +252,23 @@ impl World {
     }
 }
 
-/// Changes the object of a request, or the one that it makes: with another version.
+/// Changes the object of a request, which has another version then.
 fn touch(server: &mut Server, request: &Request) {
     if let Some(object) = get(server, request.plural, &request.namespace, &request.name) {
         let body = json!({"metadata": {"annotations": {"example.com/touched": "yes"}}});
         server.answer("by hand", &patch(request.plural, &object, "", body));
+    }
+}
+
+/// X9: somebody removes the finalizers of the object that is written, or else of some object.
+fn strip_near(server: &mut Server, request: &Request, at: u64) {
+    let written = get(server, request.plural, &request.namespace, &request.name);
+    let written =
+        written.filter(|_| STRIPPED.contains(&request.plural)).map(|object| (request.plural, object));
+    let of = |plural| objects(server, plural).into_iter().map(move |object| (plural, object));
+    let all: Vec<_> = STRIPPED.into_iter().flat_map(of).collect();
+    let any = || all.get(at as usize % all.len().max(1)).cloned();
+    if let Some((plural, object)) = written.or_else(any) {
+        strip_it(server, plural, &object);
     }
 }
