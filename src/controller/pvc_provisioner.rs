@@ -272,7 +272,8 @@ fn earlier(
         disks: &refs(&seen.disks),
         reservations: &refs(&seen.reservations),
     };
-    namesake::earlier(&namespace, &name, new, &there)
+    let of_pod = pvc.owner_references().iter().any(|owner| owner.kind == "Pod");
+    namesake::earlier(&namespace, &name, of_pod, new, &there)
 }
 
 /// A dry run of the creation: who lacks the rights learns of no free space (P5).
@@ -397,7 +398,8 @@ async fn tell_namesake(old: &SharedPersistentVolume, ctx: &Context) -> Result<()
     let there = Earlier { volumes: &[old], disks: &[], reservations: &[] };
     // One that is bound by now has a volume of somebody else.
     let is_told = new.is_some() || !cached.bound;
-    if let Some((reason, why)) = namesake::earlier(namespace, name, new.as_ref(), &there).filter(|_| is_told)
+    if let Some((reason, why)) =
+        namesake::earlier(namespace, name, false, new.as_ref(), &there).filter(|_| is_told)
     {
         let pvc = regarding(&own_pvc::binding(namespace, name, &uid));
         ctx.events.publish(&pvc, None, false, "Provision", reason, &why).await;

@@ -326,6 +326,9 @@ advice! {
     claim_old_data(pvc, role, volume, namespace) =
         "kubectl reservoir claim {pvc} --role {role} --volume {volume} -n {namespace}   # only to have the data of the earlier \
          PersistentVolumeClaim of this name, and not an empty volume; then: kubectl reservoir why vclaim/{pvc} -n {namespace}";
+    claim_data_of_ephemeral(volume, role, namespace) =
+        "kubectl reservoir claim {volume} --role {role} --volume {volume} -n {namespace}   # only to have the data of the earlier pod: name \
+         this claim in a pod in place of the ephemeral volume";
     create_volume(volume, role, namespace) =
         "kubectl reservoir create {volume} --role {role} --size 1Gi   # in the size that is needed; or claim a \
          volume on offer: kubectl get volumeoffers -n {namespace}";

@@ -56,10 +56,11 @@ pub struct Earlier<'a> {
 
 /// The reason and the event of a new PersistentVolumeClaim, whose volume starts empty, while there is data of an earlier
 /// one of the same name: a volume that nobody has, data without an object, or data that is kept for an undo. `new` is its volume, if
-/// that is made.
+/// that is made. `of_pod`: it is that of an ephemeral volume, for which Kubernetes takes no other of its name.
 pub fn earlier(
     namespace: &str,
     name: &str,
+    of_pod: bool,
     new: Option<&SharedPersistentVolume>,
     there: &Earlier<'_>,
 ) -> Option<(&'static str, String)> {
@@ -73,17 +74,22 @@ pub fn earlier(
             && old.status.iter().flat_map(|status| &status.claims).all(|binding| binding.pvc_uid.is_some())
     };
     let claim = |role: &str, volume: &str| {
+        let name = if of_pod { volume } else { name };
         format!(
             "kubectl reservoir claim {name} --namespace {namespace} --role {role} --volume {volume}, for which the namespace \
              has to be subscribed: kubectl reservoir subscribe {role} --namespace {namespace}"
         )
     };
     let starts = if new.is_some() { "starts empty" } else { "waits, to start empty" };
-    let says = |where_: String, do_: String| {
-        format!(
+    let says = |where_: String, do_: String| match of_pod {
+        true => format!(
+            "this PersistentVolumeClaim {starts}, while {where_} has the data of an earlier one of its name, and an ephemeral volume never \
+             has such data: to have it, run {do_}, and name that claim in a pod in place of the ephemeral volume"
+        ),
+        false => format!(
             "this PersistentVolumeClaim {starts}, while {where_} has the data of an earlier one of its name: to have that data, end its \
              pods, those of a StatefulSet by scaling it down, delete this one, if nobody has written to it, and run {do_}"
-        )
+        ),
     };
     if let Some(old) = there.volumes.iter().find(is_left) {
         let volume = old.name_any();
@@ -146,8 +152,8 @@ mod tests {
         let new = volume("pvc-2", "eng", 1);
         let says = |volumes: &[&SharedPersistentVolume], disk: &NodeDisk, reservation: &DiskReservation| {
             let there = Earlier { volumes, disks: &[disk], reservations: &[reservation] };
-            assert_eq!(earlier("other", "data", Some(&new), &there), None);
-            earlier("ns", "data", Some(&new), &there)
+            assert_eq!(earlier("other", "data", false, Some(&new), &there), None);
+            earlier("ns", "data", false, Some(&new), &there)
         };
         let (mut on, mut kept) = (disk("n1.a", "n1", 10, &[]), with_kept(&[("pvc-0", 0, 60)]));
         assert_eq!(says(&[], &on, &kept), None);
@@ -175,7 +181,12 @@ mod tests {
             "{said}"
         );
         let there = Earlier { volumes: &[&old], disks: &[], reservations: &[] };
-        let (_, said) = earlier("ns", "data", None, &there).unwrap();
+        let (_, of_pod) = earlier("ns", "data", true, None, &there).unwrap();
+        assert!(
+            of_pod.contains("kubectl reservoir claim pvc-1 --namespace ns") && !of_pod.contains("claim data"),
+            "{of_pod}"
+        );
+        let (_, said) = earlier("ns", "data", false, None, &there).unwrap();
         assert!(
             said.starts_with("this PersistentVolumeClaim waits, to start empty, while volume pvc-1 has"),
             "{said}"

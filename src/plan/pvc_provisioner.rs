@@ -132,6 +132,14 @@ pub fn next(seen: &Seen) -> Step {
     let Some((pvc, class)) = pvc.zip(seen.class.as_ref().filter(|class| class::is_ours(class))) else {
         return Step::Rest;
     };
+    // Kubernetes never binds such a PersistentVolumeClaim to another PersistentVolume, as in a restored backup.
+    let pv = pvc.spec.as_ref().and_then(|spec| spec.volume_name.as_ref());
+    if let Some(pv) = pv.filter(|_| seen.volume.is_none()) {
+        return Step::Refuse(format!(
+            "spec.volumeName is {pv}, and Kubernetes binds the PersistentVolumeClaim to no other PersistentVolume, so no \
+             volume is made: delete the PersistentVolumeClaim, and make it again without spec.volumeName"
+        ));
+    }
     let is_delayed = class::is_delayed(class);
     let selected = pvc.annotations().get(SELECTED_NODE).filter(|_| is_delayed);
     // Kubernetes writes the provisioner when a volume is to be made.
@@ -143,14 +151,6 @@ pub fn next(seen: &Seen) -> Step {
         Ok(wanted) => wanted,
         Err(why) => return Step::Refuse(why),
     };
-    // Kubernetes never binds such a PersistentVolumeClaim to another PersistentVolume, as in a restored backup.
-    let pv = pvc.spec.as_ref().and_then(|spec| spec.volume_name.as_ref());
-    if let Some(pv) = pv.filter(|_| seen.volume.is_none()) {
-        return Step::Refuse(format!(
-            "spec.volumeName is {pv}, and Kubernetes binds the PersistentVolumeClaim to no other PersistentVolume, so no \
-             volume is made: delete the PersistentVolumeClaim, and make it again without spec.volumeName"
-        ));
-    }
     if is_unchosen {
         return unchosen(seen, class, wanted);
     }

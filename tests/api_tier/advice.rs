@@ -257,6 +257,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("await_new_pvc", "nobody: it is made anew by itself (claim_losses.rs)"),
     ("make_class_for_role", "an administrator makes a StorageClass anew"),
     ("make_class_of_driver", "an administrator makes a StorageClass anew"),
+    (
+        "claim_data_of_ephemeral",
+        "the command of claim_old_data; the api tier has no controller of ephemeral volumes",
+    ),
     ("have_granted", "the command of grant (rights.rs)"),
     (
         "let_grow",

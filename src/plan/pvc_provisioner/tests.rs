@@ -204,6 +204,10 @@ fn f5_a_claim_that_names_its_volume_gets_no_new_one() {
     let mut s = seen(true);
     s.pvc.as_mut().unwrap().spec.as_mut().unwrap().volume_name = Some("reservoir-old".into());
     assert!(matches!(next(&s), Step::Refuse(why) if why.starts_with("spec.volumeName is reservoir-old")));
+    // Kubernetes asks nobody to make its volume.
+    Arc::make_mut(s.class.as_mut().unwrap()).volume_binding_mode = Some("Immediate".into());
+    s.pvc.as_mut().unwrap().annotations_mut().clear();
+    assert!(matches!(next(&s), Step::Refuse(why) if why.starts_with("spec.volumeName is reservoir-old")));
     // Kubernetes writes the name, and the phase Bound after that.
     s.volume = Some(Arc::new(own(ready_volume("pvc-u", "eng", false))));
     assert!(!matches!(next(&s), Step::Refuse(_)));

@@ -596,7 +596,10 @@ impl Checks {
             self.note(note, advice::have_view_granted());
         }
         for (role, granted) in &facts.grants {
-            let lacks: Vec<&str> = VERBS.iter().copied().filter(|verb| !granted.contains(verb)).collect();
+            // The verb use includes use-readonly.
+            let is_held =
+                |verb: &&str| granted.contains(verb) || *verb == "use-readonly" && granted.contains(&"use");
+            let lacks: Vec<&str> = VERBS.iter().copied().filter(|verb| !is_held(verb)).collect();
             match lacks.as_slice() {
                 [] => self.good(format!("you have every verb on role {role}")),
                 lacks => self.note(

@@ -39,7 +39,7 @@ pub(super) use target::Target;
 use super::kind::{CLAIM, POD, PVC, RESERVATION, VOLUME};
 use super::paint::Paint;
 use super::snapshot::Snapshot;
-use crate::api::condition::reason::COPY_DIFFERS;
+use crate::api::condition::reason::{COPY_DIFFERS, SPACE_TAKEN};
 use crate::api::volume_for_pvc;
 use crate::plan::advice as advised;
 use chain::{chain, may_cause, reports};
@@ -205,6 +205,10 @@ fn explain(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
             _ => ", for the reasons below".to_owned(),
         };
         let end = match target.kind == &RESERVATION {
+            // Its volumes have their bytes, and so may new ones.
+            true if because.iter().any(|cause| cause.reason == SPACE_TAKEN) => {
+                "what is made in it may find no space"
+            }
             true => "nothing can be made in it now",
             // Its pods go on, and new ones start.
             false if because.iter().all(|cause| cause.reason == COPY_DIFFERS) => "its files are not intact",

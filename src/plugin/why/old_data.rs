@@ -5,6 +5,7 @@ use kube::ResourceExt;
 
 use super::advice::About;
 use super::events::message_of;
+use super::owners::pod_of;
 use super::target::Target;
 use super::workloads::pods_of_workload;
 use crate::api::condition::reason::NAME_TAKEN;
@@ -79,6 +80,9 @@ fn of(snapshot: &Snapshot, namespace: &str, name: &str) -> Option<String> {
     let left = left_volume(snapshot, namespace, name)?;
     Some(match snapshot.claim(Some(namespace), name) {
         Some(_) => advice::ask_why(claim.argument()),
+        None if pod_of(pvc).is_some() => {
+            advice::claim_data_of_ephemeral(left.name_any(), &left.spec.role, namespace)
+        }
         None => advice::claim_old_data(name, &left.spec.role, left.name_any(), namespace),
     })
 }

@@ -11,9 +11,12 @@ use super::report::{LOST, PROVISIONING_FAILED, Report, TERMINATING};
 use super::space::{Apart, space_step};
 use super::target::Target;
 use super::{ending_pvc, growth, lost_pvc, old_data, placing};
-use crate::api::{ANNOTATION_MADE_FOR, DRIVER, DiskReservation, Role, SharedPersistentVolume};
+use crate::api::{
+    ANNOTATION_MADE_FOR, DRIVER, DiskReservation, Role, SharedPersistentVolume, volume_for_pvc,
+};
 use crate::cluster;
 use crate::plan::candidate::{is_cordoned, is_ready};
+use crate::plan::persistent_volume::name_for;
 use crate::plan::pvc_provisioner::class;
 use crate::plan::pvc_provisioner::placement::PLACE_FOUND;
 use crate::plan::{advice, create, holder, left_data};
@@ -220,8 +223,16 @@ pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> St
         NAMES_VOLUME => {
             let pvc = target.find_pvc(snapshot);
             let pv = pvc.and_then(|pvc| pvc.spec.as_ref()?.volume_name.as_deref()).unwrap_or_default();
-            let made = pvc.and_then(|pvc| by_template(snapshot, pvc, UNNAMED));
-            made.unwrap_or_else(|| advice::leave_volume_name(pv, name, namespace))
+            let made = || pvc.and_then(|pvc| by_template(snapshot, pvc, UNNAMED));
+            // The volume whose PersistentVolume had that name has the data.
+            let of_earlier = pv.strip_prefix(&*name_for("")).map(volume_for_pvc);
+            let is_its = |volume: &&SharedPersistentVolume| {
+                volume.metadata.name == of_earlier && of_earlier.is_some() && !volume.is_ending()
+            };
+            match snapshot.volumes.iter().find(is_its) {
+                Some(of) => advice::claim_after_lost(name, namespace, &of.spec.role, of.name_any()),
+                None => made().unwrap_or_else(|| advice::leave_volume_name(pv, name, namespace)),
+            }
         }
         LOST => lost_pvc::step(snapshot, target, name, namespace),
         // The events only say that nobody has made the volume.

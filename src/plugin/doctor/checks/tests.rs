@@ -298,6 +298,9 @@ fn t4_the_doctor_finds_each_fault_and_nothing_else() {
             "{message}: {found:?}"
         );
     }
+    let mut facts = healthy();
+    facts.grants[0].1.retain(|verb| *verb != "use-readonly");
+    assert!(faults(&facts).is_empty(), "use includes it: {:?}", faults(&facts));
 }
 
 fn without_mode(facts: &mut Facts) {

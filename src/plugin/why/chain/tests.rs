@@ -26,6 +26,16 @@ fn t4_d8_why_of_a_reservation_sees_its_disk() {
     let said = ask(&snapshot, &RESERVATION, None, "eng").unwrap();
     let first = "DiskReservation eng: Ready, but nothing can be made in it now: NodeDisk n1.a is DiskRefused: the disk is not";
     assert!(said.starts_with(first), "{said}");
+    // Its volumes have their bytes, also on a disk that was made smaller.
+    set_not_ready(
+        &mut snapshot.disks[0].status.as_mut().unwrap().conditions,
+        reason::SPACE_TAKEN,
+        "4Gi are reserved",
+    );
+    let said = ask(&snapshot, &RESERVATION, None, "eng").unwrap();
+    let first =
+        "DiskReservation eng: Ready, but what is made in it may find no space: NodeDisk n1.a is SpaceTaken";
+    assert!(said.starts_with(first), "{said}");
     set_ready(&mut snapshot.disks[0].status.as_mut().unwrap().conditions, true);
     assert!(
         ask(&snapshot, &RESERVATION, None, "eng").unwrap().starts_with("DiskReservation eng: Ready: 4Gi")

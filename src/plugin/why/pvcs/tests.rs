@@ -965,6 +965,28 @@ fn t4_p2_a_class_with_a_reservation_of_another_role_leads_to_the_class() {
     assert!(told.contains("next: kubectl get storageclass eng -o yaml   # delete it"), "{told}");
 }
 
+/// T4, P4: a PersistentVolumeClaim that names the PersistentVolume of an earlier one is led to that data.
+#[test]
+fn t4_p4_a_claim_that_names_a_volume_is_led_to_its_data() {
+    let mut named = wants("1Gi");
+    named.spec.as_mut().unwrap().volume_name = Some("reservoir-1".into());
+    let mut snapshot = Snapshot {
+        classes: vec!["eng".into()],
+        our_classes: vec![class_of(json!({"role": "eng"}), "Immediate")],
+        pvcs: vec![named],
+        volumes: vec![ready_volume("pvc-1", "eng", false)],
+        ..Snapshot::default()
+    };
+    let next = |snapshot: &Snapshot| {
+        let answer = ask(snapshot, &PVC, Some("team"), "data").unwrap();
+        answer.split_once("next: ").unwrap().1.to_owned()
+    };
+    let claim = "then: kubectl reservoir claim data --role eng --volume pvc-1 -n team\n";
+    assert!(next(&snapshot).ends_with(claim), "{}", next(&snapshot));
+    snapshot.volumes.clear();
+    assert!(next(&snapshot).contains("without spec.volumeName"), "{}", next(&snapshot));
+}
+
 /// T4, P4: nothing is ever bound to a PersistentVolumeClaim of a backup that names its PersistentVolume of before.
 #[test]
 fn t4_p4_a_restored_claim_of_a_class_is_made_anew() {
