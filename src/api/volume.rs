@@ -32,9 +32,9 @@ macro_rules! smallest {
     doc = "A volume on one node's disk, made out of a reservation. Many pods use it at once. A volume in use cannot be destroyed.",
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.digest) || !has(oldSelf.spec.sealed) || !oldSelf.spec.sealed || has(self.spec.sealed) && self.spec.sealed")
         .message("a sealed volume stays sealed (E1): to change its files, copy them into another volume"),
-    validation = Rule::new("oldSelf.hasValue() || !has(self.spec.sealed) || !self.spec.sealed || has(self.spec.recover) || has(self.spec.copyOf)")
+    validation = Rule::new("!has(self.spec.sealed) || !self.spec.sealed || has(self.spec.recover) || has(self.spec.copyOf) || oldSelf.hasValue() && (has(oldSelf.value().spec.sealed) && oldSelf.value().spec.sealed || has(oldSelf.value().status) && has(oldSelf.value().status.node) && has(oldSelf.value().status.node.backing) && oldSelf.value().status.node.backing == 'Made')")
         .optional_old_self(true)
-        .message("a new volume has no files to seal (E1): leave sealed out, write the files, and set sealed to true then"),
+        .message("a volume that its node has not made has no files to seal (E1): leave sealed out, write the files, and set sealed to true then"),
     selectable = ".spec.role",
     selectable = ".status.nodeName",
     selectable = ".status.nodeDisk",

@@ -48,7 +48,10 @@ async fn events(cluster: &Cluster, reason: &str) -> usize {
 async fn e1_only_files_of_its_own_are_sealed() {
     let (cluster, _agent) = one_node("64Mi").await;
     for (rest, why) in [
-        ("", "a new volume has no files to seal (E1): leave sealed out, write the files"),
+        (
+            "",
+            "a volume that its node has not made has no files to seal (E1): leave sealed out, write the files",
+        ),
         ("volumeMode: Block", "a raw device has no files to seal (E1): leave sealed out, or volumeMode"),
         (
             "adopt: {path: /srv/data}",
@@ -62,6 +65,12 @@ async fn e1_only_files_of_its_own_are_sealed() {
         let refused = cluster.try_create(&volume).await.unwrap_err().to_string();
         assert!(refused.contains(why), "{refused}");
     }
+    // It waits for a reservation.
+    let waits = "{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: waits}, spec: {role: eng, size: 32Mi}}";
+    cluster.apply_text(waits).await;
+    let refused = cluster.change_volume("waits", json!({"sealed": true})).await.unwrap_err().to_string();
+    assert!(refused.contains("a volume that its node has not made has no files to seal"), "{refused}");
+    cluster.change_volume("waits", json!({"keepFor": "1h"})).await.unwrap();
 }
 
 /// C4, T2. The writer's pod is named, its claim reads afterwards, and new ReadWrite claims are refused.

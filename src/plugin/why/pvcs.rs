@@ -433,8 +433,7 @@ fn all_classes(snapshot: &Snapshot) -> impl Iterator<Item = &str> {
 fn mistyped_driver<'a>(snapshot: &'a Snapshot, pvc: &PersistentVolumeClaim) -> Option<&'a StorageClass> {
     let name = pvc.spec.as_ref()?.storage_class_name.as_ref()?;
     let class = snapshot.other_classes.iter().find(|class| class.metadata.name.as_ref() == Some(name))?;
-    let is_near = class.provisioner.contains("reservoir")
-        || nearest(&class.provisioner, [DRIVER].into_iter()).is_some();
+    let is_near = class.provisioner.contains("reservoir") || nearest(&class.provisioner, [DRIVER]).is_some();
     is_near.then_some(class)
 }
 

@@ -50,6 +50,7 @@ impl Server {
             }
             ("UPDATE", "sharedpersistentvolumes") => {
                 seals(object)?;
+                seals_files(object, before.unwrap_or(&Value::Null))?;
                 copies(object)?;
                 resizes(object, before.unwrap_or(&Value::Null))?;
                 opens(object, before.unwrap_or(&Value::Null))
@@ -196,6 +197,17 @@ fn seals(volume: &Value) -> Result<(), String> {
     match spec["sealed"] == true && (spec["volumeMode"] == "Block" || spec["adopt"].is_object()) {
         true => Err("neither a device nor an adopted directory is sealed".into()),
         false => Ok(()),
+    }
+}
+
+/// E1: the same; a volume that was not made has no files.
+fn seals_files(volume: &Value, before: &Value) -> Result<(), String> {
+    let spec = &volume["spec"];
+    let has_data = spec["recover"].is_object() || spec["copyOf"].is_object();
+    let is_made = before["status"]["node"]["backing"] == "Made";
+    match spec["sealed"] != true || before["spec"]["sealed"] == true || has_data || is_made {
+        true => Ok(()),
+        false => Err("a volume that its node has not made has no files to seal".into()),
     }
 }
 
