@@ -319,6 +319,9 @@ impl Setup {
     }
 }
 
+/// By then the controller has looked for PersistentVolumes that nothing removes.
+pub const LEFT: Duration = Duration::from_secs(700);
+
 /// What is left of the scenario, once everything is at rest.
 pub fn left(server: &Server, hosts: &Hosts) -> Vec<String> {
     let kinds = [

@@ -330,6 +330,7 @@ impl World {
         self.recover();
         self.come_to_rest().await;
         if self.plan.scenario.is_some() && !self.is_over() {
+            tokio::time::sleep(scenario::LEFT).await;
             let left = scenario::left(&lock(&self.server), &self.hosts);
             self.report(left);
         }
