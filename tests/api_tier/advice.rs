@@ -261,7 +261,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "claim_data_of_ephemeral",
         "the command of claim_old_data; the api tier has no controller of ephemeral volumes",
     ),
-    ("have_granted", "the command of grant (rights.rs)"),
     (
         "let_grow",
         "an administrator; the commands of resize_pvc and of a class that is patched (pvc_provisioner.rs)",
