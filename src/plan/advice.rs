@@ -721,3 +721,8 @@ advice! {
          --help";
     have_view_granted() = "without this right the output is incomplete";
 }
+
+/// The command of a step, without the reason behind it.
+pub fn command(step: &str) -> &str {
+    step.split("   #").next().unwrap_or(step)
+}

@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::clock;
-use crate::faults::{DELETED, STRIPPED, strip_it};
+use crate::faults::{DELETED, STRIPPED, cordon, strip_it};
 use crate::host::Host;
 use crate::kubernetes::{self, delete, get, objects, patch};
 use crate::server::{Fate, Faults, Request, Server, Strike, Struck, lock};
@@ -229,9 +229,7 @@ impl World {
                 lock(&self.server).answer("operator", &delete("nodes", "", NODES[node], json!(null)));
             }
             Fault::Cordoned(node) => {
-                let object = json!({"metadata": {"name": NODES[node]}});
-                let cordon = patch("nodes", &object, "", json!({"spec": {"unschedulable": true}}));
-                lock(&self.server).answer("operator", &cordon);
+                lock(&self.server).answer("operator", &cordon(NODES[node], json!(true)));
             }
             Fault::Held(node) => self.on_host(node, Host::hold_first),
             Fault::Stripped => strip_near(&mut lock(&self.server), &struck.request, plan.at),

@@ -1,6 +1,6 @@
 //! Faults, alone and together: processes, clocks, the network, nodes, disks, and what people do to objects by hand.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::by_hand;
 use crate::clock;
@@ -98,12 +98,7 @@ impl World {
         let object = json!({"metadata": {"name": node}});
         let request = match self.random.below(10) {
             0..3 => delete("nodes", "", node, json!(null)),
-            3 => patch(
-                "nodes",
-                &object,
-                "",
-                json!({"spec": {"unschedulable": self.random.in_a_thousand(500)}}),
-            ),
+            3 => cordon(node, json!(self.random.in_a_thousand(500))),
             4 => {
                 let pool = POOLS[self.random.below(2) as usize];
                 patch("nodes", &object, "", json!({"metadata": {"labels": {"pool": pool}}}))
@@ -228,13 +223,17 @@ impl World {
         kept.into_iter().for_each(|request| drop(lock(&self.server).answer("by hand", &request)));
         for node in NODES {
             self.create_node(node);
-            let object = json!({"metadata": {"name": node}});
-            let uncordon = patch("nodes", &object, "", json!({"spec": {"unschedulable": null}}));
-            lock(&self.server).answer("operator", &uncordon);
+            lock(&self.server).answer("operator", &cordon(node, json!(null)));
         }
         self.say_where_disks_are();
         (0..2).for_each(|controller| clock::set_wrong(controller, 0));
     }
+}
+
+/// The request that cordons a node, or takes that back.
+pub fn cordon(node: &str, is_cordoned: Value) -> Request {
+    let object = json!({"metadata": {"name": node}});
+    patch("nodes", &object, "", json!({"spec": {"unschedulable": is_cordoned}}))
 }
 
 /// X9: somebody loses patience with an object, and removes its finalizers.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::host::{self, Host, Hosts, Mount};
 use crate::rest_of_copies;
 use crate::seals;
-use crate::server::{Object, Request, Revision, Server, Shared, is_being_deleted, lock};
+use crate::server::{Object, Request, Revision, Server, Shared, is_being_deleted, is_ours, lock};
 
 pub type Checked = Result<(), String>;
 
@@ -467,9 +467,8 @@ fn s16_a_claim_is_mounted_once_in_a_pod(hosts: &BTreeMap<String, Host>, mount: &
 
 /// S15: a status is written by compare-and-swap. Only controllers and agents write the status of our kinds.
 pub fn s15_a_status_has_the_version_that_was_read(who: &str, request: &Request) -> Checked {
-    let is_ours = who.starts_with("controller") || who.starts_with("agent");
     let has_version = request.body["metadata"]["resourceVersion"].is_string();
-    require(!is_ours || request.subresource != "status" || has_version, || {
+    require(!is_ours(who) || request.subresource != "status" || has_version, || {
         format!("S15: {who} writes {} without the version that was read", request.describe())
     })
 }

@@ -319,10 +319,10 @@ impl Setup {
     }
 }
 
-/// By then the controller has looked for PersistentVolumes that nothing removes.
+/// The time in which the controller looks for PersistentVolumes that nothing removes.
 pub const LEFT: Duration = Duration::from_secs(700);
 
-/// What is left of the scenario, once everything is at rest.
+/// The objects, ledger entries and volumes that the scenario leaves once everything is at rest: there are to be none.
 pub fn left(server: &Server, hosts: &Hosts) -> Vec<String> {
     let kinds = [
         "persistentvolumes",

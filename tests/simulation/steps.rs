@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kube::Client;
+use reservoir::plan::advice;
 use reservoir::plugin;
 use serde_json::{Value, json};
 
@@ -29,7 +30,7 @@ const PATIENCE: u64 = 300;
 
 /// What is to be done, without the reason behind it.
 pub fn main_part(step: &str) -> &str {
-    step.split("   #").next().unwrap_or(step)
+    advice::command(step)
 }
 
 /// The commands in a sentence, as words of a shell.

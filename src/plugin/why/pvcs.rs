@@ -223,16 +223,14 @@ pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> St
         NAMES_VOLUME => {
             let pvc = target.find_pvc(snapshot);
             let pv = pvc.and_then(|pvc| pvc.spec.as_ref()?.volume_name.as_deref()).unwrap_or_default();
-            let made = || pvc.and_then(|pvc| by_template(snapshot, pvc, UNNAMED));
             // The volume whose PersistentVolume had that name has the data.
-            let of_earlier = pv.strip_prefix(&*name_for("")).map(volume_for_pvc);
-            let is_its = |volume: &&SharedPersistentVolume| {
-                volume.metadata.name == of_earlier && of_earlier.is_some() && !volume.is_ending()
-            };
-            match snapshot.volumes.iter().find(is_its) {
-                Some(of) => advice::claim_after_lost(name, namespace, &of.spec.role, of.name_any()),
-                None => made().unwrap_or_else(|| advice::leave_volume_name(pv, name, namespace)),
+            let earlier = pv.strip_prefix(&*name_for("")).map(volume_for_pvc);
+            let is_its = |of: &&SharedPersistentVolume| Some(of.name_any()) == earlier && !of.is_ending();
+            if let Some(of) = snapshot.volumes.iter().find(is_its) {
+                return advice::claim_after_lost(name, namespace, &of.spec.role, of.name_any());
             }
+            let made = pvc.and_then(|pvc| by_template(snapshot, pvc, UNNAMED));
+            made.unwrap_or_else(|| advice::leave_volume_name(pv, name, namespace))
         }
         LOST => lost_pvc::step(snapshot, target, name, namespace),
         // The events only say that nobody has made the volume.
@@ -352,8 +350,7 @@ fn known_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str)
     let mistyped = |grant: &str| {
         let (class, wanted) = (snapshot.our_class(pvc?)?, snapshot.wanted(pvc?)?);
         let near = snapshot.near_role(&wanted.spec.role)?;
-        let grant = grant.split("   #").next().unwrap_or(grant);
-        Some(advice::make_class_for_role(class.name_any(), near, grant))
+        Some(advice::make_class_for_role(class.name_any(), near, advice::command(grant)))
     };
     let step = refusal_step(&said, namespace).map(|step| match said.contains(GRANT) {
         true => mistyped(&step).unwrap_or(step),

@@ -154,10 +154,7 @@ pub(in crate::plugin) fn resize_instead(snapshot: &Snapshot, target: &Target, si
                     let resize = advice::resize_pvc(name, namespace, size);
                     let class = target.find_pvc(snapshot).and_then(|pvc| snapshot.our_class(pvc));
                     match class.filter(|class| class.allow_volume_expansion != Some(true)) {
-                        Some(class) => {
-                            let resize = resize.split("   #").next().unwrap_or(&resize);
-                            advice::let_grow(class.name_any(), resize)
-                        }
+                        Some(class) => advice::let_grow(class.name_any(), advice::command(&resize)),
                         None => resize,
                     }
                 }

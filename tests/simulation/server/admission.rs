@@ -49,8 +49,7 @@ impl Server {
                 gives_up(who, object, before.unwrap_or(&Value::Null))
             }
             ("UPDATE", "sharedpersistentvolumes") => {
-                seals(object)?;
-                seals_files(object, before.unwrap_or(&Value::Null))?;
+                seals(object, before.unwrap_or(&Value::Null))?;
                 copies(object)?;
                 resizes(object, before.unwrap_or(&Value::Null))?;
                 opens(object, before.unwrap_or(&Value::Null))
@@ -192,20 +191,17 @@ fn gives_up(who: &str, now: &Value, before: &Value) -> Result<(), String> {
 }
 
 /// E1: validations in the schema of volumes.
-fn seals(volume: &Value) -> Result<(), String> {
-    let spec = &volume["spec"];
-    match spec["sealed"] == true && (spec["volumeMode"] == "Block" || spec["adopt"].is_object()) {
-        true => Err("neither a device nor an adopted directory is sealed".into()),
-        false => Ok(()),
-    }
-}
-
-/// E1: the same; a volume that was not made has no files.
-fn seals_files(volume: &Value, before: &Value) -> Result<(), String> {
+fn seals(volume: &Value, before: &Value) -> Result<(), String> {
     let spec = &volume["spec"];
     let has_data = spec["recover"].is_object() || spec["copyOf"].is_object();
     let is_made = before["status"]["node"]["backing"] == "Made";
-    match spec["sealed"] != true || before["spec"]["sealed"] == true || has_data || is_made {
+    if spec["sealed"] != true {
+        return Ok(());
+    }
+    if spec["volumeMode"] == "Block" || spec["adopt"].is_object() {
+        return Err("neither a device nor an adopted directory is sealed".into());
+    }
+    match before["spec"]["sealed"] == true || has_data || is_made {
         true => Ok(()),
         false => Err("a volume that its node has not made has no files to seal".into()),
     }

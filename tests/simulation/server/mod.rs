@@ -36,7 +36,7 @@ pub use object::{Object, typed};
 pub use path::{Key, Path};
 pub use requests::{Request, is_being_deleted};
 pub use store::Revision;
-pub use strike::{Fate, Strike, Struck};
+pub use strike::{Fate, Strike, Struck, is_ours};
 
 /// The API server.
 pub struct Server {

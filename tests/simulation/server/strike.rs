@@ -38,9 +38,9 @@ impl Struck {
     }
 }
 
-/// By then a client has given up, as `cluster::client` does.
+/// The time after which a client gives up: the read timeout of `cli.rs`.
 pub const PATIENCE: Duration = Duration::from_secs(120);
-/// So long a late request is on its way after that.
+/// The time that a late request is on its way after that.
 pub const LATE: Duration = Duration::from_secs(60);
 
 /// True for a controller or an agent.

@@ -31,7 +31,7 @@ impl About<'_> {
         is_wanted: impl Fn(&SharedPersistentVolume) -> bool,
         create: &str,
     ) -> Option<String> {
-        let bare = create.split("   #").next().unwrap_or_default();
+        let bare = advice::command(create);
         let Some(data) = self.left_data(&is_wanted) else {
             let (disk, volume) = self.unseen_data(is_wanted)?;
             return Some(advice::await_data_for_claim(disk, volume, bare));

@@ -112,7 +112,7 @@ impl<'a> About<'a> {
             }
             Some((reservation, larger)) if larger > has(reservation) => {
                 let plain = || format!("kubectl reservoir resize spv/{} {size}", self.name);
-                let resize = of_pvc.as_deref().and_then(|step| step.split("   #").next().map(str::to_owned));
+                let resize = of_pvc.as_deref().map(|step| advice::command(step).to_owned());
                 let larger = Size::from_bytes(larger);
                 self.resize_elsewhere(Some(reservation), larger.clone()).unwrap_or_else(|| {
                     advice::grow_both(reservation.name_any(), larger, resize.unwrap_or_else(plain))
