@@ -528,17 +528,17 @@ advice! {
     end_finished_pod(pod, namespace) =
         "kubectl delete pod {pod} -n {namespace}   # it has ended, and its ephemeral volume goes with it; ttlSecondsAfterFinished of a Job and \
          successfulJobsHistoryLimit of a CronJob do that by themselves";
-    make_pvc_anew(pvc, namespace, how) =
-        "kubectl delete pvc {pvc} -n {namespace}   # then make it anew {how}: these fields cannot be changed";
+    make_pvc_anew(delete, after, how) =
+        "{delete}   # {after}then make it anew {how}: these fields cannot be changed";
     make_pod_anew(again, how) = "{again} {how}: the fields of its ephemeral volume cannot be changed";
-    make_set_anew(set, namespace, pvc, how) =
-        "kubectl delete sts {set} -n {namespace} --cascade=orphan && kubectl delete pvc {pvc} -n {namespace}   # a StatefulSet makes it again from \
-         its volumeClaimTemplates, which cannot be changed: make the StatefulSet anew {how}; its pods go on meanwhile";
+    make_set_anew(set, namespace, delete, after, how) =
+        "kubectl delete sts {set} -n {namespace} --cascade=orphan && {delete}   # {after}a StatefulSet makes it again from its \
+         volumeClaimTemplates, which cannot be changed: make the StatefulSet anew {how}; its pods go on meanwhile";
     make_class_as_said(class) =
         "kubectl get storageclass {class} -o yaml   # delete it, and make it anew as the message says";
-    claim_after_lost(pvc, namespace, role, volume) =
-        "kubectl delete pvc {pvc} -n {namespace}   # its volume stays with its data; then: kubectl reservoir claim {pvc} --role {role} --volume \
-         {volume} -n {namespace}";
+    claim_after_lost(delete, after, pvc, namespace, role, volume) =
+        "{delete}   # {after}its volume stays with its data; then: kubectl reservoir claim {pvc} --role {role} --volume {volume} -n \
+         {namespace}";
     claim_after_lost_of_set(set, namespace, replicas, pvc, role, volume) =
         "kubectl scale sts {set} -n {namespace} --replicas={replicas} && kubectl delete pvc {pvc} -n {namespace}   # its volume stays with its \
          data; then: kubectl reservoir claim {pvc} --role {role} --volume {volume} -n {namespace}, and scale up again; before, set \

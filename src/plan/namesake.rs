@@ -81,19 +81,26 @@ pub fn earlier(
         )
     };
     let starts = if new.is_some() { "starts empty" } else { "waits, to start empty" };
-    let says = |where_: String, do_: String| match of_pod {
-        true => format!(
-            "this PersistentVolumeClaim {starts}, while {where_} has the data of an earlier one of its name, and an ephemeral volume never \
-             has such data: to have it, run {do_}, and name that claim in a pod in place of the ephemeral volume"
-        ),
-        false => format!(
-            "this PersistentVolumeClaim {starts}, while {where_} has the data of an earlier one of its name: to have that data, end its \
-             pods, those of a StatefulSet by scaling it down, delete this one, if nobody has written to it, and run {do_}"
-        ),
+    let says = |where_: String, do_: String, end: String| {
+        let have = match of_pod {
+            true => format!(
+                ", and an ephemeral volume never has such data: to have it, run {do_}, and name that claim in a pod in place of the \
+                 ephemeral volume"
+            ),
+            false => format!(
+                ": to have that data, end its pods, those of a StatefulSet by scaling it down, delete this one, if nobody has written to \
+                 it, and run {do_}"
+            ),
+        };
+        format!(
+            "this PersistentVolumeClaim {starts}, while {where_} has the data of an earlier one of its name{have}; if the data is not \
+             needed: {end}"
+        )
     };
     if let Some(old) = there.volumes.iter().find(is_left) {
         let volume = old.name_any();
-        let event = says(format!("volume {volume}"), claim(&old.spec.role, &volume));
+        let end = format!("kubectl reservoir delete spv/{volume}");
+        let event = says(format!("volume {volume}"), claim(&old.spec.role, &volume), end);
         return Some(("OldDataKept", event));
     }
     for disk in there.disks {
@@ -108,7 +115,8 @@ pub fn earlier(
                 "`kubectl reservoir recover {volume}`, apply what it prints, then {}",
                 claim(role, volume)
             );
-            return Some(("OldDataOrphaned", says(where_, do_)));
+            let end = format!("recover it likewise, then kubectl reservoir delete spv/{volume}");
+            return Some(("OldDataOrphaned", says(where_, do_, end)));
         }
     }
     for reservation in there.reservations {
@@ -119,7 +127,10 @@ pub fn earlier(
             let where_ = format!("DiskReservation {}, until {},", reservation.name_any(), kept.until.0);
             let do_ =
                 format!("kubectl reservoir undelete {}, then {}", entry.uid, claim(&entry.role, &entry.name));
-            return Some(("OldDataKept", says(where_, do_)));
+            return Some((
+                "OldDataKept",
+                says(where_, do_, format!("kubectl reservoir erase {}", entry.uid)),
+            ));
         }
     }
     None
@@ -160,6 +171,7 @@ mod tests {
         kept.status.as_mut().unwrap().volumes[0].kept.as_mut().unwrap().made_for = Some("ns/data".into());
         let (reason, said) = says(&[], &on, &kept).unwrap();
         assert!(reason == "OldDataKept" && said.contains("undelete uid-pvc-0-0, then"), "{said}");
+        assert!(said.ends_with("not needed: kubectl reservoir erase uid-pvc-0-0"), "{said}");
         on.status.get_or_insert_default().orphans = vec![Orphan {
             uid: "u".into(),
             size: gi(1),
@@ -193,7 +205,10 @@ mod tests {
         );
         let claim = "claim data --namespace ns --role eng --volume pvc-1, for which the namespace has to be subscribed: kubectl \
                      reservoir subscribe eng --namespace ns";
-        assert!(said.ends_with(claim), "{said}");
+        assert!(
+            said.contains(claim) && said.ends_with("not needed: kubectl reservoir delete spv/pvc-1"),
+            "{said}"
+        );
         let nothing = disk("n1.a", "n1", 10, &[]);
         let none = with_kept(&[]);
         old.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());

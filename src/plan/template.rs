@@ -197,6 +197,7 @@ pub fn verdict(
     if messages.is_empty() {
         messages.push("each template has its reservations".to_owned());
     }
+    messages.extend(larger(role, reservations));
     messages.extend(left(role, disks, nodes, reservations));
     let message = messages.join("; ");
     let verdict = match reasons.first() {
@@ -267,6 +268,24 @@ fn left(
         _ => ("are each", "end with their last volumes"),
     };
     Some(format!("DiskReservation {} {are} {UNSELECTED}, and {end}", names(&left, left.len())))
+}
+
+/// The reservations that are larger than their template, because of what they hold.
+fn larger(role: &VolumeRole, reservations: &[&DiskReservation]) -> Option<String> {
+    let is_larger = |r: &&&DiskReservation| {
+        let of = r.spec.template.as_ref().filter(|of| Some(&of.volume_role) == role.metadata.name.as_ref());
+        let template = of.and_then(|of| role.spec.reservation_templates.iter().find(|t| t.name == of.name));
+        let held = r.status.as_ref().map_or(0, least);
+        template.is_some_and(|template| held > template.size.bytes_or_zero())
+    };
+    let mut larger: Vec<String> = reservations.iter().filter(is_larger).map(|r| r.name_any()).collect();
+    larger.sort();
+    let by = match larger.len() {
+        0 => return None,
+        1 => "is larger than its template: it keeps what it holds",
+        _ => "are larger than their template: they keep what they hold",
+    };
+    Some(format!("DiskReservation {} {by}", names(&larger, larger.len())))
 }
 
 /// `first DiskReservation eng.scratch.n1.a`, if the reservation of that name waits, or is not the template's. Without its reason,
@@ -438,6 +457,12 @@ mod tests {
         assert_eq!(resized(9, &full), Step::Resize(gi(9)));
         assert_eq!(resized(1, &empty), Step::Resize(gi(1)));
         assert_eq!(resized(1, &full), Step::Resize(gi(4)), "R6: no less than what is used");
+        let ready = [TemplateStatus { name: "scratch".into(), disks: 1, ready: 1 }];
+        let told = |size| verdict(&eng(size, None), &[&on], &there, &[&full], &ready, None).unwrap();
+        assert_eq!(told(4).message, "each template has its reservations");
+        assert!(told(3).message.ends_with(
+            "DiskReservation eng-role.scratch.n1.a is larger than its template: it keeps what it holds"
+        ));
         let mut own = empty.clone();
         own.spec.template = None;
         assert_eq!(next(&own, &[], None, &there), Step::Rest);

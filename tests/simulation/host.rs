@@ -130,6 +130,9 @@ impl Host {
     pub fn cut_power(&mut self, and_cache: bool) {
         if and_cache {
             (self.records, self.receipts) = self.synced.clone();
+            // A file system that was on no stable storage is made again.
+            let is_made = |uid: &String| self.records.get(uid).is_some_and(|record| record.size.is_some());
+            self.made.retain(|uid, _| is_made(uid));
         }
         self.mounts.clear();
         self.held.clear();

@@ -174,15 +174,15 @@ pub fn can_follow(step: &str) -> bool {
 
 /// Does what a step says.
 pub async fn follow(server: &Shared, client: &Client, step: &str) -> Result<(), String> {
+    lock(server).tell(|| format!("operator follows: {step}"));
     for command in commands(to_do(step)) {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
-        lock(server).tell(|| format!("operator follows: {}", words.join(" ")));
         let result = match words.as_slice() {
             ["kubectl", "reservoir", ours @ ..] => asker::ask(client, ours).await.map(drop),
             theirs => kubectl(&mut lock(server), theirs, &command),
         };
         result.map_err(|why| format!("{}: {why}", words.join(" ")))?;
-        if words[1] == "delete" {
+        if words[1] == "delete" && !words.contains(&"--wait=false") {
             until_gone(server, &command).await.map_err(|why| format!("{}: {why}", words.join(" ")))?;
         }
     }

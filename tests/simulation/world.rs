@@ -331,6 +331,7 @@ impl World {
         self.come_to_rest().await;
         if self.plan.scenario.is_some() && !self.is_over() {
             tokio::time::sleep(scenario::LEFT).await;
+            while kubernetes::turn(&self.server) {}
             let left = scenario::left(&lock(&self.server), &self.hosts);
             self.report(left);
         }

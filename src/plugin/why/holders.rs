@@ -109,10 +109,8 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
             };
             add("it is static,", from.into());
         }
-        let on = snapshot.disks.iter().find(|disk| Some(disk.name_any()) == status.node_disk);
-        if let Some(disk) = on.filter(|disk| candidate::is_cordoned(disk)) {
-            add("nothing new is placed in it, since it is on cordoned node", disk.spec.node_name.clone());
-        }
+        let cordoned = cordoned_node(snapshot, status.node_disk.as_ref()).unwrap_or_default();
+        add("nothing new is placed in it, since it is on cordoned node", cordoned);
         add("holds volume", entries(&status.volumes));
         add("holds reservation", entries(&status.refinements));
         let queue: Vec<String> = queue(snapshot)
@@ -144,6 +142,26 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
         add("has reserved", role.map(|s| entries(&s.reservations)).unwrap_or_default());
     }
     lines
+}
+
+/// The line and the step about a volume, or the one of a claim, on a cordoned node, if pods on no other node can use it.
+pub(super) fn keeps_pods_off(snapshot: &Snapshot, target: &Target) -> Option<(String, String)> {
+    let of = || claims(snapshot, target).into_iter().find_map(|(of, name)| snapshot.volume_of(&of, &name));
+    let volume = match target.kind {
+        kind if kind == &VOLUME => snapshot.volumes.iter().find(|v| v.name_any() == target.name),
+        kind if kind == &POD => None,
+        _ => of(),
+    };
+    let alone = volume.filter(|volume| volume.spec.copies.is_none() && volume.spec.copy_of.is_none())?;
+    let node = cordoned_node(snapshot, alone.status.as_ref()?.node_disk.as_ref())?;
+    let line = format!("no new pod starts with it, since it is on cordoned node {node}");
+    Some((line, advice::uncordon(&node, alone.name_any())))
+}
+
+/// The node of a disk, if that is cordoned.
+fn cordoned_node(snapshot: &Snapshot, disk: Option<&String>) -> Option<String> {
+    let on = snapshot.disks.iter().find(|of| disk.is_some() && of.metadata.name.as_ref() == disk);
+    on.filter(|disk| candidate::is_cordoned(disk)).map(|disk| disk.spec.node_name.clone())
 }
 
 /// The sentence about a volume that is being destroyed; empty for any other volume.

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim};
 use kube::ResourceExt;
 
-use super::advice::{About, UNNAMED, anew};
+use super::advice::{About, UNNAMED, anew, deletion};
 use super::events::{last_event, message_of};
 use super::report::{LOST, PROVISIONING_FAILED, Report};
 use super::target::Target;
@@ -59,7 +59,10 @@ pub(super) fn step(snapshot: &Snapshot, target: &Target, name: &str, namespace: 
             Some((set, replicas)) => {
                 advice::claim_after_lost_of_set(set, namespace, replicas, name, role, volume)
             }
-            None => advice::claim_after_lost(name, namespace, role, volume),
+            None => {
+                let (delete, after) = deletion(snapshot, name, namespace);
+                advice::claim_after_lost(delete, after, name, namespace, role, volume)
+            }
         };
     }
     let told = told(snapshot, target);

@@ -43,7 +43,7 @@ use crate::api::condition::reason::{COPY_DIFFERS, SPACE_TAKEN};
 use crate::api::volume_for_pvc;
 use crate::plan::advice as advised;
 use chain::{chain, may_cause, reports};
-use holders::{holders, told_step};
+use holders::{holders, keeps_pods_off, told_step};
 use report::Report;
 use steps::{deletion_step, full_step, step_for, subscription_step};
 
@@ -182,14 +182,16 @@ fn explain(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
         next.retain(|step| *step != advised::look_again());
     }
     let ready = next.is_empty();
-    let holders = holders(snapshot, target);
+    let mut holders = holders(snapshot, target);
     if ready {
         let end = deletion_step(snapshot, target).filter(|_| !holders.is_empty());
+        let (cordoned, uncordon) = keeps_pods_off(snapshot, target).unzip();
+        holders.extend(cordoned);
         let step = subscription_step(snapshot, target)
             .or_else(|| full_step(snapshot, target))
             .or_else(|| told_step(snapshot, target))
             .or_else(|| workloads::failed_step(snapshot, target));
-        next.extend(step.or(end));
+        next.extend(step.or(uncordon).or(end));
     }
     let own = because.iter().rfind(|report| !report.beside).or(because.last());
     let mut summary = match own {

@@ -34,6 +34,25 @@ fn t4_why_prints_the_root_first_and_then_its_effects() {
     );
 }
 
+/// T4: what no new pod can use is said to be on a cordoned node, unless other nodes have copies.
+#[test]
+fn t4_a_healthy_volume_on_a_cordoned_node_says_so() {
+    let mut on = disk("n1.a", "n1", 10, &[]);
+    on.status.as_mut().unwrap().cordoned = true;
+    let (volumes, claims) = (vec![ready_volume("data", "eng", true)], vec![bound("mine", "data")]);
+    let mut snapshot = Snapshot { disks: vec![on], volumes, claims, ..Snapshot::default() };
+    let asked = |snapshot: &Snapshot| {
+        let of_claim = ask(snapshot, &CLAIM, Some("team"), "mine").unwrap();
+        (ask(snapshot, &VOLUME, None, "data").unwrap(), of_claim)
+    };
+    let says = "no new pod starts with it, since it is on cordoned node n1\nnext: kubectl uncordon n1 ";
+    let (volume, claim) = asked(&snapshot);
+    assert!(volume.contains(says) && claim.contains(says), "{volume}{claim}");
+    snapshot.volumes[0].spec.copies = Some(from(json!({})));
+    let (volume, claim) = asked(&snapshot);
+    assert!(!volume.contains("cordon") && !claim.contains("cordon"), "{volume}{claim}");
+}
+
 /// T4: "so" stands between cause and effect alone. A silent disk is no cause of a guarantee, and no other claim's trouble is one
 /// of a volume that another pod has.
 #[test]

@@ -29,13 +29,27 @@ pub const UNNAMED: &str = "without spec.volumeName";
 pub fn anew(snapshot: &Snapshot, name: &str, namespace: &str, how: &str) -> String {
     let pvc = snapshot.pvc(Some(namespace), name);
     let of_template = pvc.and_then(|pvc| by_template(snapshot, pvc, how));
-    of_template.unwrap_or_else(|| advice::make_pvc_anew(name, namespace, how))
+    let (delete, after) = deletion(snapshot, name, namespace);
+    of_template.unwrap_or_else(|| advice::make_pvc_anew(delete, after, how))
+}
+
+/// The command that deletes a PersistentVolumeClaim, and the words about the pods that keep it, for which kubectl does not wait.
+pub fn deletion(snapshot: &Snapshot, name: &str, namespace: &str) -> (String, &'static str) {
+    let delete = format!("kubectl delete pvc {name} -n {namespace}");
+    let is_placed = |pod: &Pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+    match snapshot.pods_of(namespace, name).any(is_placed) {
+        true => (format!("{delete} --wait=false"), "it goes after the pods that use it; "),
+        false => (delete, ""),
+    }
 }
 
 /// The step for a PersistentVolumeClaim of a template, which is made again if somebody deletes it.
 pub fn by_template(snapshot: &Snapshot, pvc: &PersistentVolumeClaim, how: &str) -> Option<String> {
     let (name, namespace) = (pvc.name_any(), pvc.namespace().unwrap_or_default());
-    let by_set = || Some(advice::make_set_anew(set_with(snapshot, pvc)?, &namespace, &name, how));
+    let by_set = || {
+        let (delete, after) = deletion(snapshot, &name, &namespace);
+        Some(advice::make_set_anew(set_with(snapshot, pvc)?, &namespace, delete, after, how))
+    };
     let by_pod = |pod: &str| {
         let is_it = |of: &&Pod| of.name_any() == pod && of.namespace().as_deref() == Some(&namespace);
         let found = snapshot.pods.iter().find(is_it);

@@ -1000,6 +1000,14 @@ fn t4_p4_a_restored_claim_of_a_class_is_made_anew() {
         told.contains("Lost: spec.volumeName is reservoir-1, and there is neither") && told.contains(next),
         "{told}"
     );
+    // Seed 31524: kubectl would wait for the end of a pod that has it.
+    snapshot.pods = vec![pod_of("data", "Running")];
+    snapshot.pods[0].spec.as_mut().unwrap().node_name = Some("n1".into());
+    let told = of(&snapshot);
+    let next =
+        "delete pvc data -n team --wait=false   # it goes after the pods that use it; then make it anew";
+    assert!(told.contains(next), "{told}");
+    snapshot.pods.clear();
     snapshot.denied = vec![Denied::unseen(&VOLUME)];
     let told = of(&snapshot);
     assert!(
