@@ -207,12 +207,6 @@ impl<'a> Sharing<'a> {
         self.charged(request).find_map(|of| of.refusal(request, target, &ledgers))
     }
 
-    /// True if the request is within all limits. All bytes of an undivided disk count, even for a smaller request (D2,
-    /// Q1).
-    fn within_limits(&self, request: &Request, disk: &DiskSpace) -> bool {
-        self.over_limits(request, disk.target(request)).is_none()
-    }
-
     fn look_at(&mut self, request: &Request<'a>) -> Look {
         let may = self.may_serve(request);
         if may.is_empty() {
@@ -260,11 +254,11 @@ impl<'a> Sharing<'a> {
     /// The disk that serves the request. Divisible disks come before undivided disks; of the latter, the smallest comes
     /// first.
     fn best(&self, request: &Request, may: Vec<usize>) -> Option<usize> {
-        let beside_guarantees = |disk: &DiskSpace| self.guaranteed(request, disk.takes(request)).is_none();
-        let fits = |i: &usize| {
-            let disk = &self.disks[*i];
-            disk.fits(request) && self.within_limits(request, disk) && beside_guarantees(disk)
-        };
+        let has = request.target - request.asked;
+        let is_allowed = by_target(request, |target| {
+            self.over_limits(request, target).is_none() && self.guaranteed(request, target - has).is_none()
+        });
+        let fits = |i: &usize| self.disks[*i].fits(request) && is_allowed(&self.disks[*i]);
         let better = |a: &usize, b: &usize| {
             let undivided = |i: usize| self.disks[i].is_undivided();
             match (undivided(*a), undivided(*b)) {
@@ -296,12 +290,15 @@ impl<'a> Sharing<'a> {
         if is_never || unguaranteed && self.unguaranteed.is_some() {
             return None;
         }
-        let may_be_held = |i: &usize| {
-            let disk = &self.disks[*i];
-            selects(disk) && disk.may_be_held(request) && self.within_limits(request, disk)
+        let disk = {
+            let within_limits = by_target(request, |target| self.over_limits(request, target).is_none());
+            let may_be_held = |i: &usize| {
+                let disk = &self.disks[*i];
+                selects(disk) && disk.may_be_held(request) && within_limits(disk)
+            };
+            let disks = self.may_serve(request).into_iter().filter(may_be_held);
+            disks.max_by(|a, b| self.freer(*a, *b))?
         };
-        let disks = self.may_serve(request).into_iter().filter(may_be_held);
-        let disk = disks.max_by(|a, b| self.freer(*a, *b))?;
         match unguaranteed {
             true => self.unguaranteed = Some((request.asked, hold)),
             false => self.disks[disk].hold(request, hold),
@@ -371,6 +368,16 @@ impl<'a> Sharing<'a> {
             full.map_or(reason::NOT_ENOUGH_ROOM, |full| full.reason(reason::TOO_MANY_RESERVATIONS)),
             format!("{asked} asked for: {}; {outlook}", names(&refusals, refusals.len())),
         )
+    }
+}
+
+/// The answer for a disk, by the bytes of the reservation there: all bytes of an undivided disk count, even for a smaller
+/// request (D2, Q1). All other disks share one answer.
+fn by_target(request: &Request, answer: impl Fn(u64) -> bool) -> impl Fn(&DiskSpace) -> bool {
+    let shared = answer(request.target);
+    move |disk| match disk.target(request) {
+        target if target == request.target => shared,
+        whole => answer(whole),
     }
 }
 
