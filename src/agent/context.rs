@@ -28,7 +28,7 @@ pub(super) struct Context {
     pub(super) disk_names: DiskNames,
     pub(super) metrics: Arc<Metrics>,
     pub(super) publishing: Publishing,
-    /// Notified when data is erased that a NodeDisk lists.
+    /// Notified when data that a NodeDisk lists is erased or recovered.
     pub(super) data_gone: Notify,
     /// Volumes and their copies on this node, for publishes.
     pub(super) live_reads: LiveReads<(Option<SharedPersistentVolume>, Vec<SharedPersistentVolume>)>,

@@ -176,7 +176,7 @@ pub async fn run(
     }
 }
 
-/// Reports in each period, and at once after data is erased that a NodeDisk lists.
+/// Reports in each period, and at once after data that a NodeDisk lists is erased or recovered.
 async fn report_periodically(disks: &mut Disks, ctx: &Context, every: Duration, mut is_reported: bool) {
     loop {
         tokio::select! {

@@ -360,6 +360,9 @@ async fn make(
         Err(NodeError::Host(host::Error::NotFound(_))) if recovers => return Ok(Outcome::NoData),
         created => created?,
     }
+    if recovers {
+        ctx.data_gone.notify_one();
+    }
     if size.is_none() {
         tracing::info!(volume = volume.name_any(), bytes, "made a volume");
     }

@@ -81,6 +81,9 @@ advice! {
     lower_guarantee(vrole) =
         "kubectl reservoir why vrole/{vrole}   # wait for free space, or have an administrator lower spec.quota.guarantee of \
          VolumeRole {vrole}";
+    lower_guarantee_within(vrole, role) =
+        "kubectl reservoir why vrole/{vrole}   # what is guaranteed to it is kept within the limit of role {role}: have an administrator \
+         lower spec.quota.guarantee of VolumeRole {vrole}, or raise spec.quota.limit for role {role}";
     fit_unguaranteed(object, size, vrole) =
         "kubectl reservoir resize {object} {size}   # what is guaranteed to nobody else; or wait for free space, or have an \
          administrator lower spec.quota.guarantee of VolumeRole {vrole}";
@@ -313,6 +316,10 @@ advice! {
     see_digests() =
         "kubectl get spv -o custom-columns=NAME:.metadata.name,DIGEST:.status.digest   # the claim is bound when a volume with its digest \
          is sealed and on offer; for another digest make another claim";
+    claim_content(anew) =
+        "{anew}   # the digest of the volume, for good; or claim another volume, if its content is not what is wanted";
+    claim_named_digest(delete) =
+        "{delete}   # then claim the digest that the message names, or another volume: kubectl reservoir claim --help";
     claim_for_reading(anew) = "{anew}   # to read: nobody writes to the volume any more";
     claim_writable(anew) = "{anew}   # to read and write";
     claim_under_other_name(claim) =
@@ -368,9 +375,8 @@ advice! {
     have_allowed(object) =
         "kubectl describe {object}   # have an administrator allow what the message quotes, a policy or a webhook of others; then it goes on \
          by itself";
-    change_quota(namespace) =
-        "kubectl get resourcequotas,limitranges -n {namespace}   # have the one that the message names changed; then it \
-         goes on by itself";
+    change_quota(namespace, end) =
+        "kubectl get resourcequotas,limitranges -n {namespace}   # have the one that the message names changed; then {end}";
     leave_ending_namespace(namespace) =
         "kubectl get namespace {namespace} -o yaml   # it is being deleted, with all that is in it, and takes nothing new: its conditions say what \
          it waits for; for something new use another namespace";
@@ -466,10 +472,13 @@ advice! {
         "have an administrator run: kubectl reservoir why pod/{pod} -n {namespace}   # volume {volume} is on node {node}, so the pod has to \
          fit there, or on a node with a copy, if there is one: selectors, requests, tolerations";
     tolerate_taint(again, node, taint) =
-        "{again} with a toleration for {taint}, or have that taint of node {node} removed: all pods of a volume run on its node";
+        "{again} with a toleration for {taint}, or have that taint of node {node} removed: a pod runs where its volume or a copy is";
+    leave_spread(pod, namespace, node, volume) =
+        "kubectl describe pod {pod} -n {namespace}   # its topologySpreadConstraints keep it off node {node}: leave them out of its template, or \
+         set whenUnsatisfiable: ScheduleAnyway there: a pod runs where its volume {volume} or a copy is";
     leave_apart(pod, namespace, other, node) =
         "kubectl describe pod {pod} -n {namespace}   # leave the podAntiAffinity out that keeps it away from {other}, or give it a volume of its \
-         own: all pods of a volume run on its node, {node}";
+         own: a pod runs where its volume or a copy is, as on node {node}";
     label_topology(node, label) =
         "kubectl label node {node} {label}={node} --overwrite   # the kubelet writes it once, when the agent registers there, and pods find \
          the volumes of the node by it";

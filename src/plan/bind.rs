@@ -150,15 +150,16 @@ fn unrelated(claim: &VolumeClaim, subscriptions: &[&RoleSubscription]) -> Option
     (!is_related).then(|| Verdict::no(reason::NO_SUBSCRIPTION, why))
 }
 
-/// `has the labels kind=st, and at least 5Gi`: what the selector of a claim asks for.
+/// `has the labels kind=st and has at least 5Gi`: what the selector and the digest of a claim ask for.
 fn wanted(claim: &VolumeClaim) -> String {
     let Some(selector) = &claim.spec.selector else { return "fits".to_owned() };
     let labels: Vec<String> =
         selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}={value}")).collect();
     let labels = (!labels.is_empty()).then(|| format!("has the labels {}", names(&labels, labels.len())));
     let size = selector.min_size.as_ref().map(|size| format!("has at least {size}"));
-    let both: Vec<String> = labels.into_iter().chain(size).collect();
-    if both.is_empty() { "fits the selector".to_owned() } else { both.join(" and ") }
+    let digest = claim.spec.digest.as_ref().map(|digest| format!("has the digest {digest}"));
+    let all: Vec<String> = labels.into_iter().chain(size).chain(digest).collect();
+    if all.is_empty() { "fits the selector".to_owned() } else { all.join(" and ") }
 }
 
 /// Refuses a volume that could not be bound to the claim now, even without any older claim.

@@ -59,26 +59,33 @@ pub fn ledgers<'a>(roles: &[&'a VolumeRole]) -> Vec<(&'a VolumeRole, u64)> {
 }
 
 /// The bytes of a role that count against its limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Taken {
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Taken<'a> {
     /// The sum of its ledger.
     pub reserved: u64,
     /// Unused guarantees of its sub-roles, which another sub-role does not get.
-    pub guaranteed: u64,
+    pub open: Vec<(&'a VolumeRole, u64)>,
+}
+
+impl Taken<'_> {
+    /// The bytes of the guarantees.
+    pub fn guaranteed(&self) -> u64 {
+        total(&self.open)
+    }
 }
 
 /// The bytes of the limit of `of` that a request for `role` finds taken. `ledgers` is the result of [`ledgers`].
-pub fn taken(of: &VolumeRole, role: &str, reserved: u64, ledgers: &[(&VolumeRole, u64)]) -> Taken {
+pub fn taken<'a>(of: &VolumeRole, role: &str, reserved: u64, ledgers: &[(&'a VolumeRole, u64)]) -> Taken<'a> {
     let (above, is_limited) = (&of.spec.role, of.spec.quota.limit.is_some());
     let is_below =
         |below: &VolumeRole| below.spec.role != *above && Role::name_covers(above, &below.spec.role);
     let below: Vec<_> = ledgers.iter().filter(|(of, _)| is_limited && is_below(of)).copied().collect();
-    Taken { reserved, guaranteed: total(&open_guarantees(role, &below)) }
+    Taken { reserved, open: open_guarantees(role, &below) }
 }
 
 /// Why a role with so many bytes taken may not reserve `asked` more; `None`: the bytes are within the limit, and the
 /// ledger has space. `new` is the role of a new entry; `None`: the ledger has the entry already.
-pub fn refusal(role: &VolumeRole, new: Option<&str>, taken: Taken, asked: u64) -> Option<Verdict> {
+pub fn refusal(role: &VolumeRole, new: Option<&str>, taken: &Taken, asked: u64) -> Option<Verdict> {
     let (of, listed) = (&role.spec.role, entries(role).iter().map(Entry::of));
     let full = match new {
         _ if asked == 0 => None,
@@ -102,26 +109,39 @@ fn entries(role: &VolumeRole) -> &[LedgerEntry] {
     role.status.as_ref().map_or(&[], |status| &status.reservations)
 }
 
-fn over_limit(role: &VolumeRole, taken: Taken, asked: u64) -> Option<Verdict> {
+fn over_limit(role: &VolumeRole, taken: &Taken, asked: u64) -> Option<Verdict> {
     let limit = role.spec.quota.limit.as_ref()?.bytes_or_zero();
-    let Taken { reserved, guaranteed } = taken;
-    let over = reserved.saturating_add(guaranteed).saturating_add(asked).saturating_sub(limit);
-    let kept = match guaranteed {
-        0 => String::new(),
-        kept => format!(" and {} guaranteed to sub-roles", Size::from_bytes(kept)),
+    let (reserved, guaranteed) = (taken.reserved, taken.guaranteed());
+    let beside_guarantees = guaranteed.saturating_add(asked);
+    let over = reserved.saturating_add(beside_guarantees).saturating_sub(limit);
+    let kept: Vec<String> = taken
+        .open
+        .iter()
+        .map(|(of, need)| format!("{} guaranteed to role {}", Size::from_bytes(*need), of.spec.role))
+        .collect();
+    let kept = if kept.is_empty() { kept } else { vec![format!(" and {}", names(&kept, kept.len()))] };
+    let of: Vec<String> = taken.open.iter().map(|(of, _)| of.name_any()).collect();
+    // Less of the role's own helps only where the guarantees leave space for the request.
+    let own = match reserved {
+        0 => "ask for less",
+        _ => "unreserve something",
     };
+    let remedies = (guaranteed == 0 || beside_guarantees <= limit).then(|| own.to_owned()).into_iter();
+    let lower =
+        (!of.is_empty()).then(|| format!("lower the guarantee of VolumeRole {}", names(&of, of.len())));
+    let remedies: Vec<String> = remedies.chain(lower).collect();
     (over > 0 && asked > 0).then(|| {
         Verdict::no(
             reason::OVER_QUOTA,
             format!(
-                "role {} has {} of its limit of {} reserved{kept}, {} asked for is {} too much; \
-                 {} or raise the limit of VolumeRole {}",
+                "role {} has {} of its limit of {} reserved{}, {} asked for is {} too much; {} or raise the limit of VolumeRole {}",
                 role.spec.role,
                 Size::from_bytes(reserved),
                 Size::from_bytes(limit),
+                kept.concat(),
                 Size::from_bytes(asked),
                 Size::from_bytes(over),
-                if reserved == 0 { "ask for less" } else { "unreserve something" },
+                remedies.join(", "),
                 role.name_any()
             ),
         )
@@ -322,7 +342,7 @@ mod tests {
         let names: Vec<String> = (0..1000).map(|i| format!("r{i}")).collect();
         let held: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 1)).collect();
         let role = with_quota(volume_role("eng", "eng"), Some(5000), None, &held);
-        let refusal = |asked| refusal(&role, Some("eng"), Taken::default(), asked);
+        let refusal = |asked| refusal(&role, Some("eng"), &Taken::default(), asked);
         assert_eq!(refusal(1).unwrap().reason, reason::TOO_MANY_RESERVATIONS);
         assert_eq!(refusal(0), None);
     }
@@ -404,11 +424,12 @@ mod tests {
             (role("corp", Some(10), Some(5)), role("corp/a", None, Some(8)), role("corp/b", None, None));
         let books = |has: u64| vec![(&corp, has << 30), (&a, has << 30), (&b, 0)];
         let said = |who, has: u64, asked: u64| {
-            let taken = taken(&corp, who, has << 30, &books(has));
-            refusal(&corp, None, taken, asked << 30).map(|why| why.message)
+            let books = books(has);
+            let taken = taken(&corp, who, has << 30, &books);
+            refusal(&corp, None, &taken, asked << 30).map(|why| why.message)
         };
-        let beside = "role corp has 0 of its limit of 10Gi reserved and 8Gi guaranteed to sub-roles, 6Gi asked for is 4Gi too much; \
-                      ask for less or raise the limit of VolumeRole corp";
+        let beside = "role corp has 0 of its limit of 10Gi reserved and 8Gi guaranteed to role corp/a, 6Gi asked for is 4Gi too much; \
+                      lower the guarantee of VolumeRole corp-a or raise the limit of VolumeRole corp";
         for other in ["corp/b", "corp", "corp/b/c"] {
             assert_eq!(said(other, 0, 6).as_deref(), Some(beside), "{other}");
             assert_eq!(said(other, 0, 2), None, "{other}");
@@ -418,7 +439,11 @@ mod tests {
             assert_eq!(said(own, 0, 10), None, "{own}: it is its own");
         }
         let free = role("corp", None, None);
-        assert_eq!(taken(&free, "corp/b", 1, &books(0)), Taken { reserved: 1, guaranteed: 0 }, "no limit");
+        assert_eq!(taken(&free, "corp/b", 1, &books(0)), Taken { reserved: 1, open: vec![] }, "no limit");
+        let open = vec![(&a, 3 << 30)];
+        let both = refusal(&corp, None, &Taken { reserved: 5 << 30, open }, 4 << 30).unwrap().message;
+        let ends = "4Gi asked for is 2Gi too much; unreserve something, lower the guarantee of VolumeRole corp-a or raise";
+        assert!(both.contains(ends), "{both}");
     }
 
     #[test]

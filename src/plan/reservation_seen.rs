@@ -271,7 +271,7 @@ impl Gives for VolumeRole {
                 let new = held.is_none().then_some(&*entry.role);
                 let ledgers = quota::ledgers(&refs(&seen.roles));
                 let taken = quota::taken(self, &entry.role, ledger.total(), &ledgers);
-                let refusal = quota::refusal(self, new, taken, more);
+                let refusal = quota::refusal(self, new, &taken, more);
                 refusal.map_or_else(|| ledger.take(entry.clone()).map_err(|_| None), |why| Err(Some(why)))
             }
         }

@@ -269,6 +269,14 @@ pub fn claimable(volume: &SharedPersistentVolume, claim: &VolumeClaimSpec) -> Re
     Err(Verdict::no(reason::VOLUME_SEALED, why))
 }
 
+/// The words about a digest that no volume changes any more.
+const FOR_GOOD: &str = ", for good, and not ";
+
+/// True if the refusal of a claim names the digest of its volume.
+pub fn says_digest(message: &str) -> bool {
+    message.contains(FOR_GOOD)
+}
+
 /// Refuses a claim that demands another content (E4).
 fn has_digest(volume: &SharedPersistentVolume, wanted: Option<&str>) -> Result<(), Verdict> {
     let (name, has) = (volume.name_any(), volume.status.as_ref().and_then(|status| status.digest.as_deref()));
@@ -276,7 +284,7 @@ fn has_digest(volume: &SharedPersistentVolume, wanted: Option<&str>) -> Result<(
     let why = match has {
         None => format!("volume {name} has no digest before it is sealed, and the claim waits for {wanted}"),
         Some(has) => format!(
-            "volume {name} has the digest {has}, for good, and not {wanted}: claim that digest, or another volume"
+            "volume {name} has the digest {has}{FOR_GOOD}{wanted}: claim that digest, or another volume"
         ),
     };
     Err(Verdict::no(reason::DIGEST_DIFFERS, why))

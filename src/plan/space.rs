@@ -255,9 +255,9 @@ impl<'a> RoleSpace<'a> {
         let more = self.more(request, target);
         let new = (!self.entries.contains_key(&*request.uid)).then_some(request.role());
         let taken = quota::taken(self.role, request.role(), self.reserved, ledgers);
-        quota::refusal(self.role, new, taken, more).or_else(|| {
+        quota::refusal(self.role, new, &taken, more).or_else(|| {
             let all = quota::Taken { reserved: taken.reserved.saturating_add(self.collected), ..taken };
-            let over = quota::refusal(self.role, None, all, more).filter(|_| self.collected > 0)?;
+            let over = quota::refusal(self.role, None, &all, more).filter(|_| self.collected > 0)?;
             Some(quota::beside_collected(over, self.collected))
         })
     }

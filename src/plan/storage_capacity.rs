@@ -151,7 +151,7 @@ fn on_new_nodes(
             let size = template.size.bytes_or_zero();
             let is_over = limits.iter().any(|(limited, reserved)| {
                 quota::charges(&limited.spec.role, of, None)
-                    && quota::refusal(limited, Some(of), quota::taken(limited, of, *reserved, &limits), size)
+                    && quota::refusal(limited, Some(of), &quota::taken(limited, of, *reserved, &limits), size)
                         .is_some()
             });
             let free = if is_over { 0 } else { size };

@@ -469,7 +469,7 @@ mod tests {
         assert_eq!(ready.reason, "TooManyReservations");
         assert!(ready.message.contains("with 2Gi that status.reservations cannot list"), "{}", ready.message);
         eng.status = Some(status);
-        let refused = |new| quota::refusal(&eng, new, quota::Taken::default(), 1).map(|why| why.reason);
+        let refused = |new| quota::refusal(&eng, new, &quota::Taken::default(), 1).map(|why| why.reason);
         assert_eq!([refused(None), refused(Some("eng"))], [Some("TooManyReservations"); 2], "growth neither");
     }
 

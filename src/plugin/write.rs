@@ -15,7 +15,7 @@ use super::kind::{self, Kind};
 use super::output::{note, print};
 use super::snapshot::Snapshot;
 use super::wait::{Until, bytes_of, wait_until};
-use super::why::{Target, refusal};
+use super::why::{Target, refusal_of_command};
 use crate::api::{GROUP, SharedPersistentVolume};
 use crate::cluster;
 use crate::plan::{advice, namesake};
@@ -118,7 +118,8 @@ fn refused(error: &kube::Error, kind: &Kind, object: &DynamicObject) -> anyhow::
     let explained = explain_api_error(error);
     let kube::Error::Api(status) = error else { return explained };
     if status.reason != "AlreadyExists" {
-        let step = refusal(&status.message, object.metadata.namespace.as_deref().unwrap_or("default"));
+        let step =
+            refusal_of_command(&status.message, object.metadata.namespace.as_deref().unwrap_or("default"));
         return step.map_or(explained, |step| anyhow::anyhow!("{}: {step}", status.message));
     }
     let name = object.name_any();
@@ -334,7 +335,7 @@ mod tests {
                 "unable to create new content in namespace team because it is being terminated",
                 advice::leave_ending_namespace("team"),
             ),
-            ("exceeded quota: few", advice::change_quota("team")),
+            ("exceeded quota: few", advice::change_quota("team", "run the command again")),
         ] {
             let status = kube::core::Status::failure(message, "").with_code(405);
             let said = refused(&kube::Error::Api(status.boxed()), &kind::CLAIM, &object).to_string();

@@ -46,7 +46,7 @@ impl Workload<'_> {
             return (why, advice::label_namespace(namespace));
         }
         let step = if said.contains("quota") || said.contains("per Container") || said.contains("per Pod") {
-            advice::change_quota(namespace)
+            advice::change_quota(namespace, "it goes on by itself")
         } else if said.contains("serviceaccount") || said.contains("service account") {
             advice::install_chart(&self.release, namespace, "")
         } else if said.contains("PriorityClass") {

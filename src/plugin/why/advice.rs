@@ -23,7 +23,7 @@ use crate::plugin::kind::{CLAIM, DISK, PVC, RESERVATION, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
 pub(super) use anew::{AS_SAID, UNNAMED, anew, by_template, deletion, of_class, template};
-pub(in crate::plugin) use claims::refusal;
+pub(in crate::plugin) use claims::{refusal, refusal_of_command};
 
 /// The message of the condition with that reason; empty without one.
 fn message<'a>(conditions: &'a [Condition], reason: &str) -> &'a str {
@@ -223,8 +223,7 @@ impl<'a> About<'a> {
             NO_SUCH_VOLUME => self.no_such_volume(),
             ALWAYS_WRITABLE => advice::claim_writable(self.claim_anew(role, None, AccessMode::ReadWrite)),
             VOLUME_SEALED => advice::claim_for_reading(self.claim_anew(role, None, AccessMode::ReadOnly)),
-            DIGEST_DIFFERS if !self.snapshot.sees(&VOLUME) => advice::have_administrator_ask(argument),
-            DIGEST_DIFFERS => advice::see_digests(),
+            DIGEST_DIFFERS => self.digest_differs(),
             NO_MATCH => self.no_match(),
             // A claim by name is for another volume; one with a selector may get this one.
             VOLUME_RETIRING if let Some(volume) = self.selected(reason) => {

@@ -24,7 +24,7 @@ mod workloads;
 
 use serde::Serialize;
 
-pub(super) use advice::refusal;
+pub(super) use advice::refusal_of_command;
 pub(super) use chain::NOT_LOOKED_AT;
 pub(super) use containers::{
     CRASHES, end as container_end, ended as container_ended, stopped as stopped_container,

@@ -56,7 +56,7 @@ pub(super) fn report(snapshot: &Snapshot, target: &Target, pod: &Pod, message: &
     };
     let on = match copies_on.is_empty() || !place.is_shut {
         true => places.clone(),
-        false => format!("{places}; the pod can start on none of them now, first node {node}"),
+        false => format!("{places}; the pod can start on none of them now: not on node {}", place.at),
     };
     let taint = place
         .taint
@@ -99,7 +99,9 @@ struct Place<'a> {
     asked: Option<String>,
     /// True if the nodes of the volume and of its copies refuse the pod.
     is_shut: bool,
-    /// True if the volume's node is cordoned.
+    /// The node of the volume, or the one of its copies on which the pod can start most easily.
+    at: String,
+    /// True if that node is cordoned.
     is_cordoned: bool,
     /// The first taint of that node that the pod does not tolerate.
     taint: Option<&'a Taint>,
@@ -129,7 +131,6 @@ fn other_node<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<Place<'a>> {
         let other = volumes.iter().filter(|other| !placed.is_unsure && !other.is_unsure);
         let other = other.into_iter().find(|other| !placed.nodes().any(|node| other.is_on(node)));
         let other = other.map(|other| (other.volume.clone(), other.node.clone()));
-        let is_on_it = |of: &&NodeDisk| disk.is_some() && of.metadata.name == *disk;
         let cordons =
             |on: &str| snapshot.disks.iter().any(|disk| disk.spec.node_name == on && is_cordoned(disk));
         let taint_of = |on: &str| {
@@ -139,19 +140,22 @@ fn other_node<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<Place<'a>> {
         let kept_from = |on: &str| excluded::kept_from(snapshot, pod, on);
         let refuses = |on: &str| cordons(on) || taint_of(on).is_some() || kept_from(on).is_some();
         let is_shut = unscheduled.is_some() && placed.nodes().all(|on| refuses(on));
+        let is_only_cordoned = |on: &&String| taint_of(on).is_none() && kept_from(on).is_none();
+        let at = placed.nodes().find(|on| is_shut && is_only_cordoned(on)).unwrap_or(node);
         // A caller without the right to see disks has the scheduler's words.
-        let is_cordoned = match snapshot.disks.iter().find(is_on_it) {
-            Some(disk) => is_shut && is_cordoned(disk),
-            None => unscheduled.and_then(|c| c.message.as_deref()).is_some_and(names_cordoned_alone),
+        let is_cordoned = match snapshot.sees(&DISK) && disk.is_some() {
+            true => is_shut && cordons(at),
+            false => unscheduled.and_then(|c| c.message.as_deref()).is_some_and(names_cordoned_alone),
         };
-        let taint = taint_of(node).filter(|_| is_shut);
-        let kept_from = kept_from(node).filter(|_| is_shut);
+        let taint = taint_of(at).filter(|_| is_shut);
+        let kept_from = kept_from(at).filter(|_| is_shut);
         let is_kept = taint.is_some() || kept_from.is_some();
         let place = || Place {
             own: placed.clone(),
             other: other.clone(),
             asked: asked.clone(),
             is_shut,
+            at: at.clone(),
             is_cordoned,
             taint,
             kept_from,
@@ -379,6 +383,11 @@ pub(in crate::plugin) fn unscheduled(pod: &Pod) -> Option<&PodCondition> {
     conditions.find(|c| c.type_ == "PodScheduled" && c.status == "False")
 }
 
+/// True if constraints of its own keep the pod from nodes that others of its kind are on.
+fn is_spread(unscheduled: &PodCondition) -> bool {
+    unscheduled.message.as_ref().is_some_and(|message| message.contains("topology spread constraints"))
+}
+
 /// The one node that the affinity of a pod asks for, as that of a pod of a DaemonSet does.
 fn asked_by_affinity(pod: &Pod) -> Option<String> {
     let affinity = pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()?;
@@ -411,18 +420,21 @@ pub(super) fn other_node_step(snapshot: &Snapshot, target: &Target) -> String {
             None => advice::leave_other_node(again(snapshot, pod), node),
         },
         (None, None, _) if place.is_cordoned => {
-            let step = advice::uncordon(node, volume);
+            let step = advice::uncordon(place.at, volume);
             if snapshot.sees(&DISK) { step } else { advice::have_run(step) }
         }
         (None, None, Some(taint)) if taint.key == startup_taint::TAINT => {
-            advice::take_startup_taint(node, &taint.key)
+            advice::take_startup_taint(place.at, &taint.key)
         }
         // Kubernetes and cloud providers take their own off.
         (None, None, Some(taint)) if !taint.key.contains("kubernetes.io/") => {
-            advice::tolerate_taint(again(snapshot, pod), node, taints::text(taint))
+            advice::tolerate_taint(again(snapshot, pod), place.at, taints::text(taint))
         }
         (None, None, _) if let Some(other) = place.kept_from => {
-            advice::leave_apart(&target.name, namespace, other.name_any(), node)
+            advice::leave_apart(&target.name, namespace, other.name_any(), place.at)
+        }
+        (None, None, _) if unscheduled(pod).is_some_and(is_spread) => {
+            advice::leave_spread(&target.name, namespace, node, volume)
         }
         (None, None, _) if snapshot.node(&node).is_some_and(taints::lacks_topology) => {
             advice::label_topology(node, TOPOLOGY_NODE)

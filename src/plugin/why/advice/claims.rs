@@ -4,7 +4,8 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use super::super::owners::set_of;
-use super::{About, word};
+use super::{About, message, word};
+use crate::api::condition::reason::DIGEST_DIFFERS;
 use crate::api::condition::{self, READY};
 use crate::api::{
     AccessMode, ClaimSelector, DiskReservation, Role, RoleSubscription, SharedPersistentVolume, Size,
@@ -15,7 +16,7 @@ use crate::plan::enlarge::{Way, way};
 use crate::plan::holder;
 use crate::plan::own_pvc::pvc_of;
 use crate::plan::resize::size_now;
-use crate::plan::{advice, bind, foreign_finalizer, left_data, offer, pv_binding};
+use crate::plan::{advice, bind, foreign_finalizer, left_data, offer, pv_binding, seal};
 use crate::plugin::kind::{CLAIM, SUBSCRIPTION, VOLUME, nearest};
 
 impl<'a> About<'a> {
@@ -126,6 +127,23 @@ impl<'a> About<'a> {
         Some((set, lower))
     }
 
+    /// The step for a claim whose volume has another digest, or none yet. A claim that names its volume gets no other one.
+    pub(super) fn digest_differs(&self) -> String {
+        let digest = self.volume.and_then(|volume| volume.status.as_ref()?.digest.as_deref());
+        match (digest, self.claim) {
+            (Some(digest), Some(claim)) => {
+                let spec = VolumeClaimSpec { digest: Some(digest.to_owned()), ..claim.spec.clone() };
+                let command = self.command_of(Some(&spec), self.name, self.role, None, self.mode());
+                advice::claim_content(format!("{} && {command}", self.delete()))
+            }
+            _ if self.snapshot.sees(&VOLUME) => advice::see_digests(),
+            _ if seal::says_digest(message(self.conditions, DIGEST_DIFFERS)) => {
+                advice::claim_named_digest(self.delete())
+            }
+            _ => advice::have_administrator_ask(&self.argument),
+        }
+    }
+
     pub(super) fn no_match(&self) -> String {
         let Some(selector) = self.claim.and_then(|claim| claim.spec.selector.as_ref()) else {
             return advice::see_offers(self.namespace);
@@ -147,7 +165,12 @@ impl<'a> About<'a> {
         if !self.sees_old_data() {
             return advice::have_administrator_ask(&self.argument);
         }
-        self.old_data(fits, &create).or_else(|| self.select_less(selector)).unwrap_or(create)
+        // Nobody makes a volume with a digest.
+        let made = || match self.claim.is_some_and(|claim| claim.spec.digest.is_some()) {
+            true => advice::see_digests(),
+            false => self.select_less(selector).unwrap_or_else(|| create.clone()),
+        };
+        self.old_data(fits, &create).unwrap_or_else(made)
     }
 
     /// The step for a claim that selects a larger volume than there can be now: the most that there can be, or the size of the
@@ -324,6 +347,15 @@ impl<'a> About<'a> {
 /// The step for the API server's words about a ResourceQuota, a LimitRange, or a namespace or kind that is being deleted,
 /// which have no reason of their own.
 pub fn refusal(said: &str, namespace: &str) -> Option<String> {
+    refused(said, namespace, "it goes on by itself")
+}
+
+/// The step for such words about an object of a command, which was not made.
+pub fn refusal_of_command(said: &str, namespace: &str) -> Option<String> {
+    refused(said, namespace, "run the command again")
+}
+
+fn refused(said: &str, namespace: &str, end: &str) -> Option<String> {
     let is_quota =
         || ["exceeded quota", "failed quota", " usage per "].iter().any(|words| said.contains(words));
     match said {
@@ -331,7 +363,7 @@ pub fn refusal(said: &str, namespace: &str) -> Option<String> {
             Some(advice::leave_ending_namespace(namespace))
         }
         _ if said.contains("custom resource definition is terminating") => Some(advice::see_kind_out()),
-        _ => is_quota().then(|| advice::change_quota(namespace)),
+        _ => is_quota().then(|| advice::change_quota(namespace, end)),
     }
 }
 

@@ -64,8 +64,8 @@ impl<'a> About<'a> {
     }
 
     /// The largest size that the limits allow in place of `own` bytes of the role. Bytes that are collected for others are not
-    /// free (Q5). And the role whose limit has the least left.
-    fn within_quota(&self, own: u64) -> (u64, &str) {
+    /// free (Q5). And the role whose limit has the least left, with the VolumeRole whose guarantee within that limit is open.
+    fn within_quota(&self, own: u64) -> (u64, &str, Option<&'a VolumeRole>) {
         let roles: Vec<_> = self.snapshot.roles.iter().collect();
         let ledgers = quota::ledgers(&roles);
         let charged = ledgers.iter().filter(|(r, _)| Role::name_covers(&r.spec.role, self.role));
@@ -73,11 +73,12 @@ impl<'a> About<'a> {
             let limit = r.spec.quota.limit.as_ref()?.bytes_or_zero();
             let taken = quota::taken(r, self.role, *reserved, &ledgers);
             let collected = quota::collected(r, self.said(OVER_QUOTA));
-            let taken =
-                [taken.reserved, taken.guaranteed, collected].into_iter().fold(0, u64::saturating_add);
-            Some((limit.saturating_add(own).saturating_sub(taken), r.spec.role.as_str()))
+            let all =
+                [taken.reserved, taken.guaranteed(), collected].into_iter().fold(0, u64::saturating_add);
+            let open = taken.open.first().map(|(of, _)| *of);
+            Some((limit.saturating_add(own).saturating_sub(all), r.spec.role.as_str(), open))
         });
-        left.min().unwrap_or((own, self.role))
+        left.min_by_key(|(left, role, _)| (*left, *role)).unwrap_or((own, self.role, None))
     }
 
     /// The step for a reservation beyond the limit of its role. The reservations of a template have one size, so each gets an
@@ -99,7 +100,7 @@ impl<'a> About<'a> {
         let alike = self.snapshot.reservations.iter().filter(alike).filter(changes);
         let alike: Vec<_> = alike.map(|r| r.status.clone().unwrap_or_default()).collect();
         let own = alike.iter().map(holder::size).fold(0, u64::saturating_add);
-        let (left, role) = self.within_quota(own);
+        let (left, role, open) = self.within_quota(own);
         let each = template::largest_size(left, alike.iter().map(template::least).collect());
         // A wish can be taken back, also if the limit has become less than what is reserved.
         let has = self.reservation.and_then(|r| r.status.as_ref()).map_or(0, holder::size);
@@ -110,9 +111,10 @@ impl<'a> About<'a> {
                 .resize_elsewhere(self.reservation, whole_mebibytes(each))
                 .unwrap_or_else(|| advice::fit_limit(&self.argument, whole_mebibytes(each), role)),
             Some(of) => advice::fit_templates(&of.volume_role),
-            None => match self.collects(role) {
-                Some(first) => advice::let_collecting_go(first.name_any(), role),
-                None => advice::free_limit(role),
+            None => match (self.collects(role), open) {
+                (Some(first), _) => advice::let_collecting_go(first.name_any(), role),
+                (None, Some(open)) => advice::lower_guarantee_within(open.name_any(), role),
+                (None, None) => advice::free_limit(role),
             },
         }
     }

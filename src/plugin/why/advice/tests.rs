@@ -8,6 +8,7 @@ use crate::api::{
     ClaimSelector, CopiesStatus, CopyOf, Destroy, DiskKind, NodeDisk, ReservationPhase, VolumeMode,
 };
 use crate::plan::node_disk::UNCONFIGURED;
+use crate::plan::seal;
 use crate::plan::testing::*;
 use crate::plugin::kind::{self, Kind};
 use crate::plugin::snapshot::Denied;
@@ -1418,6 +1419,33 @@ fn t4_e4_a_tenant_asks_for_the_digest() {
     snapshot.denied = vec![Denied::unseen(&VOLUME)];
     let told = step(&snapshot, &CLAIM, "c", DIGEST_DIFFERS);
     assert!(told.starts_with("have an administrator run: kubectl reservoir why vclaim/c -n team"), "{told}");
+    let mut volume = ready_volume("v", "eng", true);
+    volume.status.as_mut().unwrap().digest = Some("blake3:00".into());
+    snapshot.claims[0].spec.digest = Some("blake3:11".into());
+    let differs = seal::claimable(&volume, &snapshot.claims[0].spec).unwrap_err();
+    let conditions = &mut snapshot.claims[0].status.get_or_insert_default().conditions;
+    set_not_ready(conditions, DIGEST_DIFFERS, &differs.message);
+    let told = step(&snapshot, &CLAIM, "c", DIGEST_DIFFERS);
+    assert!(told.starts_with("kubectl delete vclaim/c -n team   # then claim the digest"), "{told}");
+    // A claim that names its volume gets no other one.
+    (snapshot.denied, snapshot.volumes) = (vec![], vec![volume]);
+    let told = step(&snapshot, &CLAIM, "c", DIGEST_DIFFERS);
+    let anew = "kubectl delete vclaim/c -n team && kubectl reservoir claim c --role eng --volume v --digest 'blake3:00' -n team";
+    assert!(told.starts_with(anew), "{told}");
+}
+
+/// T4, E4: nobody makes a volume with a digest.
+#[test]
+fn t4_e4_no_volume_is_made_for_a_digest() {
+    let mut selects = claim("team", "c", "v");
+    (selects.spec.volume, selects.spec.digest) = (None, Some("blake3:11".into()));
+    selects.spec.selector = Some(ClaimSelector { match_labels: None, min_size: None });
+    let snapshot = Snapshot {
+        claims: vec![selects],
+        subscriptions: vec![subscription("team", &["eng"], true)],
+        ..Snapshot::default()
+    };
+    assert_eq!(step(&snapshot, &CLAIM, "c", NO_MATCH), advice::see_digests());
 }
 
 /// T4: the volume of a claim that selects is in its status.

@@ -168,6 +168,16 @@ fn t4_p2_why_pod_knows_the_label_of_its_node() {
     assert!(of(&snapshot).contains("next: kubectl describe node n1   #"), "{}", of(&snapshot));
 }
 
+/// T4: the constraint that keeps the pod from its volume's node is named.
+#[test]
+fn t4_why_pod_knows_topology_spread_constraints() {
+    let said = "0/2 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity, 1 node(s) didn't match pod topology \
+                spread constraints.";
+    let snapshot = on_n1(unplaced(said));
+    let next = "next: kubectl describe pod web -n team   # its topologySpreadConstraints keep it off node n1";
+    assert!(of(&snapshot).contains(next), "{}", of(&snapshot));
+}
+
 /// T4, E3: the nodes of the volume and of its copies are all cordoned, or refuse the pod otherwise.
 #[test]
 fn t4_e3_why_names_a_node_if_all_copies_refuse_the_pod() {
@@ -185,7 +195,7 @@ fn t4_e3_why_names_a_node_if_all_copies_refuse_the_pod() {
     cordon(&mut snapshot.disks[1]);
     let told = of(&snapshot);
     let places = "its volume v is on node n1, and has complete copies on n2";
-    let why = format!("{places}; the pod can start on none of them now, first node n1, which is cordoned\n");
+    let why = format!("{places}; the pod can start on none of them now: not on node n1, which is cordoned\n");
     assert!(told.contains(&why) && told.contains("next: kubectl uncordon n1   #"), "{told}");
     // The other node is the cause.
     let elsewhere = [("kubernetes.io/hostname".to_owned(), "n3".to_owned())].into();
@@ -198,6 +208,10 @@ fn t4_e3_why_names_a_node_if_all_copies_refuse_the_pod() {
     other.metadata.name = Some("n2".into());
     snapshot.nodes = vec![other];
     assert!(of(&snapshot).contains("next: kubectl uncordon n1   #"), "{}", of(&snapshot));
+    // The node of a copy may take the pod more easily than that of the volume.
+    snapshot.nodes[0].metadata.name = Some("n1".into());
+    cordon(&mut snapshot.disks[1]);
+    assert!(of(&snapshot).contains("next: kubectl uncordon n2   #"), "{}", of(&snapshot));
 }
 
 /// T4, P2: no scheduler sees a pod with `nodeName`, and none may be there for one with another `schedulerName`.

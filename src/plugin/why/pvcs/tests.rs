@@ -1004,9 +1004,9 @@ fn t4_p4_a_restored_claim_of_a_class_is_made_anew() {
     snapshot.pods = vec![pod_of("data", "Running")];
     snapshot.pods[0].spec.as_mut().unwrap().node_name = Some("n1".into());
     let told = of(&snapshot);
-    let next =
+    let used =
         "delete pvc data -n team --wait=false   # it goes after the pods that use it; then make it anew";
-    assert!(told.contains(next), "{told}");
+    assert!(told.contains(used), "{told}");
     snapshot.pods.clear();
     snapshot.denied = vec![Denied::unseen(&VOLUME)];
     let told = of(&snapshot);
