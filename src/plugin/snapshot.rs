@@ -53,6 +53,8 @@ pub(super) struct Snapshot {
     pub jobs: Vec<Job>,
     /// Workloads of one kind in one namespace, for `why`.
     pub workloads: Vec<DynamicObject>,
+    /// The namespace of the question, if it is being deleted.
+    pub ending_namespace: Option<String>,
     /// The kinds that the caller may not list, or not in all namespaces.
     pub denied: Vec<Denied>,
     /// Why no controller works, so that conditions may be out of date.
@@ -129,7 +131,7 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Reads the events of a namespace, the Jobs of its pods, and the workloads of a kind. Kinds that the caller may not list are left out.
+    /// Reads a namespace, its events, the Jobs of its pods, and its workloads of a kind. What the caller may not read is left out.
     pub async fn read_namespace(
         &mut self,
         client: &Client,
@@ -138,6 +140,9 @@ impl Snapshot {
     ) -> anyhow::Result<()> {
         let denied = &mut vec![];
         self.events = list_namespaced(client, Some(namespace), namespace, denied).await?;
+        let within = Api::<Namespace>::all(client.clone()).get_metadata_opt(namespace).await.ok().flatten();
+        let is_ending = within.is_some_and(|within| within.metadata.deletion_timestamp.is_some());
+        self.ending_namespace = is_ending.then(|| namespace.to_owned());
         let is_of_job = |pod: &Pod| pod.owner_references().iter().any(|owner| owner.kind == "Job");
         if self.pods.iter().any(|pod| pod.namespace().as_deref() == Some(namespace) && is_of_job(pod)) {
             self.jobs = list_namespaced(client, Some(namespace), namespace, denied).await?;

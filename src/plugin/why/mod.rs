@@ -67,6 +67,15 @@ pub(super) struct Why {
 /// Explains an object. The error for an unknown object has the most similar name.
 pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
     let mut why = answer_about(snapshot, target)?;
+    if let Some(namespace) =
+        snapshot.ending_namespace.as_ref().filter(|of| target.namespace.as_ref() == Some(of))
+    {
+        why.holders.insert(
+            0,
+            format!("namespace {namespace} is being deleted, with all that is in it, and takes no new pod"),
+        );
+        why.next.insert(0, advised::leave_ending_namespace(namespace));
+    }
     if let Some(leaderless) = &snapshot.leaderless {
         why.holders
             .insert(0, format!("{leaderless}; nothing of Reservoir changes, and this may be out of date"));

@@ -515,6 +515,19 @@ fn t4_why_never_advises_to_end_the_use_of_others() {
     assert!(said.contains("next: kubectl get volumeoffers -n team"), "{said}");
 }
 
+/// T4, X9: a claim in a namespace that is being deleted says so, whatever its condition says.
+#[test]
+fn t4_x9_why_knows_a_namespace_that_is_being_deleted() {
+    let (volumes, claims) = (vec![ready_volume("data", "eng", true)], vec![bound("mine", "data")]);
+    let ending_namespace = Some("team".to_owned());
+    let snapshot = Snapshot { volumes, claims, ending_namespace, ..Snapshot::default() };
+    let said = ask(&snapshot, &CLAIM, Some("team"), "mine").unwrap();
+    let ending = "  namespace team is being deleted, with all that is in it, and takes no new pod\nnext: kubectl get namespace team ";
+    assert!(said.contains(ending), "{said}");
+    let volume = ask(&snapshot, &VOLUME, None, "data").unwrap();
+    assert!(!volume.contains("being deleted"), "{volume}");
+}
+
 /// T4: nothing that is advised helps while no controller works, and Ready may be long over.
 #[test]
 fn t4_why_leads_to_a_missing_controller_first() {
