@@ -233,7 +233,7 @@ fn crds(directory: Option<PathBuf>, reference: bool) -> anyhow::Result<()> {
         match &directory {
             None => println!("---\n{text}"),
             Some(directory) => {
-                let path = directory.join(api::crd_file_name(&crd));
+                let path = directory.join(api::crd_file_name(crd));
                 std::fs::write(&path, text).with_context(|| format!("failed to write {}", path.display()))?;
             }
         }

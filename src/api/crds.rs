@@ -1,5 +1,7 @@
 //! The CustomResourceDefinitions, generated from the kinds.
 
+use std::sync::LazyLock;
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 use serde_json::Value;
@@ -7,7 +9,12 @@ use serde_json::Value;
 use super::*;
 
 /// Every CustomResourceDefinition, in the form of `crds/` and of the chart.
-pub fn all() -> Vec<CustomResourceDefinition> {
+pub fn all() -> &'static [CustomResourceDefinition] {
+    static ALL: LazyLock<Vec<CustomResourceDefinition>> = LazyLock::new(generate);
+    &ALL
+}
+
+fn generate() -> Vec<CustomResourceDefinition> {
     let mut crds = vec![
         NodeDisk::crd(),
         DiskReservation::crd(),

@@ -71,7 +71,7 @@ pub fn markdown() -> String {
     let mut page = String::from(HEAD);
     page.push_str("\n| kind | short | scope | description |\n|---|---|---|---|\n");
     let crds = crds();
-    for crd in &crds {
+    for crd in crds {
         let names = &crd.spec.names;
         let short = names.short_names.iter().flatten().map(|name| code(name)).collect::<Vec<_>>().join(", ");
         let link = format!("[{0}](#{1})", names.kind, names.kind.to_lowercase());
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn every_condition_of_a_kind_is_in_the_table() {
         for crd in crds() {
-            let field = schema(&crd)
+            let field = schema(crd)
                 .properties
                 .as_ref()
                 .and_then(|p| p.get("status")?.properties.as_ref()?.get("conditions"));

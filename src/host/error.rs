@@ -77,7 +77,7 @@ pub enum Error {
     /// Another pod has the exclusive volume (M2).
     #[error(
         "volume {uid} is exclusive and pod {holder} has it: it is free when that pod is gone; a Deployment needs \
-         strategy.type Recreate, and several pods at once need a volume with spec.shared"
+         strategy.type Recreate, a CronJob concurrencyPolicy Forbid, and several pods at once need a volume with spec.shared"
     )]
     Held {
         /// The volume.

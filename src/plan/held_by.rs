@@ -52,7 +52,7 @@ pub fn waited_for(node: &str, pod: &PodRef, processes: &[Process], pods: &[PodRe
 pub fn by_pod(volume: &str, pod: &PodRef) -> String {
     format!(
         "volume {volume} is for one pod at a time, and pod {} uses it: end that pod, or wait for its end; a Deployment needs \
-         strategy.type Recreate, and several pods at once need a volume with spec.shared",
+         strategy.type Recreate, a CronJob concurrencyPolicy Forbid, and several pods at once need a volume with spec.shared",
         pod.name
     )
 }

@@ -296,8 +296,8 @@ fn report_unconfigured(
         None => {
             let NodeDiskSpec { disk_name, path, .. } = &disk.spec;
             format!(
-                "{UNCONFIGURED}, which has no {disk_name} at {path}; data on it stays, and pods that have volumes of it mounted end \
-                 once it is there"
+                "{UNCONFIGURED}, which has no {disk_name} at {path}; data on it stays, and pods that have volumes of it mounted go on; \
+                 one that is deleted ends when the disk is there again"
             )
         }
     };

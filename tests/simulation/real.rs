@@ -368,7 +368,7 @@ async fn the_simulated_api_server_answers_as_a_real_one() {
     let real = ApiServer::start(ApiOptions { controller_manager: false, audit: false }).await.unwrap();
     let client = real.client().await.unwrap();
     for crd in reservoir::api::crds() {
-        kube::Api::all(client.clone()).create(&Default::default(), &crd).await.unwrap();
+        kube::Api::all(client.clone()).create(&Default::default(), crd).await.unwrap();
     }
     for (plural, _) in PLURALS {
         let list = Request { method: "GET".into(), plural, ..Default::default() };

@@ -188,7 +188,7 @@ impl Checks {
                     advice::see_kind_out(),
                 );
             }
-            let (ours, theirs) = (fields(&ours), fields(theirs));
+            let (ours, theirs) = (fields(ours), fields(theirs));
             let missing: Vec<_> = ours.difference(&theirs).collect();
             let more: Vec<_> = theirs.difference(&ours).collect();
             if !missing.is_empty() {

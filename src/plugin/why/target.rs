@@ -24,6 +24,9 @@ impl Target {
 
     /// Parses `KIND/NAME` or `KIND NAME`. An object of a namespaced kind is in `namespace`.
     pub fn parse(object: &[String], namespace: &str) -> anyhow::Result<Self> {
+        if let Some((first, _)) = object.iter().find_map(|word| word.split_once(',')) {
+            bail!("{}: write the objects apart, without a comma: {first}", object.join(" "));
+        }
         let (kind, name) = match object {
             [both] => both.split_once('/').with_context(|| {
                 format!("`{both}`: write KIND/NAME, such as spv/{both}, vclaim/{both} or pod/{both}")
@@ -166,6 +169,8 @@ mod tests {
         let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let all = |line| Target::parse_all(&words(line), "team").map_err(|error| error.to_string());
         let volume = |name: &str| Target::new(&VOLUME, None, name.to_owned());
+        let apart = Err("spv/a,spv/b: write the objects apart, without a comma: spv/a".to_owned());
+        assert_eq!(all("spv/a,spv/b"), apart);
         for line in ["spv/a spv/b", "spv a b"] {
             assert_eq!(all(line), Ok(vec![volume("a"), volume("b")]), "{line}");
         }

@@ -88,7 +88,7 @@ impl Cluster {
             let api: Api<
                 k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
             > = Api::all(self.client.clone());
-            api.create(&PostParams::default(), &crd).await.unwrap();
+            api.create(&PostParams::default(), crd).await.unwrap();
         }
         for kind in ["nodedisks", "volumeclaims", "sharedpersistentvolumes", "volumeoffers"] {
             until(&format!("{kind} are served"), || async {

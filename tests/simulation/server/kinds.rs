@@ -56,7 +56,7 @@ pub static KINDS: LazyLock<BTreeMap<&'static str, Kind>> = LazyLock::new(|| {
         let schema = Arc::default();
         Kind { group, version, plural, kind, namespaced, has_status, is_custom: false, schema }
     });
-    let ours = reservoir::api::crds().into_iter().map(|crd| {
+    let ours = reservoir::api::crds().iter().map(|crd| {
         let version = &crd.spec.versions[0];
         let names = &crd.spec.names;
         Kind {

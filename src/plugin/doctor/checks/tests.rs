@@ -13,7 +13,7 @@ fn healthy() -> Facts {
     let bound: BTreeSet<String> = all.into_iter().map(|(_, name)| name.to_owned()).collect();
     Facts {
         server: ("1".into(), "36+".into()),
-        crds: Some(api::crds()),
+        crds: Some(api::crds().to_vec()),
         controllers: Some(vec![
             serde_json::from_value(
                 json!({"metadata": meta("controller"), "status": {"replicas": 2, "readyReplicas": 2, "updatedReplicas": 2}}),
