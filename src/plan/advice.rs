@@ -127,6 +127,9 @@ advice! {
     reserve_without_selector(anew, keys) =
         "{anew}   # on any disk; or with --node-selector and the labels of a node: kubectl get nodes -L {keys}";
     reserve_from_parent(anew, parent) = "{anew} --parent {parent}   # if reservation {parent} is meant";
+    leave_parentless(role, object) =
+        "kubectl reservoir tree --role {role}   # what lives in it goes on, and no other reservation takes the place of its parent: make what is \
+         new in another one, and when it is empty: kubectl delete {object}";
     make_parent(parent, role, size) =
         "kubectl reservoir reserve {parent} --role {role} --size {size}   # makes the parent";
     reserve_without_ancestor(anew) = "{anew}   # without a parent: the role has no ancestor";

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use crate::api::condition::{self, BACKED, READY, Verdict, reason};
+use crate::api::condition::{self, BACKED, READY, RESIZED, RETIRING, Verdict, reason};
 use crate::api::{
     BackingState, ClaimBinding, DiskReservation, DiskReservationStatus, ErasePolicy, PodRef,
     SharedPersistentVolume, SharedPersistentVolumeStatus, Size, VolumePhase,
@@ -215,6 +215,8 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     status.destroy = Some(destroy);
     let verdict = Verdict::no(reason::DESTROYING, destroying(volume, &why));
     condition::set(&mut status.conditions, READY, verdict, volume.metadata.generation, seen.now);
+    // A deletion is not taken back, and no other wish counts after it.
+    status.conditions.retain(|condition| ![RESIZED, RETIRING].contains(&&*condition.type_));
     Step::Report { status: Box::new(status), refused }
 }
 

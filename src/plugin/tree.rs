@@ -48,8 +48,15 @@ pub(super) fn tree(snapshot: &Snapshot, filter: &Filter) -> Vec<Node> {
         |name: Option<&String>| name.is_some_and(|name| snapshot.disks.iter().any(|d| d.name_any() == *name));
     for reservation in &snapshot.reservations {
         let status = reservation.status.as_ref();
-        let refinement = status.and_then(|s| s.parent.as_ref()).is_some();
-        if !refinement && !exists(status.and_then(|s| s.node_disk.as_ref())) {
+        let parent = status.and_then(|s| s.parent.as_ref());
+        // A parent that was removed by force may have a successor of its name.
+        let is_there =
+            |uid: &String| snapshot.reservations.iter().any(|r| r.metadata.uid.as_ref() == Some(uid));
+        let is_listed = match parent {
+            Some(parent) => is_there(&parent.uid),
+            None => exists(status.and_then(|s| s.node_disk.as_ref())),
+        };
+        if !is_listed {
             roots.push(reservation_node(snapshot, reservation));
         }
     }
@@ -366,6 +373,16 @@ mod tests {
              SharedPersistentVolume early  ops, 1Gi shared  not reconciled yet\n\
              VolumeClaim b/waits  ReadWrite  not reconciled yet\n"
         );
+    }
+
+    /// T4, X9: somebody removed the finalizers of the parent, which goes on under its name as another one, or not at all.
+    #[test]
+    fn t4_x9_a_refinement_without_its_parent_has_a_place() {
+        let mut snapshot = snapshot();
+        snapshot.reservations[1].status.as_mut().unwrap().parent =
+            Some(UidRef { name: "eng".into(), uid: "uid-before".into() });
+        let text = text(&tree(&snapshot, &Filter::default()), Paint::plain());
+        assert!(text.contains("\nDiskReservation ml  eng/ml"), "{text}");
     }
 
     #[test]

@@ -92,6 +92,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ),
     ("unclaim_leaving_copy", "the command of unclaim"),
     ("unclaim_with_original", "the command of unclaim"),
+    (
+        "leave_parentless",
+        "a look at a reservation whose parent somebody removed by force; then the command of delete",
+    ),
     ("leave_apart", "a person makes the pod anew, as tolerate_taint"),
     ("leave_spread", "a person makes the pod anew, as tolerate_taint"),
     ("lower_guarantee_within", "a look at a VolumeRole, whose own step is fit_guarantee"),

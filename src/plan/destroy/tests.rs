@@ -298,6 +298,20 @@ fn x1_users_are_counted_before_the_stage_is_decided() {
     assert_eq!(next(&v, &Seen { guarded: false, ..nothing() }), Step::Rest);
 }
 
+/// X5: a deletion is not taken back, whatever a retirement or a wished size of before said.
+#[test]
+fn x5_no_wish_of_before_outlasts_the_deletion() {
+    let mut v = ready_volume("v", "eng", true);
+    let conditions = &mut v.status.as_mut().unwrap().conditions;
+    for (type_, said) in [(RETIRING, "set spec.retire to false to keep it"), (RESIZED, "2Gi wished")] {
+        condition::set(conditions, type_, Verdict::yes("Test", said), None, Timestamp::UNIX_EPOCH);
+    }
+    v.status.as_mut().unwrap().claims = vec![bound_by("a", "x", "1")];
+    let (status, _) = report(next(&v, &nothing()));
+    let types: Vec<&str> = status.conditions.iter().map(|c| &*c.type_).collect();
+    assert!(!types.contains(&RETIRING) && !types.contains(&RESIZED) && types.contains(&READY), "{types:?}");
+}
+
 #[test]
 fn s10_the_tombstone_is_in_the_status_that_is_reported() {
     let mut v = ready_volume("v", "eng", true);

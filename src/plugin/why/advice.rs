@@ -171,6 +171,7 @@ impl<'a> About<'a> {
             BELOW_USED => advice::fit_content(argument, up_to_mebibytes(self.needed()), role),
             // It has bytes, and maybe data, on the disk whose NodeDisk is missing.
             NO_SUCH_DISK if self.is_placed() => advice::find_agent(self.node()),
+            NO_PARENT if self.is_placed() => advice::leave_parentless(role, argument),
             NO_SUCH_DISK | NO_PARENT | NOT_A_SUB_ROLE if self.edit_anew().is_some() => {
                 self.edit_anew().unwrap_or_default()
             }
