@@ -102,18 +102,19 @@ impl Kind {
 /// The most similar other name; `None` if no name is similar. In a short name one typing error counts as similar. A name of
 /// two letters is like half of all such names.
 pub(super) fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // In capital letters it is the same word.
+    let is_same = |name: &str| name.to_lowercase() == text.to_lowercase();
     let likeness = |name: &&str| {
-        // In capital letters it is the same word.
-        if name.to_lowercase() == text.to_lowercase() {
+        if is_same(name) {
             return 1.0;
         }
         let one_error = strsim::osa_distance(text, name) == 1;
         strsim::jaro_winkler(text, name).max(if one_error { 0.98 } else { 0.0 })
     };
     let is_long = |name: &str| name.chars().count() > 2;
-    let similar = names
-        .into_iter()
-        .filter(|name| *name != text && (is_long(name) || is_long(text)) && likeness(name) > 0.75);
+    let similar = names.into_iter().filter(|name| {
+        *name != text && (is_long(name) || is_long(text) || is_same(name)) && likeness(name) > 0.75
+    });
     similar.max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
 }
 
@@ -133,6 +134,7 @@ mod tests {
         assert_eq!(nearest("datasets", ["index"]), None);
         assert_eq!((nearest("wt", ["w5"]), nearest("w", ["w5"])), (None, None), "somebody else's");
         assert_eq!(nearest("po", ["pod"]), Some("pod"));
+        assert_eq!(nearest("ML", ["mx", "ml"]), Some("ml"));
         assert_eq!(nearest("ENG", ["engine", "eng", "ENGINE"]), Some("eng"));
     }
 
