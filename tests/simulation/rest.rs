@@ -357,22 +357,30 @@ fn l3_a_pod_runs_with_its_volumes(
             }
         }
     }
+    let pvcs: Vec<PersistentVolumeClaim> = server.all("persistentvolumeclaims");
+    // A kubelet mounts nothing for a PersistentVolumeClaim that is being deleted.
+    let is_ending = |namespace: &str, claim: &str| {
+        let mut named = pvcs.iter().filter(|pvc| pvc.name_any() == claim);
+        let pvc = named.find(|pvc| pvc.namespace().as_deref() == Some(namespace));
+        pvc.is_some_and(|pvc| pvc.metadata.deletion_timestamp.is_some())
+    };
     // A pod stays on its node when a disk leaves the node (D3).
     let is_usable = |node: Option<&String>, namespace: &str, claim: &str| {
-        volumes.iter().any(|volume| {
-            let status = volume.status.clone().unwrap_or_default();
-            let is_here = status.node_name.as_ref() == node
-                && condition::is_true(&status.conditions, condition::READY)
-                || volumes.iter().any(|copy| {
-                    is_copy_of(copy, volume)
-                        && serves_new_pods(copy)
-                        && copy.status.as_ref().and_then(|status| status.node_name.as_ref()) == node
-                });
-            volume.metadata.deletion_timestamp.is_none()
-                && is_here
-                && volume.spec.shared.is_some()
-                && status.claims.iter().any(|c| c.namespace == namespace && c.name == claim && !c.ending)
-        })
+        !is_ending(namespace, claim)
+            && volumes.iter().any(|volume| {
+                let status = volume.status.clone().unwrap_or_default();
+                let is_here = status.node_name.as_ref() == node
+                    && condition::is_true(&status.conditions, condition::READY)
+                    || volumes.iter().any(|copy| {
+                        is_copy_of(copy, volume)
+                            && serves_new_pods(copy)
+                            && copy.status.as_ref().and_then(|status| status.node_name.as_ref()) == node
+                    });
+                volume.metadata.deletion_timestamp.is_none()
+                    && is_here
+                    && volume.spec.shared.is_some()
+                    && status.claims.iter().any(|c| c.namespace == namespace && c.name == claim && !c.ending)
+            })
     };
     for pod in &pods {
         let claims = reservoir::cluster::claims_of(pod);
