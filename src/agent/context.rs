@@ -28,8 +28,8 @@ pub(super) struct Context {
     pub(super) disk_names: DiskNames,
     pub(super) metrics: Arc<Metrics>,
     pub(super) publishing: Publishing,
-    /// Notified when data that a NodeDisk lists is erased or recovered.
-    pub(super) data_gone: Notify,
+    /// Notified when a NodeDisk may list too much or too little data without an object.
+    pub(super) orphans_changed: Arc<Notify>,
     /// Volumes and their copies on this node, for publishes.
     pub(super) live_reads: LiveReads<(Option<SharedPersistentVolume>, Vec<SharedPersistentVolume>)>,
     pub(super) events: Events,

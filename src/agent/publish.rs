@@ -310,7 +310,7 @@ mod tests {
             disk_names: Default::default(),
             metrics: Arc::default(),
             publishing: Default::default(),
-            data_gone: Default::default(),
+            orphans_changed: Default::default(),
             live_reads: Default::default(),
             held_targets: Default::default(),
             refused_readers: Default::default(),

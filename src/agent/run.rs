@@ -23,7 +23,7 @@ use super::kubelet;
 use super::metrics::NodeGauges;
 use super::publish::Node;
 use super::volumes;
-use crate::api::{DiskReservation, SharedPersistentVolume};
+use crate::api::{BackingState, DiskReservation, SharedPersistentVolume};
 use crate::cluster::{self, CacheConfig, Change, Events, Name, WorkQueue, cache, run_workers};
 use crate::csi::{self, ServeConfig, ServeError};
 use crate::host::{self, Host, HostConfig};
@@ -117,7 +117,7 @@ pub async fn run(
         disk_names: Default::default(),
         metrics: metrics.clone(),
         publishing: Default::default(),
-        data_gone: Default::default(),
+        orphans_changed: Default::default(),
         live_reads: Default::default(),
         held_targets: Default::default(),
         refused_readers: Default::default(),
@@ -176,12 +176,12 @@ pub async fn run(
     }
 }
 
-/// Reports in each period, and at once after data that a NodeDisk lists is erased or recovered.
+/// Reports in each period, and at once after data loses its object, is recovered, or is erased without one.
 async fn report_periodically(disks: &mut Disks, ctx: &Context, every: Duration, mut is_reported: bool) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(if is_reported { every } else { AFTER_FAILURE }) => {}
-            () = ctx.data_gone.notified() => {}
+            () = ctx.orphans_changed.notified() => {}
         }
         is_reported = report(disks).await;
     }
@@ -204,6 +204,8 @@ fn lock(names: &Mutex<BTreeSet<Name>>) -> MutexGuard<'_, BTreeSet<Name>> {
 struct Seen {
     tenant: Name,
     at_rest: bool,
+    /// True until its data is erased, kept or orphaned.
+    has_data: bool,
 }
 
 /// Reconciles each volume of this node after each change, unless it was and stays at rest, and in each period if it is not at
@@ -217,15 +219,24 @@ async fn reconcile_volumes(ctx: &Context, look_again: Duration, wake: bool) {
     let _ = ctx.volumes.set(queue.clone());
     // The volumes that were not at rest when they were read last: the watch of a restored etcd may miss such a state (X9).
     let restless = Arc::new(Mutex::new(BTreeSet::new()));
-    let (to, is_restless) = (queue.clone(), restless.clone());
+    let (to, is_restless, orphans_changed) = (queue.clone(), restless.clone(), ctx.orphans_changed.clone());
     let changed = move |change: Change<Seen>| {
         let rested = [change.before, change.now].iter().all(|seen| seen.is_some_and(|seen| seen.at_rest));
         if wake && (!rested || lock(&is_restless).contains(change.name)) {
             to.enqueue_name(change.name.clone());
         }
+        // Somebody removed the object by force.
+        if wake && change.now.is_none() && change.before.is_some_and(|seen| seen.has_data) {
+            orphans_changed.notify_one();
+        }
     };
     let seen = CacheConfig {
-        keep: |v| Some(Seen { tenant: tenant::of_volume(&v).into(), at_rest: node_task::is_at_rest(&v) }),
+        keep: |v: SharedPersistentVolume| {
+            let node = v.status.as_ref().and_then(|status| status.node.as_ref());
+            let has_data = node.is_some_and(|node| node.backing == BackingState::Made);
+            let at_rest = node_task::is_at_rest(&v);
+            Some(Seen { tenant: tenant::of_volume(&v).into(), at_rest, has_data })
+        },
         keys: |_, _| {},
     };
     let (volumes, task) = cache(api.clone(), mine.clone(), seen, changed, || {});

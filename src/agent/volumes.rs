@@ -331,7 +331,7 @@ async fn perform(
                     let bytes = erased?.bytes;
                     tracing::info!(volume = name, bytes, "erased a volume");
                     if volume.spec.recover.is_some() {
-                        ctx.data_gone.notify_one();
+                        ctx.orphans_changed.notify_one();
                     }
                     Ok(Outcome::Erased(bytes))
                 }
@@ -361,7 +361,7 @@ async fn make(
         created => created?,
     }
     if recovers {
-        ctx.data_gone.notify_one();
+        ctx.orphans_changed.notify_one();
     }
     if size.is_none() {
         tracing::info!(volume = volume.name_any(), bytes, "made a volume");

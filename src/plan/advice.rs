@@ -580,6 +580,11 @@ advice! {
     leave_to_writer(pod, namespace, claim) =
         "kubectl describe pod {pod} -n {namespace}   # it has claim {claim} for reading, so nothing can be made in it: have a writer make the \
          directory, or leave subPath and mounts inside of it out";
+    make_pod_for_writing(pod, namespace) =
+        "kubectl delete pod {pod} -n {namespace}   # it reads only, since it began before the seal was taken back; the pod that takes its place \
+         writes, or is to be made again";
+    never_shrinks(pvc, has) =
+        "PersistentVolumeClaim {pvc} has {has}, and Kubernetes makes none smaller: make another one, and copy the data";
     read_own_crash_log(pod, namespace, container, run) =
         "kubectl logs {pod} -n {namespace} -c {container}{run} --tail=50   # its volumes are mounted: the container ends by \
          itself";
@@ -644,7 +649,8 @@ advice! {
     end_claims_of_role(role, namespace) =
         "kubectl reservoir unclaim --role {role} -n {namespace}   # ends them after their pods";
     end_claims_of_receiver(role, receiver, verbs, namespace) =
-        "kubectl reservoir revoke {role} --from {receiver}{verbs} --end-claims -n {namespace}";
+        "kubectl reservoir revoke {role} --from {receiver}{verbs} --end-claims -n {namespace}   # ends all of these claims there, also those of \
+         others; or one of them: kubectl reservoir unclaim --help";
     bring_back(volume) = "kubectl reservoir undelete {volume}";
     end_unlisted(uid) =
         "kubectl reservoir erase {uid}   # ends it; or has it back: kubectl reservoir undelete {uid}";

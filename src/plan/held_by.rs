@@ -7,6 +7,9 @@ use crate::api::{PodRef, Process};
 
 use super::names;
 
+/// The words of a node about a volume that pods use.
+pub const IN_USE: &str = "is in use by";
+
 /// The processes, for readers of the volume. `pods` are the known pods.
 pub fn by(processes: &[Process], pods: &[PodRef]) -> String {
     if processes.is_empty() {

@@ -75,7 +75,7 @@ pub(super) struct Write {
     #[command(flatten)]
     pub output: Output,
     /// Writes nothing. With `client` no request is sent, and `-o yaml` prints the manifest; `server` lets the API server check it, rights included.
-    #[arg(long, value_name = "WHERE")]
+    #[arg(long, value_name = "WHERE", num_args = 0..=1, require_equals = true, default_missing_value = "client")]
     pub dry_run: Option<DryRun>,
     /// Waits until the write has taken effect, and prints the progress.
     #[arg(long)]
@@ -392,7 +392,7 @@ pub(super) struct Erase {
     #[arg(short, long)]
     pub yes: bool,
     /// Writes nothing. With `client` no request is sent, and `-o yaml` prints the manifest; `server` lets the API server check it, rights included.
-    #[arg(long, value_name = "WHERE")]
+    #[arg(long, value_name = "WHERE", num_args = 0..=1, require_equals = true, default_missing_value = "client")]
     pub dry_run: Option<DryRun>,
 }
 
@@ -402,7 +402,7 @@ pub(super) struct Unsubscribe {
     #[arg(required = true, value_parser = Role::parse)]
     pub roles: Vec<Role>,
     /// Writes nothing. `server` lets the API server check the request, rights included.
-    #[arg(long, value_name = "WHERE")]
+    #[arg(long, value_name = "WHERE", num_args = 0..=1, require_equals = true, default_missing_value = "client")]
     pub dry_run: Option<DryRun>,
 }
 
@@ -418,7 +418,7 @@ pub(super) struct Unclaim {
     #[arg(short, long)]
     pub yes: bool,
     /// Writes nothing. `server` lets the API server check the request, rights included.
-    #[arg(long, value_name = "WHERE")]
+    #[arg(long, value_name = "WHERE", num_args = 0..=1, require_equals = true, default_missing_value = "client")]
     pub dry_run: Option<DryRun>,
 }
 

@@ -97,6 +97,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "a look at a reservation whose parent somebody removed by force; then the command of delete",
     ),
     ("leave_apart", "a person makes the pod anew, as tolerate_taint"),
+    ("make_pod_for_writing", "the command of delete_finished_pod; sealed.rs takes a request back"),
+    ("never_shrinks", "nobody: Kubernetes makes no PersistentVolumeClaim smaller"),
     ("leave_spread", "a person makes the pod anew, as tolerate_taint"),
     ("lower_guarantee_within", "a look at a VolumeRole, whose own step is fit_guarantee"),
     ("tolerate_taint", "a person makes the pod anew; the command of delete_finished_pod"),

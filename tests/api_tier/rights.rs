@@ -163,13 +163,15 @@ async fn a1_c6_claims_end_with_the_right_when_told_so() {
     let told = run(&cluster, "revoke eng --from user jane");
     assert!(
         told.err.contains(
-            "These claims go on:\n  VolumeClaim team/data: ReadWrite, no volume; used by pod team/web\n"
+            "These claims go on, whoever made them:\n  VolumeClaim team/data: ReadWrite, no volume; used by pod team/web\n"
         ),
         "{}",
         told.err
     );
     let next = told.out.lines().find_map(|line| line.strip_prefix("next: kubectl reservoir ")).unwrap();
+    let (next, comment) = next.split_once("   # ").unwrap();
     assert_eq!(next, "revoke eng --from user jane --end-claims -n team");
+    assert!(comment.starts_with("ends all of these claims there, also those of others"), "{comment}");
     let unanswered = fails(&cluster, next);
     assert!(unanswered.contains("add --yes"), "{unanswered}");
     assert_eq!(names().await, ["data", "other"]);
@@ -202,7 +204,7 @@ async fn a1_c6_claims_end_with_the_right_when_told_so() {
     assert!(fails(&cluster, "unclaim --role eng -n team").contains("has no claim for role eng"));
     assert!(fails(&cluster, "unclaim --role ops -n team").contains("add --yes"));
     assert!(
-        does(&cluster, "unclaim --role ops -n team --dry-run client").contains("other deleted (dry run)")
+        does(&cluster, "unclaim --role ops -n team --dry-run=client").contains("other deleted (dry run)")
     );
     assert_eq!(names().await, ["other"]);
     does(&cluster, "unclaim --role ops -n team --yes");

@@ -93,7 +93,9 @@ pub(in crate::plugin) async fn revoke(
     }
     if !left.is_empty() {
         let until = if args.end_claims { "end as soon as their pods have ended" } else { "go on" };
-        eprintln!("Rights are asked for when a claim is made. These claims {until}:");
+        eprintln!(
+            "Rights are asked for when a claim is made, and no claim records who made it. These claims {until}, whoever made them:"
+        );
         for claim in &left {
             eprintln!("  {}", unclaim::describe(&snapshot, claim));
         }

@@ -17,8 +17,8 @@ use super::ending_pvc;
 use super::target::Target;
 use crate::api::condition::{self, reason::*};
 use crate::api::{AccessMode, DiskReservation, SharedPersistentVolume, Size, VolumeClaim};
-use crate::plan::advice;
 use crate::plan::own_pvc::{self, pvc_of};
+use crate::plan::{advice, held_by};
 use crate::plugin::kind::{CLAIM, DISK, PVC, RESERVATION, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
@@ -117,6 +117,9 @@ impl<'a> About<'a> {
             BACKING_FAILED if self.volume.is_some_and(|volume| volume.spec.adopt.is_some()) => self.adopt(),
             BACKING_FAILED if let Some(uid) = self.recovers_otherwise() => {
                 advice::recover_as_it_is(self.to_delete(), uid)
+            }
+            BACKING_FAILED if message(self.conditions, BACKING_FAILED).contains(held_by::IN_USE) => {
+                advice::end_named_pods(name)
             }
             SEALED_SIZE => advice::take_size_back(name, self.present_size()),
             HAS_WRITERS => advice::let_writers_go_on(name),

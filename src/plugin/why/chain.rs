@@ -89,8 +89,7 @@ pub(super) const DELETING: &str = "Deleting";
 
 /// Reasons of a claim, and the kind of object whose trouble causes them. A claim to a volume that ends never gets that volume,
 /// whatever its present users do.
-static OF_CLAIM: &[(&[&str], &Kind)] =
-    &[(&[VOLUME_NOT_READY, VOLUME_LOST, NODE_GONE, BINDING, RELEASING], &VOLUME)];
+static OF_CLAIM: &[(&[&str], &Kind)] = &[(&[VOLUME_NOT_READY, NODE_GONE, BINDING, RELEASING], &VOLUME)];
 
 /// The same of a volume.
 static OF_VOLUME: &[(&[&str], &Kind)] = &[

@@ -262,6 +262,14 @@ fn told<'a>(snapshot: &'a Snapshot, target: &Target) -> Vec<&'a Event> {
     events.filter(is_told).collect()
 }
 
+/// The step for a pod that began to read a volume before its seal was taken back, and reads on.
+pub(super) fn reads_on_step(snapshot: &Snapshot, target: &Target) -> Option<String> {
+    let events = told(snapshot, target);
+    let event = events.iter().find(|event| event.reason.as_deref() == Some(SEAL_WITHDRAWN))?;
+    let pod = event.involved_object.name.as_deref()?;
+    Some(advice::make_pod_for_writing(pod, event.involved_object.namespace.as_deref()?))
+}
+
 /// The step about such events, or about the words of a claim on files that differ, for a healthy claim or pod.
 pub(super) fn told_step(snapshot: &Snapshot, target: &Target) -> Option<String> {
     let is_trouble = |event: &&Event| {
@@ -270,6 +278,9 @@ pub(super) fn told_step(snapshot: &Snapshot, target: &Target) -> Option<String> 
     };
     if told(snapshot, target).iter().any(is_trouble) {
         return Some(advice::have_events_looked_at(target.argument()));
+    }
+    if let Some(step) = reads_on_step(snapshot, target) {
+        return Some(step);
     }
     let says_differs = |(namespace, name): &(String, String)| {
         let status = snapshot.claim(Some(namespace), name).and_then(|claim| claim.status.as_ref());

@@ -4,13 +4,13 @@ use kube::ResourceExt;
 
 use super::advice::About;
 use super::chain::{DELETING, NOT_AS_CONFIGURED};
-use super::holders::{full_volumes, is_unconfigured, left_by_template};
+use super::holders::{full_volumes, is_unconfigured, left_by_template, reads_on_step};
 use super::owners::again;
 use super::report::TERMINATING;
 use super::target::Target;
 use super::{containers, ending_pvc, placing, pods, pvcs, workloads};
 use crate::api::condition::reason::{NAME_TAKEN, NEARLY_FULL, VOLUME_HELD};
-use crate::api::{Capability, DiskReservation, RoleSubscription, VolumeOffer};
+use crate::api::{Capability, DiskReservation, RoleSubscription, Size, VolumeOffer};
 use crate::cluster;
 use crate::plan::copies::{Keeper, keeper};
 use crate::plan::{advice, node_disk, own_pvc::pvc_of};
@@ -77,6 +77,9 @@ fn step_of(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
     }
     let crashed = pod.filter(|_| reason == containers::CRASHES);
     if let Some((container, run)) = crashed.and_then(containers::crashed) {
+        if let Some(step) = reads_on_step(snapshot, target) {
+            return step;
+        }
         return advice::read_own_crash_log(name, namespace, container, run);
     }
     if let Some(step) = pod.and_then(|pod| placing::by_node_name(snapshot, pod)) {
@@ -151,9 +154,17 @@ pub(in crate::plugin) fn resize_instead(snapshot: &Snapshot, target: &Target, si
             let step = match ending {
                 Some(pvc) => ending_pvc::explain(snapshot, pvc).1,
                 None => {
+                    let pvc = target.find_pvc(snapshot);
+                    let status = pvc.and_then(|pvc| pvc.status.as_ref());
+                    let has = status.and_then(|status| status.capacity.as_ref()?.get("storage").cloned());
+                    let wished = Size::written(size.to_owned()).bytes_or_zero();
+                    let is_less = |has: &Size| (1..has.bytes_or_zero()).contains(&wished);
                     let resize = advice::resize_pvc(name, namespace, size);
-                    let class = target.find_pvc(snapshot).and_then(|pvc| snapshot.our_class(pvc));
+                    let class = pvc.and_then(|pvc| snapshot.our_class(pvc));
                     match class.filter(|class| class.allow_volume_expansion != Some(true)) {
+                        _ if let Some(has) = has.map(|has| Size::written(has.0)).filter(is_less) => {
+                            advice::never_shrinks(name, has)
+                        }
                         Some(class) => advice::let_grow(class.name_any(), advice::command(&resize)),
                         None => resize,
                     }

@@ -36,6 +36,9 @@ impl Target {
             _ => bail!("write KIND/NAME, such as spv/data or pod/web-0"),
         };
         let kind = Kind::parse(kind).map_err(anyhow::Error::msg)?;
+        if name.is_empty() {
+            bail!("{}/: write its name, too, such as {}/data", kind.short, kind.short);
+        }
         if let Some((within, name)) = name.split_once('/').filter(|_| kind.namespaced) {
             bail!("`{}/{within}/{name}`: write {}/{name} -n {within}", kind.short, kind.short);
         }

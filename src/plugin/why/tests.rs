@@ -515,6 +515,20 @@ fn t4_why_never_advises_to_end_the_use_of_others() {
     assert!(said.contains("next: kubectl get volumeoffers -n team"), "{said}");
 }
 
+/// T4, P6: no PersistentVolumeClaim gets smaller, whatever its StorageClass allows.
+#[test]
+fn t4_p6_no_patch_makes_a_claim_smaller() {
+    let mut grown = pvc("data", "Bound", "eng");
+    grown.status.as_mut().unwrap().capacity = Some(from(json!({"storage": "2Gi"})));
+    let snapshot = Snapshot { pvcs: vec![grown], ..Snapshot::default() };
+    let said = |size| resize_instead(&snapshot, &Target::new(&PVC, Some("team".into()), "data".into()), size);
+    assert!(
+        said("1Gi")
+            .ends_with("has 2Gi, and Kubernetes makes none smaller: make another one, and copy the data")
+    );
+    assert!(said("3Gi").contains("kubectl patch pvc data -n team"), "{}", said("3Gi"));
+}
+
 /// T4, X9: a claim in a namespace that is being deleted says so, whatever its condition says.
 #[test]
 fn t4_x9_why_knows_a_namespace_that_is_being_deleted() {

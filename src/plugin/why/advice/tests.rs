@@ -1411,6 +1411,20 @@ fn t4_x9_advice_about_a_held_volume_looks_on_its_node() {
     assert!(step(&snapshot, &VOLUME, "v", DESTROYING).contains("end the claims and pods"));
 }
 
+/// T4, X6: the data that a volume recovers may have pods of before.
+#[test]
+fn t4_x6_the_users_of_recovered_data_are_to_end() {
+    let mut v = volume("v", "eng", 1);
+    let said = crate::host::Error::InUse {
+        uid: "11111111-2222-3333-4444-555555555555".parse().unwrap(),
+        holder: "team/p".into(),
+    }
+    .to_string();
+    set_not_ready(&mut v.status.get_or_insert_default().conditions, BACKING_FAILED, &said);
+    let snapshot = Snapshot { volumes: vec![v], ..Snapshot::default() };
+    assert_eq!(step(&snapshot, &VOLUME, "v", BACKING_FAILED), advice::end_named_pods("v"));
+}
+
 /// T4, E4: whoever may not see volumes sees no digest.
 #[test]
 fn t4_e4_a_tenant_asks_for_the_digest() {

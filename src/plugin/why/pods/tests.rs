@@ -708,6 +708,14 @@ fn t4_why_of_a_running_pod_tells_of_its_volume() {
     snapshot.events = vec![of_pod("SealWithdrawn", "u1"), of_pod("NearlyFull", "earlier")];
     let told = of(&snapshot);
     assert!(told.contains("event SealWithdrawn of pod web") && !told.contains("NearlyFull"), "{told}");
+    // Its containers would go on reading only, however often they start.
+    let next = "next: kubectl delete pod web -n team   # it reads only";
+    assert!(told.contains(next), "{told}");
+    snapshot.pods[0].status.as_mut().unwrap().container_statuses = from(
+        json!([{"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 4,
+        "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": 1}}}]),
+    );
+    assert!(of(&snapshot).contains(next), "{}", of(&snapshot));
 }
 
 /// T4, M2, F1: who may not see volumes sees the claim's node, and the access mode of its PersistentVolumeClaim.
