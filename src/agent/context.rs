@@ -10,6 +10,7 @@ use crate::api::SharedPersistentVolume;
 use crate::cluster::{self, Events, WorkQueue};
 use crate::host::{self, Host, VolumeUid};
 use crate::nri::Connected;
+use crate::plan::held_by;
 use crate::telemetry::Metrics;
 
 use super::config::Scrub;
@@ -94,6 +95,9 @@ impl NodeError {
     /// The failure as a message. The host has only the volume's UID, and the disk's name in the configuration; people
     /// need the names of the objects, and of the node.
     pub(super) fn of_volume(&self, uid: &VolumeUid, name: &str, ctx: &Context) -> String {
+        if let Self::Host(host::Error::InUse { holder, .. }) = self {
+            return held_by::in_use(name, holder);
+        }
         let message = self.to_string().replace(&format!("volume {uid}"), &format!("volume {name}"));
         let message = message.replace(" on this node", &format!(" on node {}", ctx.node));
         let (Self::Host(host::Error::NoSpace { disk, .. })

@@ -6,7 +6,6 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use crate::host::types::uid::{InvalidUid, VolumeUid};
-use crate::plan::held_by;
 
 /// The result of everything in [`host`](super).
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -67,7 +66,7 @@ pub enum Error {
     Stopped,
 
     /// A pod in the volume's record uses the volume (X1).
-    #[error("volume {uid} {words} {holder}: wait until these pods are gone", words = held_by::IN_USE)]
+    #[error("volume {uid} is in use by {holder}: wait until these pods are gone")]
     InUse {
         /// The volume.
         uid: VolumeUid,

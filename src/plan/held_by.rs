@@ -8,7 +8,17 @@ use crate::api::{PodRef, Process};
 use super::names;
 
 /// The words of a node about a volume that pods use.
-pub const IN_USE: &str = "is in use by";
+const IN_USE: &str = "is in use by pod";
+
+/// The message about a volume on whose data work waits for the end of pods. Data that it recovers has the pods of before.
+pub fn in_use(volume: &str, holder: &str) -> String {
+    format!("volume {volume} {IN_USE} {holder}: it goes on when these pods have ended")
+}
+
+/// True for that message.
+pub fn says_in_use(message: &str) -> bool {
+    message.contains(IN_USE)
+}
 
 /// The processes, for readers of the volume. `pods` are the known pods.
 pub fn by(processes: &[Process], pods: &[PodRef]) -> String {

@@ -118,7 +118,7 @@ impl<'a> About<'a> {
             BACKING_FAILED if let Some(uid) = self.recovers_otherwise() => {
                 advice::recover_as_it_is(self.to_delete(), uid)
             }
-            BACKING_FAILED if message(self.conditions, BACKING_FAILED).contains(held_by::IN_USE) => {
+            BACKING_FAILED if held_by::says_in_use(message(self.conditions, BACKING_FAILED)) => {
                 advice::end_named_pods(name)
             }
             SEALED_SIZE => advice::take_size_back(name, self.present_size()),

@@ -1415,11 +1415,7 @@ fn t4_x9_advice_about_a_held_volume_looks_on_its_node() {
 #[test]
 fn t4_x6_the_users_of_recovered_data_are_to_end() {
     let mut v = volume("v", "eng", 1);
-    let said = crate::host::Error::InUse {
-        uid: "11111111-2222-3333-4444-555555555555".parse().unwrap(),
-        holder: "team/p".into(),
-    }
-    .to_string();
+    let said = held_by::in_use("v", "team/p");
     set_not_ready(&mut v.status.get_or_insert_default().conditions, BACKING_FAILED, &said);
     let snapshot = Snapshot { volumes: vec![v], ..Snapshot::default() };
     assert_eq!(step(&snapshot, &VOLUME, "v", BACKING_FAILED), advice::end_named_pods("v"));
