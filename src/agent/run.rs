@@ -23,7 +23,7 @@ use super::kubelet;
 use super::metrics::NodeGauges;
 use super::publish::Node;
 use super::volumes;
-use crate::api::{BackingState, DiskReservation, SharedPersistentVolume};
+use crate::api::{DiskReservation, SharedPersistentVolume};
 use crate::cluster::{self, CacheConfig, Change, Events, Name, WorkQueue, cache, run_workers};
 use crate::csi::{self, ServeConfig, ServeError};
 use crate::host::{self, Host, HostConfig};
@@ -225,16 +225,14 @@ async fn reconcile_volumes(ctx: &Context, look_again: Duration, wake: bool) {
         if wake && (!rested || lock(&is_restless).contains(change.name)) {
             to.enqueue_name(change.name.clone());
         }
-        // Somebody removed the object by force.
+        // Its data may have no object now, and the next report may be half a minute away (X6).
         if wake && change.now.is_none() && change.before.is_some_and(|seen| seen.has_data) {
             orphans_changed.notify_one();
         }
     };
     let seen = CacheConfig {
         keep: |v: SharedPersistentVolume| {
-            let node = v.status.as_ref().and_then(|status| status.node.as_ref());
-            let has_data = node.is_some_and(|node| node.backing == BackingState::Made);
-            let at_rest = node_task::is_at_rest(&v);
+            let (at_rest, has_data) = (node_task::is_at_rest(&v), node_task::has_data(&v));
             Some(Seen { tenant: tenant::of_volume(&v).into(), at_rest, has_data })
         },
         keys: |_, _| {},

@@ -458,7 +458,7 @@ advice! {
         "{again} with another name for the pod or its volume: PersistentVolumeClaim {pvc} is not the pod's own; or first delete this \
          PersistentVolumeClaim, if nobody needs its data";
     uncordon(node, volume) =
-        "kubectl uncordon {node}   # no new pod is placed on a cordoned node, and volume {volume} is on it";
+        "kubectl uncordon {node}   # no new pod is placed on a cordoned node, and volume {volume} or a copy is on it";
     look_at_installation() =
         "kubectl reservoir doctor   # the pod waits for a mount, or nobody reports what it waits for";
     have_agent_looked_for(node) = "have an administrator run: kubectl reservoir doctor   # no agent of Reservoir serves node {node}";
@@ -476,9 +476,9 @@ advice! {
          fit there, or on a node with a copy, if there is one: selectors, requests, tolerations";
     tolerate_taint(again, node, taint) =
         "{again} with a toleration for {taint}, or have that taint of node {node} removed: a pod runs where its volume or a copy is";
-    leave_spread(pod, namespace, node, volume) =
-        "kubectl describe pod {pod} -n {namespace}   # its topologySpreadConstraints keep it off node {node}: leave them out of its template, or \
-         set whenUnsatisfiable: ScheduleAnyway there: a pod runs where its volume {volume} or a copy is";
+    leave_spread(pod, namespace, volume) =
+        "kubectl describe pod {pod} -n {namespace}   # its topologySpreadConstraints keep it off where its volume {volume} is: leave them out of its \
+         template, or set whenUnsatisfiable: ScheduleAnyway there";
     leave_apart(pod, namespace, other, node) =
         "kubectl describe pod {pod} -n {namespace}   # leave the podAntiAffinity out that keeps it away from {other}, or give it a volume of its \
          own: a pod runs where its volume or a copy is, as on node {node}";
@@ -545,7 +545,7 @@ advice! {
     make_pod_anew(again, how) = "{again} {how}: the fields of its ephemeral volume cannot be changed";
     make_set_anew(set, namespace, delete, after, how) =
         "kubectl delete sts {set} -n {namespace} --cascade=orphan && {delete}   # {after}a StatefulSet makes it again from its \
-         volumeClaimTemplates, which cannot be changed: make the StatefulSet anew {how}; its pods go on meanwhile";
+         volumeClaimTemplates, which cannot be changed: make the StatefulSet anew {how}; its other pods go on meanwhile";
     make_class_as_said(class) =
         "kubectl get storageclass {class} -o yaml   # delete it, and make it anew as the message says";
     claim_after_lost(delete, after, pvc, namespace, role, volume) =
@@ -581,8 +581,8 @@ advice! {
         "kubectl describe pod {pod} -n {namespace}   # it has claim {claim} for reading, so nothing can be made in it: have a writer make the \
          directory, or leave subPath and mounts inside of it out";
     make_pod_for_writing(pod, namespace) =
-        "kubectl delete pod {pod} -n {namespace}   # it reads only, since it began before the seal was taken back; the pod that takes its place \
-         writes, or is to be made again";
+        "kubectl delete pod {pod} -n {namespace}   # it reads only, since it began before the seal was taken back: a pod that starts now can write, \
+         and one without a controller has to be made again";
     never_shrinks(pvc, has) =
         "PersistentVolumeClaim {pvc} has {has}, and Kubernetes makes none smaller: make another one, and copy the data";
     read_own_crash_log(pod, namespace, container, run) =

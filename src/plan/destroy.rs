@@ -215,7 +215,7 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     status.destroy = Some(destroy);
     let verdict = Verdict::no(reason::DESTROYING, destroying(volume, &why));
     condition::set(&mut status.conditions, READY, verdict, volume.metadata.generation, seen.now);
-    // A deletion is not taken back, and no other wish counts after it.
+    // A deletion is not taken back: a retirement and an unmet size mean nothing after it.
     status.conditions.retain(|condition| ![RESIZED, RETIRING].contains(&&*condition.type_));
     Step::Report { status: Box::new(status), refused }
 }

@@ -10,12 +10,12 @@ use super::names;
 /// The words of a node about a volume that pods use.
 const IN_USE: &str = "is in use by pod";
 
-/// The message about a volume on whose data work waits for the end of pods. Data that it recovers has the pods of before.
+/// The message about a volume whose data pods use: those of before, if it recovers the data.
 pub fn in_use(volume: &str, holder: &str) -> String {
     format!("volume {volume} {IN_USE} {holder}: it goes on when these pods have ended")
 }
 
-/// True for that message.
+/// True if the message is that of [`in_use`].
 pub fn says_in_use(message: &str) -> bool {
     message.contains(IN_USE)
 }

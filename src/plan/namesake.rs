@@ -82,20 +82,20 @@ pub fn earlier(
     };
     let starts = if new.is_some() { "starts empty" } else { "waits, to start empty" };
     let says = |where_: String, do_: String, end: String| {
-        let have = match of_pod {
+        // A note of an event has its end cut off, and the shorter way comes first.
+        let begin = format!(
+            "this PersistentVolumeClaim {starts}, while {where_} has the data of an earlier one of its name (not needed: {end})"
+        );
+        match of_pod {
             true => format!(
-                ", and an ephemeral volume never has such data: to have it, run {do_}, and name that claim in a pod in place of the \
+                "{begin}, and an ephemeral volume never has such data: to have it, run {do_}, and name that claim in a pod in place of the \
                  ephemeral volume"
             ),
             false => format!(
-                ": to have that data, end its pods, those of a StatefulSet by scaling it down, delete this one, if nobody has written to \
-                 it, and run {do_}"
+                "{begin}: to have that data, end its pods, those of a StatefulSet by scaling it down, delete this one, if nobody has written \
+                 to it, and run {do_}"
             ),
-        };
-        format!(
-            "this PersistentVolumeClaim {starts}, while {where_} has the data of an earlier one of its name{have}; if the data is not \
-             needed: {end}"
-        )
+        }
     };
     if let Some(old) = there.volumes.iter().find(is_left) {
         let volume = old.name_any();
@@ -171,7 +171,7 @@ mod tests {
         kept.status.as_mut().unwrap().volumes[0].kept.as_mut().unwrap().made_for = Some("ns/data".into());
         let (reason, said) = says(&[], &on, &kept).unwrap();
         assert!(reason == "OldDataKept" && said.contains("undelete uid-pvc-0-0, then"), "{said}");
-        assert!(said.ends_with("not needed: kubectl reservoir erase uid-pvc-0-0"), "{said}");
+        assert!(said.contains("(not needed: kubectl reservoir erase uid-pvc-0-0)"), "{said}");
         on.status.get_or_insert_default().orphans = vec![Orphan {
             uid: "u".into(),
             size: gi(1),
@@ -206,7 +206,7 @@ mod tests {
         let claim = "claim data --namespace ns --role eng --volume pvc-1, for which the namespace has to be subscribed: kubectl \
                      reservoir subscribe eng --namespace ns";
         assert!(
-            said.contains(claim) && said.ends_with("not needed: kubectl reservoir delete spv/pvc-1"),
+            said.ends_with(claim) && said.contains("(not needed: kubectl reservoir delete spv/pvc-1)"),
             "{said}"
         );
         let nothing = disk("n1.a", "n1", 10, &[]);

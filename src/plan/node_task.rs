@@ -218,6 +218,12 @@ fn ending_of(status: &SharedPersistentVolumeStatus) -> Vec<String> {
     ending.map(|claim| claim.uid.clone()).collect()
 }
 
+/// True until the data of the volume is erased, or kept without it.
+pub fn has_data(volume: &SharedPersistentVolume) -> bool {
+    let node = volume.status.as_ref().and_then(|status| status.node.as_ref());
+    node.is_some_and(|node| node.backing == BackingState::Made)
+}
+
 /// True if the agent has nothing to do for the volume until it changes, by the object alone.
 pub fn is_at_rest(volume: &SharedPersistentVolume) -> bool {
     let status = volume.status.clone().unwrap_or_default();

@@ -111,41 +111,51 @@ fn entries(role: &VolumeRole) -> &[LedgerEntry] {
 
 fn over_limit(role: &VolumeRole, taken: &Taken, asked: u64) -> Option<Verdict> {
     let limit = role.spec.quota.limit.as_ref()?.bytes_or_zero();
-    let (reserved, guaranteed) = (taken.reserved, taken.guaranteed());
-    let beside_guarantees = guaranteed.saturating_add(asked);
-    let over = reserved.saturating_add(beside_guarantees).saturating_sub(limit);
-    let kept: Vec<String> = taken
-        .open
-        .iter()
-        .map(|(of, need)| format!("{} guaranteed to role {}", Size::from_bytes(*need), of.spec.role))
-        .collect();
-    let kept = if kept.is_empty() { kept } else { vec![format!(" and {}", names(&kept, kept.len()))] };
-    let of: Vec<String> = taken.open.iter().map(|(of, _)| of.name_any()).collect();
-    // Less of the role's own helps only where the guarantees leave space for the request.
-    let own = match reserved {
-        0 => "ask for less",
-        _ => "unreserve something",
+    let has = taken.reserved.saturating_add(taken.guaranteed());
+    let over = has.saturating_add(asked).saturating_sub(limit);
+    if over == 0 || asked == 0 {
+        return None;
+    }
+    let size = Size::from_bytes;
+    let open = |each: &dyn Fn(&VolumeRole, u64) -> String| {
+        let all: Vec<String> = taken.open.iter().map(|(of, need)| each(of, *need)).collect();
+        names(&all, all.len())
     };
-    let remedies = (guaranteed == 0 || beside_guarantees <= limit).then(|| own.to_owned()).into_iter();
-    let lower =
-        (!of.is_empty()).then(|| format!("lower the guarantee of VolumeRole {}", names(&of, of.len())));
-    let remedies: Vec<String> = remedies.chain(lower).collect();
-    (over > 0 && asked > 0).then(|| {
-        Verdict::no(
-            reason::OVER_QUOTA,
+    let kept = match taken.open.is_empty() {
+        true => String::new(),
+        false => {
             format!(
-                "role {} has {} of its limit of {} reserved{}, {} asked for is {} too much; {} or raise the limit of VolumeRole {}",
-                role.spec.role,
-                Size::from_bytes(reserved),
-                Size::from_bytes(limit),
-                kept.concat(),
-                Size::from_bytes(asked),
-                Size::from_bytes(over),
-                remedies.join(", "),
-                role.name_any()
-            ),
-        )
-    })
+                " and {}",
+                open(&|of, need| format!("{} guaranteed to role {}", size(need), of.spec.role))
+            )
+        }
+    };
+    // Bytes of a role with an open guarantee would be guaranteed to it again.
+    let is_kept =
+        |entry: &&LedgerEntry| taken.open.iter().any(|(of, _)| Role::name_covers(&of.spec.role, &entry.role));
+    let others = entries(role).iter().filter(|entry| !is_kept(entry));
+    let others = others.map(|entry| entry.size.bytes_or_zero()).fold(0, u64::saturating_add);
+    let mut remedies = Vec::new();
+    match taken.open.is_empty() {
+        true if taken.reserved > 0 => remedies.push("unreserve something".to_owned()),
+        true => remedies.push("ask for less".to_owned()),
+        false => {
+            remedies.extend((has < limit).then(|| "ask for less".to_owned()));
+            remedies.extend((others >= over).then(|| "unreserve something".to_owned()));
+            remedies.push(format!("lower the guarantee of VolumeRole {}", open(&|of, _| of.name_any())));
+        }
+    }
+    let message = format!(
+        "role {} has {} of its limit of {} reserved{kept}, {} asked for is {} too much; {} or raise the limit of VolumeRole {}",
+        role.spec.role,
+        size(taken.reserved),
+        size(limit),
+        size(asked),
+        size(over),
+        remedies.join(", "),
+        role.name_any()
+    );
+    Some(Verdict::no(reason::OVER_QUOTA, message))
 }
 
 /// The end of a refusal for bytes that are collected for others.
@@ -429,7 +439,7 @@ mod tests {
             refusal(&corp, None, &taken, asked << 30).map(|why| why.message)
         };
         let beside = "role corp has 0 of its limit of 10Gi reserved and 8Gi guaranteed to role corp/a, 6Gi asked for is 4Gi too much; \
-                      lower the guarantee of VolumeRole corp-a or raise the limit of VolumeRole corp";
+                      ask for less, lower the guarantee of VolumeRole corp-a or raise the limit of VolumeRole corp";
         for other in ["corp/b", "corp", "corp/b/c"] {
             assert_eq!(said(other, 0, 6).as_deref(), Some(beside), "{other}");
             assert_eq!(said(other, 0, 2), None, "{other}");
@@ -440,10 +450,20 @@ mod tests {
         }
         let free = role("corp", None, None);
         assert_eq!(taken(&free, "corp/b", 1, &books(0)), Taken { reserved: 1, open: vec![] }, "no limit");
-        let open = vec![(&a, 3 << 30)];
-        let both = refusal(&corp, None, &Taken { reserved: 5 << 30, open }, 4 << 30).unwrap().message;
-        let ends = "4Gi asked for is 2Gi too much; unreserve something, lower the guarantee of VolumeRole corp-a or raise";
-        assert!(both.contains(ends), "{both}");
+        // What the guaranteed role has reserved itself would be guaranteed to it again.
+        let with = |of: &str| {
+            let mut has = with_quota(volume_role("corp", "corp"), Some(10), None, &[("r", 5)]);
+            has.status.as_mut().unwrap().reservations[0].role = of.into();
+            let a = (&a, if of == "corp/a" { 5 << 30 } else { 0 });
+            let books = [(&has, 5 << 30), a];
+            refusal(&has, None, &taken(&has, "corp/b", 5 << 30, &books), 2 << 30).map(|why| why.message)
+        };
+        let said = with("corp/b").unwrap();
+        assert!(
+            said.contains("too much; unreserve something, lower the guarantee of VolumeRole corp-a or"),
+            "{said}"
+        );
+        assert_eq!(with("corp/a"), None, "3Gi are kept for it beside its 5Gi");
     }
 
     #[test]

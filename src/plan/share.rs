@@ -255,7 +255,8 @@ impl<'a> Sharing<'a> {
     /// first.
     fn best(&self, request: &Request, may: Vec<usize>) -> Option<usize> {
         let has = request.target - request.asked;
-        let is_allowed = by_target(request, |target| {
+        // The request itself is within limits and guarantees.
+        let is_allowed = by_target(request, true, |target| {
             self.over_limits(request, target).is_none() && self.guaranteed(request, target - has).is_none()
         });
         let fits = |i: &usize| self.disks[*i].fits(request) && is_allowed(&self.disks[*i]);
@@ -291,7 +292,8 @@ impl<'a> Sharing<'a> {
             return None;
         }
         let disk = {
-            let within_limits = by_target(request, |target| self.over_limits(request, target).is_none());
+            let is_within = |target| self.over_limits(request, target).is_none();
+            let within_limits = by_target(request, is_within(request.target), is_within);
             let may_be_held = |i: &usize| {
                 let disk = &self.disks[*i];
                 selects(disk) && disk.may_be_held(request) && within_limits(disk)
@@ -373,8 +375,7 @@ impl<'a> Sharing<'a> {
 
 /// The answer for a disk, by the bytes of the reservation there: all bytes of an undivided disk count, even for a smaller
 /// request (D2, Q1). All other disks share one answer.
-fn by_target(request: &Request, answer: impl Fn(u64) -> bool) -> impl Fn(&DiskSpace) -> bool {
-    let shared = answer(request.target);
+fn by_target(request: &Request, shared: bool, answer: impl Fn(u64) -> bool) -> impl Fn(&DiskSpace) -> bool {
     move |disk| match disk.target(request) {
         target if target == request.target => shared,
         whole => answer(whole),

@@ -18,7 +18,7 @@ use crate::api::{
 
 use super::disk_identity::is_placeholder;
 use super::holder::used;
-use super::{kept, labels_of, labels_there, names, quota};
+use super::{kept, labels_of, labels_there, names, quota, undivided};
 
 /// Labels of the Nodes by name. A name without labels here has no Node.
 pub type NodeLabels<'a> = BTreeMap<&'a str, &'a BTreeMap<String, String>>;
@@ -197,7 +197,7 @@ pub fn verdict(
     if messages.is_empty() {
         messages.push("each template has its reservations".to_owned());
     }
-    messages.extend(larger(role, reservations));
+    messages.extend(larger(role, disks, nodes, reservations));
     messages.extend(left(role, disks, nodes, reservations));
     let message = messages.join("; ");
     let verdict = match reasons.first() {
@@ -237,6 +237,14 @@ pub fn least(status: &DiskReservationStatus) -> u64 {
     used(status).saturating_sub(kept::bytes(status))
 }
 
+/// The template of the role that made the reservation.
+fn template_of<'a>(role: &'a VolumeRole, reservation: &DiskReservation) -> Option<&'a ReservationTemplate> {
+    let of = reservation.spec.template.as_ref()?;
+    let mut templates = role.spec.reservation_templates.iter();
+    templates
+        .find(|template| role.metadata.name.as_ref() == Some(&of.volume_role) && template.name == of.name)
+}
+
 /// True for a reservation of a template of the role on a disk that the template does not select any more. Its content keeps it.
 pub fn is_left(
     role: &VolumeRole,
@@ -245,11 +253,11 @@ pub fn is_left(
     nodes: &NodeLabels,
 ) -> bool {
     let spec = &reservation.spec;
-    let of = spec.template.as_ref().filter(|of| Some(&of.volume_role) == role.metadata.name.as_ref());
-    let template = of.and_then(|of| role.spec.reservation_templates.iter().find(|t| t.name == of.name));
     let is_on = |disk: &&&NodeDisk| disk.metadata.name == spec.node_disk && spec.node_disk.is_some();
     let disk = disks.iter().find(is_on);
-    template.zip(disk).is_some_and(|(template, disk)| selects(template, disk, nodes) == Some(false))
+    template_of(role, reservation)
+        .zip(disk)
+        .is_some_and(|(template, disk)| selects(template, disk, nodes) == Some(false))
 }
 
 /// The reservations of the role's templates on such disks.
@@ -270,13 +278,19 @@ fn left(
     Some(format!("DiskReservation {} {are} {UNSELECTED}, and {end}", names(&left, left.len())))
 }
 
-/// The reservations that are larger than their template, because of what they hold.
-fn larger(role: &VolumeRole, reservations: &[&DiskReservation]) -> Option<String> {
+/// The reservations that are larger than their template, because of what they hold. A whole disk has its own size (D2).
+fn larger(
+    role: &VolumeRole,
+    disks: &[&NodeDisk],
+    nodes: &NodeLabels,
+    reservations: &[&DiskReservation],
+) -> Option<String> {
     let is_larger = |r: &&&DiskReservation| {
-        let of = r.spec.template.as_ref().filter(|of| Some(&of.volume_role) == role.metadata.name.as_ref());
-        let template = of.and_then(|of| role.spec.reservation_templates.iter().find(|t| t.name == of.name));
         let held = r.status.as_ref().map_or(0, least);
-        template.is_some_and(|template| held > template.size.bytes_or_zero())
+        template_of(role, r).is_some_and(|template| held > template.size.bytes_or_zero())
+            && r.metadata.deletion_timestamp.is_none()
+            && !undivided::has_whole_disk(r)
+            && !is_left(role, r, disks, nodes)
     };
     let mut larger: Vec<String> = reservations.iter().filter(is_larger).map(|r| r.name_any()).collect();
     larger.sort();

@@ -102,7 +102,7 @@ impl Kind {
 /// The most similar other name; `None` if no name is similar. In a short name one typing error counts as similar. A name of
 /// two letters is like half of all such names.
 pub(super) fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // In capital letters it is the same word.
+    // People type names in capitals that Kubernetes has in small letters alone.
     let is_same = |name: &str| name.to_lowercase() == text.to_lowercase();
     let likeness = |name: &&str| {
         if is_same(name) {

@@ -140,8 +140,11 @@ impl Snapshot {
     ) -> anyhow::Result<()> {
         let denied = &mut vec![];
         self.events = list_namespaced(client, Some(namespace), namespace, denied).await?;
-        let within = Api::<Namespace>::all(client.clone()).get_metadata_opt(namespace).await.ok().flatten();
-        let is_ending = within.is_some_and(|within| within.metadata.deletion_timestamp.is_some());
+        let found = match Api::<Namespace>::all(client.clone()).get_metadata_opt(namespace).await {
+            Err(kube::Error::Api(status)) if status.code == 403 => None,
+            found => found.map_err(|error| explain_api_error(&error))?,
+        };
+        let is_ending = found.is_some_and(|found| found.metadata.deletion_timestamp.is_some());
         self.ending_namespace = is_ending.then(|| namespace.to_owned());
         let is_of_job = |pod: &Pod| pod.owner_references().iter().any(|owner| owner.kind == "Job");
         if self.pods.iter().any(|pod| pod.namespace().as_deref() == Some(namespace) && is_of_job(pod)) {

@@ -85,7 +85,7 @@ pub(super) async fn wait_until(
         let patience = stuck.map_or(left, |stuck| left.min(stuck));
         let Ok(seen) = tokio::time::timeout(patience, watched.next()).await else {
             if patience < left {
-                bail!("{} {name} does not get on ({last}): {}", kind.name, advice::ask_why(&argument));
+                bail!("{} {name} is stuck ({last}): {}", kind.name, advice::ask_why(&argument));
             }
             let reported =
                 if last.is_empty() { ", with no report about it yet".into() } else { format!(" ({last})") };

@@ -203,7 +203,7 @@ async fn t4_one_line_each_from_an_empty_disk_to_a_pod() {
     until_gone(&claims, "data").await;
     // No subscription exists while the claim waits.
     let stuck = fails(&cluster, "claim data --role eng --volume data -n team --wait --timeout 60s");
-    assert!(stuck.contains("does not get on (NoSubscription: "), "{stuck}");
+    assert!(stuck.contains("is stuck (NoSubscription: "), "{stuck}");
     does(&cluster, "unclaim data -n team");
     until_gone(&claims, "data").await;
     let gone = run(&cluster, "retire data --wait --timeout 60s");

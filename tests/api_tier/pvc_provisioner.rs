@@ -563,7 +563,7 @@ async fn p3_a_growth_without_space_is_told_and_taken_back() {
     let by_hand = Patch::Merge(json!({"spec": {"size": "96Mi"}}));
     let refused =
         story.volumes.patch(&volume.name_any(), &PatchParams::default(), &by_hand).await.unwrap_err();
-    let sentence = "has the size that its PersistentVolumeClaim team-a/mistake requests: enlarge \
+    let sentence = "has the size that its PersistentVolumeClaim team-a/mistake requests: change \
                     spec.resources.requests.storage there, which its StorageClass has to allow";
     assert!(refused.to_string().contains(sentence), "{refused}");
 

@@ -200,6 +200,8 @@ impl Host {
                 return Err(format!("the data of {from} has users"));
             }
             if let Some(data) = self.records.remove(from) {
+                // A restored etcd may have the volume again without its data: it is new then.
+                self.made.remove(from);
                 (size, files, seal, is_rotten) = (data.size, data.files, data.seal, data.is_rotten);
             }
         }

@@ -300,7 +300,7 @@ fn x1_users_are_counted_before_the_stage_is_decided() {
 
 /// X5: a deletion is not taken back, whatever a retirement or a wished size of before said.
 #[test]
-fn x5_no_wish_of_before_outlasts_the_deletion() {
+fn x5_a_deletion_ends_retirement_and_unmet_size() {
     let mut v = ready_volume("v", "eng", true);
     let conditions = &mut v.status.as_mut().unwrap().conditions;
     for (type_, said) in [(RETIRING, "set spec.retire to false to keep it"), (RESIZED, "2Gi wished")] {

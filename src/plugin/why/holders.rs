@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::ResourceExt;
 
 use super::events::{message_of, time_of};
+use super::placing;
 use super::target::Target;
 use crate::api::condition::reason::{BACKING_LOST, COPY_DIFFERS, NEARLY_FULL, SEAL_WITHDRAWN, VOLUME_SEALED};
 use crate::api::condition::{self, TEMPLATED};
@@ -152,9 +153,12 @@ pub(super) fn keeps_pods_off(snapshot: &Snapshot, target: &Target) -> Option<(St
         kind if kind == &POD => None,
         _ => of(),
     };
-    let alone = volume.filter(|volume| volume.spec.copies.is_none() && volume.spec.copy_of.is_none())?;
+    let is_alone = |volume: &&SharedPersistentVolume| {
+        volume.spec.copy_of.is_none() && placing::copies_on(snapshot, volume).is_empty()
+    };
+    let alone = volume.filter(is_alone)?;
     let node = cordoned_node(snapshot, alone.status.as_ref()?.node_disk.as_ref())?;
-    let line = format!("no new pod starts with it, since it is on cordoned node {node}");
+    let line = format!("it is on node {node}, which is cordoned");
     Some((line, advice::uncordon(&node, alone.name_any())))
 }
 

@@ -74,7 +74,9 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
             0,
             format!("namespace {namespace} is being deleted, with all that is in it, and takes no new pod"),
         );
-        why.next.insert(0, advised::leave_ending_namespace(namespace));
+        let leave = advised::leave_ending_namespace(namespace);
+        why.next.retain(|step| *step != leave);
+        why.next.insert(0, leave);
     }
     if let Some(leaderless) = &snapshot.leaderless {
         why.holders

@@ -99,7 +99,7 @@ struct Place<'a> {
     asked: Option<String>,
     /// True if the nodes of the volume and of its copies refuse the pod.
     is_shut: bool,
-    /// The node of the volume, or the one of its copies on which the pod can start most easily.
+    /// The first of these nodes that nothing but a cordon keeps the pod from, or else the volume's.
     at: String,
     /// True if that node is cordoned.
     is_cordoned: bool,
@@ -141,7 +141,7 @@ fn other_node<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<Place<'a>> {
         let refuses = |on: &str| cordons(on) || taint_of(on).is_some() || kept_from(on).is_some();
         let is_shut = unscheduled.is_some() && placed.nodes().all(|on| refuses(on));
         let is_only_cordoned = |on: &&String| taint_of(on).is_none() && kept_from(on).is_none();
-        let at = placed.nodes().find(|on| is_shut && is_only_cordoned(on)).unwrap_or(node);
+        let at = is_shut.then(|| placed.nodes().find(is_only_cordoned)).flatten().unwrap_or(node);
         // A caller without the right to see disks has the scheduler's words.
         let is_cordoned = match snapshot.sees(&DISK) && disk.is_some() {
             true => is_shut && cordons(at),
@@ -204,17 +204,22 @@ impl Placed {
     }
 }
 
+/// The nodes with a complete copy of the volume.
+pub(super) fn copies_on(snapshot: &Snapshot, volume: &SharedPersistentVolume) -> Vec<String> {
+    let is_copy = |copy: &&SharedPersistentVolume| {
+        let of = copy.spec.copy_of.as_ref();
+        of.is_some_and(|of| Some(&of.uid) == volume.metadata.uid.as_ref()) && serves_new_pods(copy)
+    };
+    let copies = snapshot.volumes.iter().filter(is_copy);
+    copies.filter_map(|copy| copy.status.as_ref()?.node_name.clone()).collect()
+}
+
 /// The place of a claim's volume. Its claim shows volume and node to callers without the right to see volumes.
 fn placed(snapshot: &Snapshot, namespace: &str, name: &str) -> Option<Placed> {
     if let Some(volume) = snapshot.volume_of(namespace, name) {
         let status = volume.status.as_ref()?;
         let (node, disk) = (status.node_name.clone()?, status.node_disk.clone());
-        let is_copy = |copy: &&SharedPersistentVolume| {
-            let of = copy.spec.copy_of.as_ref();
-            of.is_some_and(|of| Some(&of.uid) == volume.metadata.uid.as_ref()) && serves_new_pods(copy)
-        };
-        let copies = snapshot.volumes.iter().filter(is_copy);
-        let copies_on = copies.filter_map(|copy| copy.status.as_ref()?.node_name.clone()).collect();
+        let copies_on = copies_on(snapshot, volume);
         let has_copies = volume.spec.copies.is_some();
         return Some(Placed {
             volume: volume.name_any(),
@@ -383,7 +388,7 @@ pub(in crate::plugin) fn unscheduled(pod: &Pod) -> Option<&PodCondition> {
     conditions.find(|c| c.type_ == "PodScheduled" && c.status == "False")
 }
 
-/// True if constraints of its own keep the pod from nodes that others of its kind are on.
+/// True if topology spread constraints keep the pod from a node.
 fn is_spread(unscheduled: &PodCondition) -> bool {
     unscheduled.message.as_ref().is_some_and(|message| message.contains("topology spread constraints"))
 }
@@ -434,7 +439,7 @@ pub(super) fn other_node_step(snapshot: &Snapshot, target: &Target) -> String {
             advice::leave_apart(&target.name, namespace, other.name_any(), place.at)
         }
         (None, None, _) if unscheduled(pod).is_some_and(is_spread) => {
-            advice::leave_spread(&target.name, namespace, node, volume)
+            advice::leave_spread(&target.name, namespace, volume)
         }
         (None, None, _) if snapshot.node(&node).is_some_and(taints::lacks_topology) => {
             advice::label_topology(node, TOPOLOGY_NODE)

@@ -159,12 +159,12 @@ pub(in crate::plugin) fn resize_instead(snapshot: &Snapshot, target: &Target, si
                     let has = status.and_then(|status| status.capacity.as_ref()?.get("storage").cloned());
                     let wished = Size::written(size.to_owned()).bytes_or_zero();
                     let is_less = |has: &Size| (1..has.bytes_or_zero()).contains(&wished);
+                    if let Some(has) = has.map(|has| Size::written(has.0)).filter(is_less) {
+                        return format!("{}: {}", target.title(), advice::never_shrinks(name, has));
+                    }
                     let resize = advice::resize_pvc(name, namespace, size);
                     let class = pvc.and_then(|pvc| snapshot.our_class(pvc));
                     match class.filter(|class| class.allow_volume_expansion != Some(true)) {
-                        _ if let Some(has) = has.map(|has| Size::written(has.0)).filter(is_less) => {
-                            advice::never_shrinks(name, has)
-                        }
                         Some(class) => advice::let_grow(class.name_any(), advice::command(&resize)),
                         None => resize,
                     }

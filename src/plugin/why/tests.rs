@@ -45,10 +45,14 @@ fn t4_a_healthy_volume_on_a_cordoned_node_says_so() {
         let of_claim = ask(snapshot, &CLAIM, Some("team"), "mine").unwrap();
         (ask(snapshot, &VOLUME, None, "data").unwrap(), of_claim)
     };
-    let says = "no new pod starts with it, since it is on cordoned node n1\nnext: kubectl uncordon n1 ";
+    let says = "it is on node n1, which is cordoned\nnext: kubectl uncordon n1 ";
     let (volume, claim) = asked(&snapshot);
     assert!(volume.contains(says) && claim.contains(says), "{volume}{claim}");
-    snapshot.volumes[0].spec.copies = Some(from(json!({})));
+    let mut copy = ready_volume("data-2", "eng", true);
+    copy.spec.copy_of = Some(from(json!({"name": "data", "uid": "uid-data", "digest": "d", "node": "n2"})));
+    let status = copy.status.as_mut().unwrap();
+    (status.node_name, status.digest) = (Some("n2".into()), Some("d".into()));
+    snapshot.volumes.push(copy);
     let (volume, claim) = asked(&snapshot);
     assert!(!volume.contains("cordon") && !claim.contains("cordon"), "{volume}{claim}");
 }
@@ -531,7 +535,7 @@ fn t4_p6_no_patch_makes_a_claim_smaller() {
 
 /// T4, X9: a claim in a namespace that is being deleted says so, whatever its condition says.
 #[test]
-fn t4_x9_why_knows_a_namespace_that_is_being_deleted() {
+fn t4_x9_why_names_a_namespace_that_is_being_deleted() {
     let (volumes, claims) = (vec![ready_volume("data", "eng", true)], vec![bound("mine", "data")]);
     let ending_namespace = Some("team".to_owned());
     let snapshot = Snapshot { volumes, claims, ending_namespace, ..Snapshot::default() };

@@ -51,7 +51,7 @@ impl Server {
             ("UPDATE", "sharedpersistentvolumes") => {
                 seals(object, before.unwrap_or(&Value::Null))?;
                 copies(object)?;
-                resizes(object, before.unwrap_or(&Value::Null))?;
+                resizes(who, object, before.unwrap_or(&Value::Null))?;
                 opens(object, before.unwrap_or(&Value::Null))
             }
             ("UPDATE", "persistentvolumeclaims") => asks_for_less(object, before.unwrap_or(&Value::Null)),
@@ -220,11 +220,16 @@ fn copies(volume: &Value) -> Result<(), String> {
     }
 }
 
-/// V8: the validation in the schema of volumes.
-fn resizes(now: &Value, before: &Value) -> Result<(), String> {
-    match now["spec"]["adopt"].is_null() || now["spec"]["size"] == before["spec"]["size"] {
-        true => Ok(()),
-        false => Err("a volume with an adopted directory cannot be resized".into()),
+/// V8, F1: the validation in the schema of volumes, and the policy `reservoir-made-for-pvc`.
+fn resizes(who: &str, now: &Value, before: &Value) -> Result<(), String> {
+    let is_adopted = !now["spec"]["adopt"].is_null();
+    let is_pvcs =
+        before["metadata"]["labels"]["reservoir.dev/pvc-uid"].is_string() && !who.starts_with("controller");
+    match is_adopted || is_pvcs {
+        _ if now["spec"]["size"] == before["spec"]["size"] => Ok(()),
+        true if is_adopted => Err("a volume with an adopted directory cannot be resized".into()),
+        true => Err("it has the size that its PersistentVolumeClaim requests".into()),
+        false => Ok(()),
     }
 }
 

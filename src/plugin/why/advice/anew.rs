@@ -48,6 +48,7 @@ pub fn by_template(snapshot: &Snapshot, pvc: &PersistentVolumeClaim, how: &str) 
     let (name, namespace) = (pvc.name_any(), pvc.namespace().unwrap_or_default());
     let by_set = || {
         let (delete, after) = deletion(snapshot, &name, &namespace);
+        let after = if after.is_empty() { "" } else { "delete the pod that uses it, too; " };
         Some(advice::make_set_anew(set_with(snapshot, pvc)?, &namespace, delete, after, how))
     };
     let by_pod = |pod: &str| {

@@ -73,10 +73,11 @@ impl<'a> About<'a> {
             let limit = r.spec.quota.limit.as_ref()?.bytes_or_zero();
             let taken = quota::taken(r, self.role, *reserved, &ledgers);
             let collected = quota::collected(r, self.said(OVER_QUOTA));
-            let all =
-                [taken.reserved, taken.guaranteed(), collected].into_iter().fold(0, u64::saturating_add);
-            let open = taken.open.first().map(|(of, _)| *of);
-            Some((limit.saturating_add(own).saturating_sub(all), r.spec.role.as_str(), open))
+            let without = limit.saturating_add(own).saturating_sub(taken.reserved.saturating_add(collected));
+            // A smaller guarantee helps only where the role's own reservations leave space.
+            let open = taken.open.iter().max_by_key(|(_, need)| *need).filter(|_| without >= 1 << 20);
+            let left = without.saturating_sub(taken.guaranteed());
+            Some((left, r.spec.role.as_str(), open.map(|(of, _)| *of)))
         });
         left.min_by_key(|(left, role, _)| (*left, *role)).unwrap_or((own, self.role, None))
     }

@@ -170,11 +170,11 @@ fn t4_p2_why_pod_knows_the_label_of_its_node() {
 
 /// T4: the constraint that keeps the pod from its volume's node is named.
 #[test]
-fn t4_why_pod_knows_topology_spread_constraints() {
+fn t4_why_pod_names_topology_spread_constraints() {
     let said = "0/2 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity, 1 node(s) didn't match pod topology \
                 spread constraints.";
     let snapshot = on_n1(unplaced(said));
-    let next = "next: kubectl describe pod web -n team   # its topologySpreadConstraints keep it off node n1";
+    let next = "next: kubectl describe pod web -n team   # its topologySpreadConstraints keep it off where its volume v is";
     assert!(of(&snapshot).contains(next), "{}", of(&snapshot));
 }
 
@@ -211,7 +211,7 @@ fn t4_e3_why_names_a_node_if_all_copies_refuse_the_pod() {
     // The node of a copy may take the pod more easily than that of the volume.
     snapshot.nodes[0].metadata.name = Some("n1".into());
     cordon(&mut snapshot.disks[1]);
-    assert!(of(&snapshot).contains("next: kubectl uncordon n2   #"), "{}", of(&snapshot));
+    assert!(of(&snapshot).contains("next: kubectl uncordon n2   # no new pod is placed on a cordoned node, and volume v or a copy is on it"), "{}", of(&snapshot));
 }
 
 /// T4, P2: no scheduler sees a pod with `nodeName`, and none may be there for one with another `schedulerName`.
