@@ -81,6 +81,12 @@ advice! {
     lower_guarantee(vrole) =
         "kubectl reservoir why vrole/{vrole}   # wait for free space, or have an administrator lower spec.quota.guarantee of \
          VolumeRole {vrole}";
+    lower_guarantee_to(vrole, guarantee) =
+        "kubectl patch vrole {vrole} --type=merge -p '{{\"spec\":{{\"quota\":{{\"guarantee\":{guarantee}}}}}}}'   # an administrator's decision: \
+         the request is served then; or wait for free space";
+    raise_limit_to(vrole, limit) =
+        "kubectl patch vrole {vrole} --type=merge -p '{{\"spec\":{{\"quota\":{{\"limit\":\"{limit}\"}}}}}}'   # an administrator's decision: no \
+         reservation of the role can be large enough within its present limit; or ask for less";
     lower_guarantee_within(vrole, role) =
         "kubectl reservoir why vrole/{vrole}   # what is guaranteed to it is kept within the limit of role {role}: have an administrator \
          lower spec.quota.guarantee of VolumeRole {vrole}, or raise spec.quota.limit for role {role}";
@@ -555,6 +561,8 @@ advice! {
         "kubectl scale sts {set} -n {namespace} --replicas={replicas} && kubectl delete pvc {pvc} -n {namespace}   # its volume stays with its \
          data; then: kubectl reservoir claim {pvc} --role {role} --volume {volume} -n {namespace}, and scale up again; before, set \
          persistentVolumeClaimRetentionPolicy.whenScaled to Retain if it is Delete, which would end the data of other pods";
+    claim_by_name(delete, claim) =
+        "{delete} && {claim}   # a VolumeClaim has the volume, and makes the PersistentVolumeClaim of its name for pods";
     leave_volume_name(pv, pvc, namespace) =
         "kubectl get pv {pv}; kubectl delete pvc {pvc} -n {namespace}   # then make it again without spec.volumeName";
     see_classes(class, made) = "kubectl get storageclasses   # none is called {class}; make it, or {made} anew";

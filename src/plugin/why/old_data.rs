@@ -20,9 +20,15 @@ use crate::plugin::snapshot::Snapshot;
 pub(super) fn look(snapshot: &Snapshot, target: &Target) -> (Vec<String>, Option<String>) {
     let claims = claims(snapshot, target);
     let step = claims.iter().find_map(|(namespace, name)| of(snapshot, namespace, name));
+    // One with its volume waits for something else.
+    let is_waiting = |(namespace, name): &(String, String)| {
+        let spec = snapshot.pvc(Some(namespace), name).and_then(|pvc| pvc.spec.as_ref());
+        spec.is_none_or(|spec| spec.volume_name.is_none())
+    };
+    let waits = claims.iter().any(is_waiting);
     let pvcs = claims.into_iter().map(|(namespace, name)| Target::new(&PVC, Some(namespace), name));
     let events: Vec<String> = pvcs.filter_map(|pvc| event(snapshot, &pvc)).collect();
-    let step = step.or_else(|| (!events.is_empty()).then(advice::follow_event_of_old_data));
+    let step = step.or_else(|| (waits && !events.is_empty()).then(advice::follow_event_of_old_data));
     (events, step)
 }
 

@@ -12,7 +12,7 @@ use super::space::{Apart, space_step};
 use super::target::Target;
 use super::{ending_pvc, growth, lost_pvc, old_data, placing};
 use crate::api::{
-    ANNOTATION_MADE_FOR, DRIVER, DiskReservation, Role, SharedPersistentVolume, volume_for_pvc,
+    ANNOTATION_MADE_FOR, DRIVER, DiskReservation, Role, SharedPersistentVolume, VolumeClaim, volume_for_pvc,
 };
 use crate::cluster;
 use crate::plan::candidate::{is_cordoned, is_ready};
@@ -236,6 +236,21 @@ pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> St
                     &of.spec.role,
                     of.name_any(),
                 );
+            }
+            // A user takes the volume, or the PersistentVolume of another claim to it, for a PersistentVolume of their own.
+            let of_claim = |claim: &&VolumeClaim| {
+                claim.status.as_ref().is_some_and(|s| s.persistent_volume.as_deref() == Some(pv))
+            };
+            let claimed = snapshot.claims.iter().find(of_claim);
+            let claimed = claimed.and_then(|claim| claim.status.as_ref()?.volume.as_ref());
+            let meant = claimed.map_or(pv, |volume| volume.name.as_str());
+            let is_meant = |of: &&SharedPersistentVolume| of.name_any() == meant && !of.is_ending();
+            if let Some(of) = snapshot.volumes.iter().find(is_meant) {
+                let (delete, _) = deletion(snapshot, name, namespace);
+                let (role, volume) = (&of.spec.role, of.name_any());
+                let claim =
+                    format!("kubectl reservoir claim {name} --role {role} --volume {volume} -n {namespace}");
+                return advice::claim_by_name(delete, claim);
             }
             let made = pvc.and_then(|pvc| by_template(snapshot, pvc, UNNAMED));
             made.unwrap_or_else(|| advice::leave_volume_name(pv, name, namespace))

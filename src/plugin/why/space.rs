@@ -58,6 +58,7 @@ pub(super) fn space_step(snapshot: &Snapshot, target: &Target) -> Option<String>
     };
     Some(match enlarge::way(asked, 0, &reservations, &disks, !is_named) {
         Way::AskFor(most, _) => about.ask_anew(&target.name, namespace, Size::from_bytes(most)),
+        Way::Reserve if let Some(step) = about.raise_limit(role, None, size) => step,
         Way::Reserve if let Some(node) = node.as_deref().or_else(free_node) => {
             advice::reserve_for_pod(enlarge::new_name(role, &snapshot.reservations), role, size, node)
         }

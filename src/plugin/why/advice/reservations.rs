@@ -3,7 +3,7 @@
 use kube::ResourceExt;
 
 use super::super::holders::{left_by_template, queue};
-use super::{About, message, whole_mebibytes, word};
+use super::{About, message, up_to_mebibytes, whole_mebibytes, word};
 use crate::api::condition::reason::{GUARANTEED, NOT_ENOUGH_ROOM, OVER_QUOTA, RESERVATION_FULL};
 use crate::api::{DeletionPolicy, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size, VolumeRole};
 use crate::plan::candidate::is_ready;
@@ -169,7 +169,8 @@ impl<'a> About<'a> {
             disk.status.as_ref().map_or(0, |s| s.free.as_ref().map_or(0, Size::bytes_or_zero))
         };
         let ready = self.snapshot.disks.iter().filter(|disk| is_ready(disk));
-        let unguaranteed = ready.map(free).fold(0, u64::saturating_add).saturating_sub(kept);
+        let free = ready.map(free).fold(0, u64::saturating_add);
+        let unguaranteed = free.saturating_sub(kept);
         let own = self.reservation.and_then(|r| r.status.as_ref()).map_or(0, holder::size);
         let most = own.saturating_add(unguaranteed).min(self.largest_free());
         let first = space::kept_for(self.said(GUARANTEED));
@@ -177,14 +178,23 @@ impl<'a> About<'a> {
             return advice::let_first_go(first.name_any());
         }
         let largest = open.into_iter().max_by_key(|(of, need)| (*need, of.name_any()));
-        let Some((of, _)) = largest else { return advice::see_guarantees() };
+        let Some((of, need)) = largest else { return advice::see_guarantees() };
+        let disks: Vec<_> = self.snapshot.disks.iter().collect();
         match self.reservation.filter(|_| most > own && most >= 1 << 20) {
             Some(reservation) => {
                 let size = whole_mebibytes(most);
                 self.resize_elsewhere(Some(reservation), size.clone())
                     .unwrap_or_else(|| advice::fit_unguaranteed(&self.argument, size, of.name_any()))
             }
-            None => advice::lower_guarantee(of.name_any()),
+            None if quota::impossible(of, &roles, &disks).is_some() => advice::lower_guarantee(of.name_any()),
+            None => {
+                let asked = self.reservation.map_or(0, |r| r.spec.size.bytes_or_zero()).saturating_sub(own);
+                let missing = asked.saturating_add(kept).saturating_sub(free);
+                let guarantee = of.spec.quota.guarantee.as_ref().map_or(0, Size::bytes_or_zero);
+                let left = whole_mebibytes(guarantee.saturating_sub(missing.min(need)));
+                let left = if left.bytes_or_zero() == 0 { "null".to_owned() } else { format!("\"{left}\"") };
+                advice::lower_guarantee_to(of.name_any(), left)
+            }
         }
     }
 
@@ -326,8 +336,31 @@ impl<'a> About<'a> {
         if reservation.spec.size.bytes_or_zero() >= size.bytes_or_zero() {
             return advice::ask_why(format!("dr/{}", reservation.name_any()));
         }
+        if let Some(step) = self.raise_limit(&reservation.spec.role, Some(reservation), &size) {
+            return step;
+        }
         self.resize_elsewhere(Some(reservation), size.clone()).unwrap_or_else(|| {
             advice::enlarge_reservation(reservation.name_any(), size, &reservation.spec.role)
+        })
+    }
+
+    /// The step before a reservation of that size, or one that gets it, if a limit of its role does not allow that (Q1).
+    pub fn raise_limit(&self, role: &str, of: Option<&DiskReservation>, size: &Size) -> Option<String> {
+        let roles: Vec<_> = self.snapshot.roles.iter().collect();
+        let ledgers = quota::ledgers(&roles);
+        let parent = of.and_then(|of| of.spec.parent.as_ref());
+        let parent =
+            parent.and_then(|name| self.snapshot.reservations.iter().find(|r| r.name_any() == *name));
+        let own = of.and_then(|of| of.status.as_ref()).map_or(0, holder::size);
+        let more = size.bytes_or_zero().saturating_sub(own);
+        ledgers.iter().find_map(|(limited, reserved)| {
+            let limit = limited.spec.quota.limit.as_ref()?.bytes_or_zero();
+            let taken = quota::taken(limited, role, *reserved, &ledgers);
+            let needed = taken.reserved.saturating_add(taken.guaranteed()).saturating_add(more);
+            let charged =
+                quota::charges(&limited.spec.role, role, parent.map(|parent| parent.spec.role.as_str()));
+            (charged && needed > limit)
+                .then(|| advice::raise_limit_to(limited.name_any(), up_to_mebibytes(needed)))
         })
     }
 

@@ -83,6 +83,7 @@ impl<'a> About<'a> {
     pub fn way_to_space(&self, found: Way<'_>, role: &str, size: &Size) -> String {
         match found {
             Way::Enlarge(reservation, size) => self.enlarge(reservation, Size::from_bytes(size)),
+            Way::Reserve if let Some(step) = self.raise_limit(role, None, size) => step,
             Way::Reserve => advice::reserve_for_role(new_name(role, &self.snapshot.reservations), role, size),
             Way::AskFor(..) | Way::Nothing => advice::make_free_space(),
         }
@@ -114,6 +115,9 @@ impl<'a> About<'a> {
                 let plain = || format!("kubectl reservoir resize spv/{} {size}", self.name);
                 let resize = of_pvc.as_deref().map(|step| advice::command(step).to_owned());
                 let larger = Size::from_bytes(larger);
+                if let Some(step) = self.raise_limit(&reservation.spec.role, Some(reservation), &larger) {
+                    return step;
+                }
                 self.resize_elsewhere(Some(reservation), larger.clone()).unwrap_or_else(|| {
                     advice::grow_both(reservation.name_any(), larger, resize.unwrap_or_else(plain))
                 })

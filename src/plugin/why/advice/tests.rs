@@ -519,6 +519,9 @@ fn t4_q2_advice_beside_a_guarantee_has_what_is_left() {
     let of = |snapshot: &Snapshot| step(snapshot, &RESERVATION, "q", GUARANTEED);
     assert!(of(&snapshot).starts_with("kubectl reservoir resize dr/q 2Gi   # what is guaranteed to nobody"));
     snapshot.roles[0] = with_quota(volume_role("ops", "ops"), None, Some(7), &[]);
+    let lowered = "kubectl patch vrole ops --type=merge -p '{\"spec\":{\"quota\":{\"guarantee\":\"1Gi\"}}}' ";
+    assert!(of(&snapshot).starts_with(lowered), "{}", of(&snapshot));
+    snapshot.roles[0] = with_quota(volume_role("ops", "ops"), None, Some(17), &[]);
     assert!(of(&snapshot).starts_with("kubectl reservoir why vrole/ops "), "{}", of(&snapshot));
 }
 
@@ -701,7 +704,13 @@ fn t4_advice_has_sizes_that_suffice() {
         ..Snapshot::default()
     };
     for (kind, name, reason, wanted) in [
-        (&VOLUME, "big", RESERVATION_FULL, "kubectl reservoir resize dr/eng 8Gi "),
+        // Within its limit of 8Gi role eng has 5Gi reserved.
+        (
+            &VOLUME,
+            "big",
+            RESERVATION_FULL,
+            "kubectl patch vrole eng --type=merge -p '{\"spec\":{\"quota\":{\"limit\":\"9Gi\"}}}' ",
+        ),
         (&RESERVATION, "large", NOT_ENOUGH_ROOM, "kubectl reservoir resize dr/large 6Gi "),
         (&RESERVATION, "large", OVER_QUOTA, "kubectl reservoir resize dr/large 3Gi "),
         (&RESERVATION, "eng", BELOW_USED, "kubectl reservoir resize dr/eng 3Gi "),
@@ -763,6 +772,10 @@ fn t4_v8_advice_about_an_adopted_directory_deletes_nothing_healthy() {
     unserved.status = None;
     snapshot.disks = vec![disk("n1.a", "n1", 10, &[]), unserved];
     assert_eq!(of(&snapshot), "kubectl reservoir why nd/n1.b");
+    let status = snapshot.volumes[0].status.as_mut().unwrap();
+    let failed = condition::Verdict::no(BACKING_FAILED, "directory /srv/set does not exist on node n1");
+    condition::set(&mut status.conditions, condition::BACKED, failed, None, jiff::Timestamp::UNIX_EPOCH);
+    assert!(of(&snapshot).starts_with("kubectl delete spv/a   # the directory stays"), "{}", of(&snapshot));
     // Another disk helps only if it allows the directory, and a volume without an enforced size.
     let wrong = |snapshot: &Snapshot| step(snapshot, &VOLUME, "a", WRONG_DISK);
     let allow = "have an administrator allow /srv/set: adoptRoots and allowUnenforced of a disk";

@@ -7,7 +7,7 @@ use kube::ResourceExt;
 
 use super::super::ending_pvc;
 use super::{About, message, up_to_mebibytes, whole_mebibytes, word};
-use crate::api::condition::reason::DESTROYING;
+use crate::api::condition::reason::{BACKING_FAILED, DESTROYING};
 use crate::api::{
     BackingState, ClaimBinding, DeletionPolicy, DiskKind, DiskReservation, ErasePolicy, NodeDisk, PodRef,
     Role, SharedPersistentVolume, SharedPersistentVolumeSpec, Size, SubRoles, VolumeClaim, VolumeMode,
@@ -159,11 +159,18 @@ impl<'a> About<'a> {
         }
     }
 
-    /// A disk of the volume's node that is not ready. While there is one, nothing is adopted there (V8).
+    /// The disk of the volume's node that keeps it from adopting the directory, by the message: one that is not ready may have a volume
+    /// that has adopted it (V8).
     fn unready_disk_beside(&self) -> Option<String> {
         let node = self.volume?.status.as_ref()?.node_name.as_ref()?;
-        let disks = self.snapshot.disks.iter().filter(|disk| disk.spec.node_name == *node && !disk.spec.gone);
-        disks.into_iter().find(|disk| !is_ready(disk)).map(ResourceExt::name_any)
+        let said = message(self.conditions, BACKING_FAILED);
+        let is_it = |disk: &&NodeDisk| {
+            disk.spec.node_name == *node
+                && !disk.spec.gone
+                && !is_ready(disk)
+                && said.contains(&disk.name_any())
+        };
+        self.snapshot.disks.iter().find(is_it).map(ResourceExt::name_any)
     }
 
     /// The data that a volume is to recover, if the volume is described otherwise than the data is.

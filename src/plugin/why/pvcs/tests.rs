@@ -807,6 +807,14 @@ fn t4_f5_old_data_is_told_only_while_it_is_there() {
     snapshot.volumes.push(ready_volume("pvc-new", "eng", false));
     snapshot.claims = vec![bound("data", "pvc-new")];
     assert!(of(&snapshot));
+    // A pod that has the volume waits for something else.
+    snapshot.claims.clear();
+    let mut failed = pod_of("data", "Failed");
+    failed.metadata.name = Some("failed".into());
+    snapshot.pods = vec![failed];
+    snapshot.pvcs[0].spec.as_mut().unwrap().volume_name = Some("pv".into());
+    let told = ask(&snapshot, &POD, Some("team"), "failed").unwrap();
+    assert!(!told.contains("makes an empty volume"), "{told}");
     snapshot.events[0].involved_object.uid = Some("earlier".into());
     assert!(!of(&snapshot), "it is about an earlier PersistentVolumeClaim");
 }
@@ -985,6 +993,16 @@ fn t4_p4_a_claim_that_names_a_volume_is_led_to_its_data() {
     assert!(next(&snapshot).ends_with(claim), "{}", next(&snapshot));
     snapshot.volumes.clear();
     assert!(next(&snapshot).contains("without spec.volumeName"), "{}", next(&snapshot));
+    // The name of a volume, or the PersistentVolume of another claim to it.
+    snapshot.volumes = vec![ready_volume("shared", "eng", true)];
+    let mut other = bound("other", "shared");
+    other.status.as_mut().unwrap().persistent_volume = Some("reservoir-2".into());
+    snapshot.claims = vec![other];
+    let claim = "kubectl delete pvc data -n team && kubectl reservoir claim data --role eng --volume shared -n team   #";
+    for of in ["shared", "reservoir-2"] {
+        snapshot.pvcs[0].spec.as_mut().unwrap().volume_name = Some(of.into());
+        assert!(next(&snapshot).starts_with(claim), "{of}: {}", next(&snapshot));
+    }
 }
 
 /// T4, P4: nothing is ever bound to a PersistentVolumeClaim of a backup that names its PersistentVolume of before.
