@@ -5,6 +5,7 @@ use kube::ResourceExt;
 
 use super::advice::{About, UNNAMED, anew, deletion};
 use super::events::{last_event, message_of};
+use super::named_volume;
 use super::report::{LOST, PROVISIONING_FAILED, Report};
 use super::target::Target;
 use crate::api::ClaimBinding;
@@ -70,6 +71,9 @@ pub(super) fn step(snapshot: &Snapshot, target: &Target, name: &str, namespace: 
         return advice::follow_event();
     }
     let is_told = told.is_some() || snapshot.sees(&VOLUME);
+    if let Some(step) = pvc.and_then(|pvc| named_volume::step(snapshot, pvc)) {
+        return step;
+    }
     match pvc.filter(|_| is_told) {
         Some(pvc) if snapshot.is_ours(pvc) => anew(snapshot, name, namespace, UNNAMED),
         Some(_) => advice::read_foreign_events(name, namespace),

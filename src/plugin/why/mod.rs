@@ -11,6 +11,7 @@ mod excluded;
 mod growth;
 mod holders;
 mod lost_pvc;
+mod named_volume;
 mod old_data;
 mod owners;
 mod placing;

@@ -10,7 +10,7 @@ use super::owners::{ephemeral, pod_of};
 use super::report::{LOST, PROVISIONING_FAILED, Report, TERMINATING};
 use super::space::{Apart, space_step};
 use super::target::Target;
-use super::{ending_pvc, growth, lost_pvc, old_data, placing};
+use super::{ending_pvc, growth, lost_pvc, named_volume, old_data, placing};
 use crate::api::{
     ANNOTATION_MADE_FOR, DRIVER, DiskReservation, Role, SharedPersistentVolume, VolumeClaim, volume_for_pvc,
 };
@@ -51,11 +51,17 @@ pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report>
     }
     if phase != "Pending" {
         // A PersistentVolumeClaim may be seen where its volume may not.
-        let whose = match snapshot.is_ours(pvc) {
-            true => "its volume may not be seen with your rights, and whether pods may use it now",
-            false => "its volume is not Reservoir's",
+        let named = named_volume::volume(snapshot, pvc).filter(|_| phase == LOST);
+        let whose = match (snapshot.is_ours(pvc), named) {
+            (true, _) => {
+                "its volume may not be seen with your rights, and whether pods may use it now".into()
+            }
+            (false, Some(volume)) => {
+                format!("spec.volumeName is that of another claim to volume {}", volume.name_any())
+            }
+            (false, None) => "its volume is not Reservoir's".into(),
         };
-        return report(phase != "Bound", phase, whose.into());
+        return report(phase != "Bound", phase, whose);
     }
     // An event is about some time ago: a class may have been made anew since, and numbers change.
     if let Some(class) = missing_class(snapshot, target) {
@@ -237,20 +243,8 @@ pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> St
                     of.name_any(),
                 );
             }
-            // A user takes the volume, or the PersistentVolume of another claim to it, for a PersistentVolume of their own.
-            let of_claim = |claim: &&VolumeClaim| {
-                claim.status.as_ref().is_some_and(|s| s.persistent_volume.as_deref() == Some(pv))
-            };
-            let claimed = snapshot.claims.iter().find(of_claim);
-            let claimed = claimed.and_then(|claim| claim.status.as_ref()?.volume.as_ref());
-            let meant = claimed.map_or(pv, |volume| volume.name.as_str());
-            let is_meant = |of: &&SharedPersistentVolume| of.name_any() == meant && !of.is_ending();
-            if let Some(of) = snapshot.volumes.iter().find(is_meant) {
-                let (delete, _) = deletion(snapshot, name, namespace);
-                let (role, volume) = (&of.spec.role, of.name_any());
-                let claim =
-                    format!("kubectl reservoir claim {name} --role {role} --volume {volume} -n {namespace}");
-                return advice::claim_by_name(delete, claim);
+            if let Some(step) = pvc.and_then(|pvc| named_volume::step(snapshot, pvc)) {
+                return step;
             }
             let made = pvc.and_then(|pvc| by_template(snapshot, pvc, UNNAMED));
             made.unwrap_or_else(|| advice::leave_volume_name(pv, name, namespace))

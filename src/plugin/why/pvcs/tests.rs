@@ -1003,6 +1003,13 @@ fn t4_p4_a_claim_that_names_a_volume_is_led_to_its_data() {
         snapshot.pvcs[0].spec.as_mut().unwrap().volume_name = Some(of.into());
         assert!(next(&snapshot).starts_with(claim), "{of}: {}", next(&snapshot));
     }
+    // A backup has brought it to another namespace, where nothing is ever bound to it.
+    let mut lost = pvc("data", "Lost", "");
+    lost.spec.as_mut().unwrap().volume_name = Some("reservoir-2".into());
+    snapshot.pvcs = vec![lost];
+    let told = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(told.contains("Lost: spec.volumeName is that of another claim to volume shared\n"), "{told}");
+    assert!(next(&snapshot).starts_with(claim), "{}", next(&snapshot));
 }
 
 /// T4, P4: nothing is ever bound to a PersistentVolumeClaim of a backup that names its PersistentVolume of before.
