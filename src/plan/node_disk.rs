@@ -297,7 +297,7 @@ fn report_unconfigured(
             let NodeDiskSpec { disk_name, path, .. } = &disk.spec;
             format!(
                 "{UNCONFIGURED}, which has no {disk_name} at {path}; data on it stays, and pods that have volumes of it mounted go on; \
-                 one that is deleted ends when the disk is there again"
+                 a pod of them that is deleted ends when the disk is there again"
             )
         }
     };

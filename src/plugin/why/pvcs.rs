@@ -12,7 +12,7 @@ use super::space::{Apart, space_step};
 use super::target::Target;
 use super::{ending_pvc, growth, lost_pvc, named_volume, old_data, placing};
 use crate::api::{
-    ANNOTATION_MADE_FOR, DRIVER, DiskReservation, Role, SharedPersistentVolume, VolumeClaim, volume_for_pvc,
+    ANNOTATION_MADE_FOR, DRIVER, DiskReservation, Role, SharedPersistentVolume, volume_for_pvc,
 };
 use crate::cluster;
 use crate::plan::candidate::{is_cordoned, is_ready};
