@@ -84,7 +84,7 @@ fault-plans: ## One fault at one write of a scenario in the box: each at each; E
 	  cargo test --quiet --profile simulation --package reservoir-simulation -- --nocapture a_fault_at_any_write
 
 simulation-coverage: ## The lines of src/plan and src/controller that the simulation runs, SEEDS=n of them; needs rustup's llvm-tools
-	@env FIRST="$(FIRST)" SEEDS="$(or $(SEEDS),24)" STEPS="$(or $(STEPS),600)" tools/coverage
+	@env FIRST="$(FIRST)" SEEDS="$(or $(SEEDS),24)" STEPS="$(or $(STEPS),600)" EVERY="$(EVERY)" tools/coverage
 
 model-check: ## Every order of the steps of two controllers, an agent and two users, with crashes: millions of states
 	cargo test --quiet --profile simulation --lib -- --ignored --nocapture --test-threads=1 model_check
