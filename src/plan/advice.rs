@@ -167,7 +167,9 @@ advice! {
     fit_templates(vrole) =
         "kubectl edit vrole {vrole}   # raise spec.quota.limit, or shrink or narrow its reservationTemplates, which make a deleted \
          reservation anew";
-    raise_limit(role) = "kubectl reservoir tree --role {role}   # delete reservations, or raise spec.quota.limit";
+    raise_limit(vrole, limit, role) =
+        "kubectl patch vrole {vrole} --type=merge -p '{{\"spec\":{{\"quota\":{{\"limit\":\"{limit}\"}}}}}}'   # what is reserved for the role; or \
+         delete reservations: kubectl reservoir tree --role {role}";
 
     edit_anew(object, name) =
         "kubectl get {object} -o yaml > {name}.yaml && kubectl delete {object} && kubectl create --edit -f {name}.yaml   # correct what the \

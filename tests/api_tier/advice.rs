@@ -605,7 +605,7 @@ const MISTAKES: &[(&str, &str, &str, Outcome)] = &[
          kubectl create -f -",
         "vrole/big",
         "OverLimit",
-        Shows,
+        Ready,
     ),
     (
         "sleep 1; echo '{apiVersion: reservoir.dev/v1alpha1, kind: VolumeRole, metadata: {name: twin}, spec: {role: big}}' | kubectl create -f -",

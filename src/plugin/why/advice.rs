@@ -271,7 +271,7 @@ impl<'a> About<'a> {
             IN_USE => self.in_use(),
             MOUNT_HELD => advice::end_process(),
             OVER_LIMIT if self.has_templates() => advice::fit_templates(name),
-            OVER_LIMIT => advice::raise_limit(role),
+            OVER_LIMIT => self.over_limit(),
             _ => return None,
         })
     }

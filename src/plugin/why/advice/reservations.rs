@@ -154,6 +154,14 @@ impl<'a> About<'a> {
         queue(self.snapshot).into_iter().filter(|_| is_any).find(waits)
     }
 
+    /// The step for a role that has more reserved than its limit allows: the least limit that does.
+    pub(super) fn over_limit(&self) -> String {
+        let roles: Vec<_> = self.snapshot.roles.iter().collect();
+        let reserved = quota::ledgers(&roles).into_iter().find(|(role, _)| role.name_any() == self.name);
+        let reserved = up_to_mebibytes(reserved.map_or(0, |(_, reserved)| reserved));
+        advice::raise_limit(self.name, reserved, self.role)
+    }
+
     /// True for a VolumeRole with templates, which make their reservations anew.
     pub(super) fn has_templates(&self) -> bool {
         let mut roles = self.snapshot.roles.iter();

@@ -1521,6 +1521,11 @@ fn q2_a_template_beyond_the_limit_gets_equal_parts() {
     assert!(waits.contains("\"value\":\"1Gi\""), "{waits}");
     let over = step(&snapshot, &kind::ROLE, "eng", OVER_LIMIT);
     assert!(over.starts_with("kubectl edit vrole eng   # raise spec.quota.limit"), "{over}");
+    let archive = with_quota(volume_role("archive", "archive"), Some(1), None, &[("a", 2)]);
+    snapshot.roles.push(archive);
+    let over = step(&snapshot, &kind::ROLE, "archive", OVER_LIMIT);
+    assert!(over.starts_with("kubectl patch vrole archive ") && over.contains("\"limit\":\"2Gi\""), "{over}");
+    snapshot.roles.pop();
     snapshot.roles[0].spec.quota.limit = Some(Size::from_bytes(1 << 20));
     let waits = step(&snapshot, &RESERVATION, "b", OVER_QUOTA);
     assert!(waits.starts_with("kubectl edit vrole eng"), "{waits}");
