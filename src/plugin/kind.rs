@@ -61,7 +61,9 @@ impl Kind {
     /// Parses any name that kubectl accepts for the kind. The error has the most similar name.
     pub fn parse(text: &str) -> Result<&'static Kind, String> {
         let lower = text.to_lowercase();
-        let plain = lower.strip_suffix(".reservoir.dev").unwrap_or(&lower);
+        // `kubectl get -o name` prints the group, too.
+        let mut groups = [".reservoir.dev", ".apps", ".batch"].into_iter();
+        let plain = groups.find_map(|group| lower.strip_suffix(group)).unwrap_or(&lower);
         // The words of people, which no kind has.
         let plain = match plain {
             "po" => "pod",
@@ -154,6 +156,7 @@ mod tests {
         }
         let error = Kind::parse("vclaims").unwrap_err();
         assert!(error.contains("did you mean vclaim?") && error.contains("nd"), "{error}");
+        assert_eq!(Kind::parse("job.batch").map(|kind| kind.name), Ok("Job"));
         for (foreign, said) in [("ns", "tree -n"), ("node", "kind nd"), ("pv", "vclaim"), ("sc", "pvc")] {
             let error = Kind::parse(foreign).unwrap_err();
             assert!(error.contains(said) && !error.contains("did you mean"), "{error}");
