@@ -563,8 +563,8 @@ advice! {
         "kubectl scale sts {set} -n {namespace} --replicas={replicas} && kubectl delete pvc {pvc} -n {namespace}   # its volume stays with its \
          data; then: kubectl reservoir claim {pvc} --role {role} --volume {volume} -n {namespace}, and scale up again; before, set \
          persistentVolumeClaimRetentionPolicy.whenScaled to Retain if it is Delete, which would end the data of other pods";
-    claim_by_name(delete, claim) =
-        "{delete} && {claim}   # a VolumeClaim has the volume, and makes the PersistentVolumeClaim of its name for pods";
+    claim_by_name(delete, pvc, namespace, role, volume) =
+        "{delete} && kubectl reservoir claim {pvc} --role {role} --volume {volume} -n {namespace}   # a VolumeClaim has the volume, and makes the PersistentVolumeClaim of its name for pods";
     leave_volume_name(pv, pvc, namespace) =
         "kubectl get pv {pv}; kubectl delete pvc {pvc} -n {namespace}   # then make it again without spec.volumeName";
     see_classes(class, made) = "kubectl get storageclasses   # none is called {class}; make it, or {made} anew";

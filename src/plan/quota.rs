@@ -450,7 +450,7 @@ mod tests {
         }
         let free = role("corp", None, None);
         assert_eq!(taken(&free, "corp/b", 1, &books(0)), Taken { reserved: 1, open: vec![] }, "no limit");
-        // What the guaranteed role has reserved itself would be guaranteed to it again.
+        // A role that unreserves bytes within its guarantee is guaranteed them again.
         let with = |of: &str| {
             let mut has = with_quota(volume_role("corp", "corp"), Some(10), None, &[("r", 5)]);
             has.status.as_mut().unwrap().reservations[0].role = of.into();

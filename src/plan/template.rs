@@ -260,6 +260,13 @@ pub fn is_left(
         .is_some_and(|(template, disk)| selects(template, disk, nodes) == Some(false))
 }
 
+/// The names of the reservations that `is` accepts. Caches have no order, and a message in varying order would be written each time.
+fn sorted_names(reservations: &[&DiskReservation], is: impl Fn(&DiskReservation) -> bool) -> Vec<String> {
+    let mut found: Vec<String> = reservations.iter().filter(|r| is(r)).map(|r| r.name_any()).collect();
+    found.sort();
+    found
+}
+
 /// The reservations of the role's templates on such disks.
 fn left(
     role: &VolumeRole,
@@ -267,9 +274,7 @@ fn left(
     nodes: &NodeLabels,
     reservations: &[&DiskReservation],
 ) -> Option<String> {
-    let is_left = |r: &&&DiskReservation| is_left(role, r, disks, nodes);
-    let mut left: Vec<String> = reservations.iter().filter(is_left).map(|r| r.name_any()).collect();
-    left.sort();
+    let left = sorted_names(reservations, |r| is_left(role, r, disks, nodes));
     let (are, end) = match left.len() {
         0 => return None,
         1 => ("is", "ends with its last volume"),
@@ -285,15 +290,14 @@ fn larger(
     nodes: &NodeLabels,
     reservations: &[&DiskReservation],
 ) -> Option<String> {
-    let is_larger = |r: &&&DiskReservation| {
+    let is_larger = |r: &DiskReservation| {
         let held = r.status.as_ref().map_or(0, least);
         template_of(role, r).is_some_and(|template| held > template.size.bytes_or_zero())
             && r.metadata.deletion_timestamp.is_none()
             && !undivided::has_whole_disk(r)
             && !is_left(role, r, disks, nodes)
     };
-    let mut larger: Vec<String> = reservations.iter().filter(is_larger).map(|r| r.name_any()).collect();
-    larger.sort();
+    let larger = sorted_names(reservations, is_larger);
     let by = match larger.len() {
         0 => return None,
         1 => "is larger than its template: it keeps what it holds",

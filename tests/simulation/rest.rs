@@ -366,21 +366,20 @@ fn l3_a_pod_runs_with_its_volumes(
     };
     // A pod stays on its node when a disk leaves the node (D3).
     let is_usable = |node: Option<&String>, namespace: &str, claim: &str| {
-        !is_ending(namespace, claim)
-            && volumes.iter().any(|volume| {
-                let status = volume.status.clone().unwrap_or_default();
-                let is_here = status.node_name.as_ref() == node
-                    && condition::is_true(&status.conditions, condition::READY)
-                    || volumes.iter().any(|copy| {
-                        is_copy_of(copy, volume)
-                            && serves_new_pods(copy)
-                            && copy.status.as_ref().and_then(|status| status.node_name.as_ref()) == node
-                    });
-                volume.metadata.deletion_timestamp.is_none()
-                    && is_here
-                    && volume.spec.shared.is_some()
-                    && status.claims.iter().any(|c| c.namespace == namespace && c.name == claim && !c.ending)
-            })
+        volumes.iter().any(|volume| {
+            let status = volume.status.clone().unwrap_or_default();
+            let is_here = status.node_name.as_ref() == node
+                && condition::is_true(&status.conditions, condition::READY)
+                || volumes.iter().any(|copy| {
+                    is_copy_of(copy, volume)
+                        && serves_new_pods(copy)
+                        && copy.status.as_ref().and_then(|status| status.node_name.as_ref()) == node
+                });
+            volume.metadata.deletion_timestamp.is_none()
+                && is_here
+                && volume.spec.shared.is_some()
+                && status.claims.iter().any(|c| c.namespace == namespace && c.name == claim && !c.ending)
+        })
     };
     for pod in &pods {
         let claims = reservoir::cluster::claims_of(pod);
@@ -393,7 +392,11 @@ fn l3_a_pod_runs_with_its_volumes(
         {
             continue;
         }
-        if waits && claims.iter().all(|(namespace, claim)| is_usable(node, namespace, claim)) {
+        if waits
+            && claims
+                .iter()
+                .all(|(namespace, claim)| !is_ending(namespace, claim) && is_usable(node, namespace, claim))
+        {
             broken.push(format!("L3: pod {} waits for volumes that can be mounted", pod.name_any()));
         }
     }

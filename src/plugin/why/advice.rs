@@ -22,7 +22,7 @@ use crate::plan::{advice, held_by};
 use crate::plugin::kind::{CLAIM, DISK, PVC, RESERVATION, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
-pub(super) use anew::{AS_SAID, UNNAMED, anew, by_template, deletion, of_class, template};
+pub(super) use anew::{AS_SAID, UNNAMED, anew, by_template, claim_after_lost, deletion, of_class, template};
 pub(in crate::plugin) use claims::{refusal, refusal_of_command};
 
 /// The message of the condition with that reason; empty without one.

@@ -26,14 +26,20 @@ pub(super) fn has_failed(reason: &str) -> bool {
     reason.ends_with(FAILED)
 }
 
+/// The size that a PersistentVolumeClaim has.
+pub(super) fn capacity(pvc: &PersistentVolumeClaim) -> Option<Size> {
+    storage(pvc.status.as_ref()?.capacity.as_ref())
+}
+
+fn storage(quantities: Option<&BTreeMap<String, Quantity>>) -> Option<Size> {
+    Some(Size::written(quantities?.get("storage")?.0.clone())).filter(|size| size.bytes().is_ok())
+}
+
 /// Reason and message of a PersistentVolumeClaim that has less than it requests (P3). Kubernetes' conditions come first.
 pub(in crate::plugin) fn growth(pvc: &PersistentVolumeClaim) -> Option<(String, String)> {
-    let size = |quantities: Option<&BTreeMap<String, Quantity>>| {
-        Some(Size::written(quantities?.get("storage")?.0.clone())).filter(|size| size.bytes().is_ok())
-    };
-    let requested = size(pvc.spec.as_ref()?.resources.as_ref()?.requests.as_ref())?;
+    let requested = storage(pvc.spec.as_ref()?.resources.as_ref()?.requests.as_ref())?;
     let status = pvc.status.as_ref()?;
-    let capacity = size(status.capacity.as_ref())?;
+    let capacity = capacity(pvc)?;
     if requested.bytes_or_zero() <= capacity.bytes_or_zero() {
         return None;
     }

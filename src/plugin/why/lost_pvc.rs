@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim};
 use kube::ResourceExt;
 
-use super::advice::{About, UNNAMED, anew, deletion};
+use super::advice::{About, UNNAMED, anew, claim_after_lost};
 use super::events::{last_event, message_of};
 use super::named_volume;
 use super::report::{LOST, PROVISIONING_FAILED, Report};
@@ -55,15 +55,12 @@ pub(super) fn step(snapshot: &Snapshot, target: &Target, name: &str, namespace: 
         if is_deleted {
             return advice::ask_why(format!("spv/{}", volume.name_any()));
         }
-        let (role, volume) = (&volume.spec.role, volume.name_any());
         return match About::new(snapshot, target).lower_members() {
             Some((set, replicas)) => {
+                let (role, volume) = (&volume.spec.role, volume.name_any());
                 advice::claim_after_lost_of_set(set, namespace, replicas, name, role, volume)
             }
-            None => {
-                let (delete, after) = deletion(snapshot, name, namespace);
-                advice::claim_after_lost(delete, after, name, namespace, role, volume)
-            }
+            None => claim_after_lost(snapshot, name, namespace, volume),
         };
     }
     let told = told(snapshot, target);

@@ -29,7 +29,5 @@ pub(super) fn step(snapshot: &Snapshot, pvc: &PersistentVolumeClaim) -> Option<S
     let volume = volume(snapshot, pvc)?;
     let (name, namespace) = (pvc.name_any(), pvc.namespace().unwrap_or_default());
     let (delete, _) = deletion(snapshot, &name, &namespace);
-    let (role, volume) = (&volume.spec.role, volume.name_any());
-    let claim = format!("kubectl reservoir claim {name} --role {role} --volume {volume} -n {namespace}");
-    Some(advice::claim_by_name(delete, claim))
+    Some(advice::claim_by_name(delete, name, namespace, &volume.spec.role, volume.name_any()))
 }

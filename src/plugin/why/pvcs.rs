@@ -4,7 +4,9 @@ use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 
-use super::advice::{AS_SAID, About, UNNAMED, anew, by_template, deletion, of_class, refusal, template};
+use super::advice::{
+    AS_SAID, About, UNNAMED, anew, by_template, claim_after_lost, of_class, refusal, template,
+};
 use super::events::{GRANT, last_event, message_of, message_with_age, time_of};
 use super::owners::{ephemeral, pod_of};
 use super::report::{LOST, PROVISIONING_FAILED, Report, TERMINATING};
@@ -233,15 +235,7 @@ pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> St
             let earlier = pv.strip_prefix(&*name_for("")).map(volume_for_pvc);
             let is_its = |of: &&SharedPersistentVolume| Some(of.name_any()) == earlier && !of.is_ending();
             if let Some(of) = snapshot.volumes.iter().find(is_its) {
-                let (delete, after) = deletion(snapshot, name, namespace);
-                return advice::claim_after_lost(
-                    delete,
-                    after,
-                    name,
-                    namespace,
-                    &of.spec.role,
-                    of.name_any(),
-                );
+                return claim_after_lost(snapshot, name, namespace, of);
             }
             if let Some(step) = pvc.and_then(|pvc| named_volume::step(snapshot, pvc)) {
                 return step;

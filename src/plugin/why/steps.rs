@@ -8,7 +8,7 @@ use super::holders::{full_volumes, is_unconfigured, left_by_template, reads_on_s
 use super::owners::again;
 use super::report::TERMINATING;
 use super::target::Target;
-use super::{containers, ending_pvc, placing, pods, pvcs, workloads};
+use super::{containers, ending_pvc, growth, placing, pods, pvcs, workloads};
 use crate::api::condition::reason::{NAME_TAKEN, NEARLY_FULL, VOLUME_HELD};
 use crate::api::{Capability, DiskReservation, RoleSubscription, Size, VolumeOffer};
 use crate::cluster;
@@ -155,11 +155,9 @@ pub(in crate::plugin) fn resize_instead(snapshot: &Snapshot, target: &Target, si
                 Some(pvc) => ending_pvc::explain(snapshot, pvc).1,
                 None => {
                     let pvc = target.find_pvc(snapshot);
-                    let status = pvc.and_then(|pvc| pvc.status.as_ref());
-                    let has = status.and_then(|status| status.capacity.as_ref()?.get("storage").cloned());
                     let wished = Size::written(size.to_owned()).bytes_or_zero();
                     let is_less = |has: &Size| (1..has.bytes_or_zero()).contains(&wished);
-                    if let Some(has) = has.map(|has| Size::written(has.0)).filter(is_less) {
+                    if let Some(has) = pvc.and_then(growth::capacity).filter(is_less) {
                         return format!("{}: {}", target.title(), advice::never_shrinks(name, has));
                     }
                     let resize = advice::resize_pvc(name, namespace, size);

@@ -222,12 +222,14 @@ fn copies(volume: &Value) -> Result<(), String> {
 
 /// V8, F1: the validation in the schema of volumes, and the policy `reservoir-made-for-pvc`.
 fn resizes(who: &str, now: &Value, before: &Value) -> Result<(), String> {
-    let is_adopted = !now["spec"]["adopt"].is_null();
-    let is_pvcs =
-        before["metadata"]["labels"]["reservoir.dev/pvc-uid"].is_string() && !who.starts_with("controller");
-    match is_adopted || is_pvcs {
-        _ if now["spec"]["size"] == before["spec"]["size"] => Ok(()),
-        true if is_adopted => Err("a volume with an adopted directory cannot be resized".into()),
+    if now["spec"]["size"] == before["spec"]["size"] {
+        return Ok(());
+    }
+    if !now["spec"]["adopt"].is_null() {
+        return Err("a volume with an adopted directory cannot be resized".into());
+    }
+    let is_pvcs = before["metadata"]["labels"]["reservoir.dev/pvc-uid"].is_string();
+    match is_pvcs && !who.starts_with("controller") {
         true => Err("it has the size that its PersistentVolumeClaim requests".into()),
         false => Ok(()),
     }

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
 use super::super::owners::{again, pod_of, set_of};
-use crate::api::Size;
+use crate::api::{SharedPersistentVolume, Size};
 use crate::plan::advice;
 use crate::plugin::snapshot::Snapshot;
 
@@ -41,6 +41,17 @@ pub fn deletion(snapshot: &Snapshot, name: &str, namespace: &str) -> (String, &'
         true => (format!("{delete} --wait=false"), "it goes after the pods that use it; "),
         false => (delete, ""),
     }
+}
+
+/// The step that gives the name of a PersistentVolumeClaim to a claim to the volume with its data.
+pub fn claim_after_lost(
+    snapshot: &Snapshot,
+    name: &str,
+    namespace: &str,
+    volume: &SharedPersistentVolume,
+) -> String {
+    let (delete, after) = deletion(snapshot, name, namespace);
+    advice::claim_after_lost(delete, after, name, namespace, &volume.spec.role, volume.name_any())
 }
 
 /// The step for a PersistentVolumeClaim of a template, which is made again if somebody deletes it.
